@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from extractkit.core.catalog import Catalog, Kind, TensorRecord
+from extractkit.core.requests import Request, Value
 from extractkit.core.selectors import Selector
 from extractkit.core.spec import SAMPLE, TEXT, UNKNOWN, TensorSpec, numpy_dtype, storable
 from extractkit.core.statistics import Statistic
@@ -99,7 +100,8 @@ class PlannedTensor:
         key: its name in the run: the address, or `address@selector` if several selectors store the
             same tensor with different transforms, followed by `@result` for a further result of a
             transform.
-        address, kind: those of the record.
+        request: what is asked of the model.
+        kind: that of the record.
         selectors: names of the selectors that match it.
         pipeline: the transforms that these selectors ask for, as written.
         asked: the statistics that these selectors ask for. If there are any, they are stored in
@@ -111,7 +113,7 @@ class PlannedTensor:
     """
 
     key: str
-    address: str
+    request: Request
     kind: Kind
     selectors: tuple[str, ...]
     pipeline: Pipeline
@@ -121,6 +123,11 @@ class PlannedTensor:
     dims: Dims | None
     shape: Shape | None
     asked: Asked = field(default_factory=Asked)
+
+    @property
+    def address(self) -> str:
+        """The address of the tensor that it is stored of."""
+        return self.request.address
 
     @property
     def result(self) -> str:
@@ -370,7 +377,7 @@ def _planned(
 
     Statistics are those of the main result. Further results have a value per sample all the same.
     """
-    of_record = (record.address, record.kind, names, pipeline)
+    of_record = (Value(record.address), record.kind, names, pipeline)
     layout = Layout.of(record)
     if layout is None:
         dtype = storable(pipeline.cast or record.dtype)

@@ -152,7 +152,7 @@ def _measured_records(
     compilation: Compilation,
 ) -> _Found:
     addresses = [tensor.address for tensor in unknown]
-    program = model.program([Fetch(address) for address in addresses], compilation)
+    program = model.program([Fetch(tensor.request) for tensor in unknown], compilation)
     trials = _tried(model, source, addresses, program)
     found = _Found({}, {}, {})
     for at, tensor in enumerate(unknown):
@@ -355,7 +355,7 @@ def _check_order(
     found: _Found,
 ) -> None:
     reasons = found.reasons
-    program = model.program([Fetch(tensor.address) for tensor in split], compilation)
+    program = model.program([Fetch(tensor.request) for tensor in split], compilation)
     # A single sample has no order.
     records = {t.address: found.by_sample.get(t.address, model.catalog[t.address]) for t in split}
     found.by_call.update(records)

@@ -19,6 +19,7 @@ import numpy as np
 
 from extractkit.core.catalog import TensorRecord
 from extractkit.core.plan import Layout, Shard
+from extractkit.core.requests import Value
 from extractkit.core.values import Array
 from extractkit.engine.batches import Batch
 from extractkit.engine.failing_samples import run_isolated
@@ -327,7 +328,7 @@ class _Comparison:
     @property
     def _fetches(self) -> list[Fetch]:
         extracted = [fetch(tensor) for tensor in self.prepared.varying]
-        return [*extracted, *(Fetch(address) for address in self._addresses)]
+        return [*extracted, *(Fetch(Value(address)) for address in self._addresses)]
 
     def _computed(self) -> tuple[Batch, dict[str, Array]]:
         """Compute the first batch whose outputs can be computed, without samples that fail."""

@@ -490,5 +490,5 @@ def put(
 
 
 def fetch(tensor: PlannedTensor) -> Fetch:
-    """Return the request for a planned tensor's value."""
-    return Fetch(tensor.address, tensor.layout, tensor.bound)
+    """Return what a program has to return for a planned tensor."""
+    return Fetch(tensor.request, tensor.layout, tensor.bound)

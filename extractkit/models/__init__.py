@@ -11,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 from extractkit.core.catalog import Catalog
 from extractkit.core.checkpoints import Checkpoint, ExcludedCheckpoint
 from extractkit.core.plan import Layout
+from extractkit.core.requests import Request
 from extractkit.core.spec import numpy_dtype
 from extractkit.core.transforms.pipeline import BoundPipeline
 from extractkit.core.values import Array, State, as_array
@@ -37,15 +38,20 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Fetch:
-    """One tensor that a program returns.
+    """One array that a program returns: the answer to a request, in stored order and transformed.
 
-    Without a `layout` the tensor is returned as the model computes it, untransformed. Axes are
-    measured on such tensors.
+    Without a `layout` the answer is returned as the model computes it, untransformed. Axes are
+    measured on such arrays.
     """
 
-    address: str
+    request: Request
     layout: Layout | None = None
     pipeline: BoundPipeline | None = None
+
+    @property
+    def address(self) -> str:
+        """The address of the tensor that the request is about."""
+        return self.request.address
 
 
 Arguments = tuple[Mapping[str, Array], Mapping[str, Array]]
@@ -112,6 +118,7 @@ class CarriesState(Protocol):
 
         Raises:
             ConfigError: One of them is not computed while state is carried.
+            SelectionError: The model cannot answer a kind of request; see `check_values`.
             ModelError: The model's state cannot be carried.
         """
         ...
@@ -309,13 +316,20 @@ class Executor(Protocol):
         ...
 
     def program(self, fetches: Sequence[Fetch], compilation: Compilation) -> Program:
-        """Return one program that computes the fetches and their dependencies, nothing else."""
+        """Return one program that computes the fetches and their dependencies, nothing else.
+
+        Raises:
+            SelectionError: The model cannot answer a kind of request; see `check_values`.
+        """
         ...
 
     def constants(self, fetches: Sequence[Fetch]) -> Sequence[Array]:
         """Return the values of fetches that do not depend on the inputs.
 
         They keep their values when the model is given other weights.
+
+        Raises:
+            SelectionError: The model cannot answer a kind of request; see `check_values`.
         """
         ...
 

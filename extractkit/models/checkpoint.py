@@ -13,6 +13,7 @@ from extractkit.core.checkpoints import KEY as CHECKPOINTS
 from extractkit.core.checkpoints import CheckpointFiles, StepPattern
 from extractkit.core.digests import of_plain_data, update
 from extractkit.core.keys import Values
+from extractkit.core.requests import check_values
 from extractkit.core.spec import TEXT, storable
 from extractkit.core.values import Array
 from extractkit.errors import ConfigError, JobError
@@ -126,6 +127,7 @@ class Checkpoint(HasCheckpoints):
 
     def constants(self, fetches: Sequence[Fetch]) -> list[Array]:
         """Return the values, read one array at a time, of which only the selection is kept."""
+        check_values((fetch.request for fetch in fetches), self.name)
         keys = {record.address: key for key, record in self._records.items()}
         return [self._value(keys[fetch.address], fetch) for fetch in fetches]
 

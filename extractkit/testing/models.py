@@ -10,16 +10,19 @@ pytest then collects the tests below. Samples are drawn from the model's own sig
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
 from extractkit.core.catalog import TensorRecord
 from extractkit.core.plan import Layout
+from extractkit.core.requests import Request, Value
 from extractkit.core.spec import SAMPLE, UNKNOWN, numpy_dtype, storable
 from extractkit.core.values import Array
 from extractkit.engine.batches import Batch, collate, converted
+from extractkit.errors import SelectionError
 from extractkit.inputs.random import Random
 from extractkit.models import (
     ChecksSizes,
@@ -31,6 +34,13 @@ from extractkit.models import (
     checkpoint_axis_of,
     lacking,
 )
+
+
+@dataclass(frozen=True, slots=True)
+class _Unknown(Request):
+    """A kind of request that no adapter knows."""
+
+    what = "echoes"
 
 
 class WeightsContract:
@@ -57,9 +67,14 @@ class WeightsContract:
     def test_every_constant_comes_back_as_recorded(self) -> None:
         model = self.model()
         records = _extractable(model, depends=False)
-        values = model.constants([Fetch(record.address) for record in records])
+        values = model.constants([Fetch(Value(record.address)) for record in records])
         for record, value in zip(records, values, strict=True):
             assert_fits(record, value, {})
+
+    def test_an_unknown_kind_of_request_for_a_constant_is_refused(self) -> None:
+        model = self.model()
+        for record in _extractable(model, depends=False)[:1]:
+            assert _refused(partial(model.constants, [Fetch(_Unknown(record.address))]))
 
 
 class ModelContract(WeightsContract):
@@ -75,7 +90,7 @@ class ModelContract(WeightsContract):
         model = self.model()
         records = _extractable(model, depends=True)
         assert records
-        program = model.program([Fetch(record.address) for record in records], Compilation())
+        program = model.program([Fetch(Value(record.address)) for record in records], Compilation())
         for samples in (1,) if model.signature.batch == 1 else (2, 3):
             batch = drawn(model, samples, self.length)
             sizes = {SAMPLE: samples} | dict.fromkeys(model.signature.free_axes, self.length)
@@ -89,7 +104,7 @@ class ModelContract(WeightsContract):
             for record in _extractable(model, depends=True)
             if (layout := Layout.of(record)) is not None
         }
-        fetches = [Fetch(address, layout) for address, layout in layouts.items()]
+        fetches = [Fetch(Value(address), layout) for address, layout in layouts.items()]
         program = model.program(fetches, Compilation())
         samples = model.signature.batch or 3
         for value in _run(program, drawn(model, samples, self.length)):
@@ -102,7 +117,7 @@ class ModelContract(WeightsContract):
         batch = drawn(model, model.signature.batch or 2, self.length)
         expected = own_call(model).outputs(batch.features, batch.lengths)
         assert set(expected) == {record.address for record in records}
-        fetches = [Fetch(record.address) for record in records]
+        fetches = [Fetch(Value(record.address)) for record in records]
         values = _run(model.program(fetches, Compilation()), batch)
         for record, value in zip(records, values, strict=True):
             assert_close(value, expected[record.address])
@@ -110,7 +125,7 @@ class ModelContract(WeightsContract):
 
     def test_a_tensor_does_not_depend_on_other_fetches_or_earlier_calls(self) -> None:
         model = self.model()
-        fetches = [Fetch(record.address) for record in _extractable(model, depends=True)]
+        fetches = [Fetch(Value(record.address)) for record in _extractable(model, depends=True)]
         program = model.program(fetches, Compilation())
         batch = drawn(model, model.signature.batch or 2, self.length)
         expected = _run(program, batch)
@@ -128,6 +143,12 @@ class ModelContract(WeightsContract):
         addresses = [record.address for record in _extractable(model, depends=True)]
         sizes = dict.fromkeys(model.signature.free_axes, self.length)
         assert model.accepts_sizes(addresses, sizes)
+
+    def test_an_unknown_kind_of_request_is_refused(self) -> None:
+        model = self.model()
+        for record in _extractable(model, depends=True)[:1]:
+            fetches = [Fetch(_Unknown(record.address))]
+            assert _refused(partial(model.program, fetches, Compilation()))
 
     def test_encoded_samples_have_a_length_along_every_free_axis(self) -> None:
         model = self.model()
@@ -185,6 +206,14 @@ def _extractable(model: Model, *, depends: bool) -> list[TensorRecord]:
         for record in model.catalog.records
         if record.extractable and record.depends_on_inputs is depends
     ]
+
+
+def _refused(call: Callable[[], object]) -> bool:
+    try:
+        call()
+    except SelectionError:
+        return True
+    return False
 
 
 def _run(program: object, batch: Batch) -> Sequence[Array]:

@@ -19,6 +19,7 @@ from extractkit.core.catalog import Catalog, Kind, Scope, TensorRecord
 from extractkit.core.checkpoints import KEY
 from extractkit.core.digests import of_plain_data
 from extractkit.core.keys import Values
+from extractkit.core.requests import check_values
 from extractkit.core.spec import UNKNOWN
 from extractkit.core.values import Array, stacked
 from extractkit.errors import ConfigError, ModelError
@@ -143,6 +144,7 @@ class ReferenceModel(HasOwnCall, HasCheckpoints):
 
     def program(self, fetches: Sequence[Fetch], compilation: Compilation) -> Program:
         """Return a program that computes sample by sample, then pads as a batched model would."""
+        check_values((fetch.request for fetch in fetches), self.name)
 
         def run(features: Mapping[str, Array], lengths: Mapping[str, Array]) -> list[Array]:
             rows = features["tokens"]
@@ -191,6 +193,7 @@ class ReferenceModel(HasOwnCall, HasCheckpoints):
 
     def constants(self, fetches: Sequence[Fetch]) -> list[Array]:
         """Return the weights."""
+        check_values((fetch.request for fetch in fetches), self.name)
         return [
             fetch.pipeline.in_numpy(self.weights[fetch.address])
             if fetch.pipeline is not None

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from extractkit.core.job import Job
+from extractkit.core.requests import Value
 from extractkit.core.values import Array, State
 from extractkit.models import CarryingProgram, Compilation, Fetch
 from extractkit.testing.reference import ReferenceModel
@@ -22,7 +23,7 @@ class CarryingReference(ReferenceModel):
     def carrying_program(
         self, fetches: Sequence[Fetch], compilation: Compilation
     ) -> CarryingProgram:
-        plain = self.program([*fetches, Fetch("pool:output")], compilation)
+        plain = self.program([*fetches, Fetch(Value("pool:output"))], compilation)
 
         def call(
             features: Mapping[str, Array], lengths: Mapping[str, Array], state: State

@@ -9,6 +9,7 @@ import pytest
 
 from extractkit.core.component import Component
 from extractkit.core.job import Runtime
+from extractkit.core.requests import Value
 from extractkit.core.values import Array
 from extractkit.engine import Silent, loading
 from extractkit.engine.execute import execute
@@ -121,17 +122,17 @@ def test_a_model_that_cannot_be_loaded_leaves_none_behind() -> None:
 
 def test_programs_of_the_same_fetches_are_taken_over() -> None:
     model = loading.model_of(MODEL, RUNTIME)
-    fetches = [Fetch(":output")]
+    fetches = [Fetch(Value(":output"))]
     program = loading.program_of(model, fetches, Compilation())
     assert loading.program_of(model, list(fetches), Compilation()) is program
-    assert loading.program_of(model, [Fetch("pool:output")], Compilation()) is not program
+    assert loading.program_of(model, [Fetch(Value("pool:output"))], Compilation()) is not program
     assert loading.program_of(model, fetches, Compilation("xla")) is not program
 
 
 def test_a_model_that_is_not_held_has_no_program_to_take_over() -> None:
     model = loading.model_of(MODEL, RUNTIME)
     loading.forget()
-    fetches = [Fetch(":output")]
+    fetches = [Fetch(Value(":output"))]
     program = loading.program_of(model, fetches, Compilation())
     assert loading.program_of(model, fetches, Compilation()) is not program
 

@@ -12,6 +12,7 @@ import pytest
 from extractkit.core.catalog import Catalog, Kind
 from extractkit.core.job import Job
 from extractkit.core.plan import CONSTANTS_SHARD, Shard
+from extractkit.core.requests import Value
 from extractkit.core.values import Array, Dense, Values, digest
 from extractkit.engine import Silent
 from extractkit.engine import recompute as recomputing
@@ -401,7 +402,7 @@ class Padded(Otherwise):
         self, features: Mapping[str, Array], lengths: Mapping[str, Array]
     ) -> dict[str, Array]:
         address = "attention:output"
-        (own,) = self.program([Fetch(address)], Compilation())(features, lengths)
+        (own,) = self.program([Fetch(Value(address))], Compilation())(features, lengths)
         own = np.array(own)
         for row, size in zip(own, lengths["token"], strict=True):
             row[size:] = 17

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
+from extractkit.core.requests import Value
 from extractkit.core.values import Array
 from extractkit.models import Compilation, Fetch
 from extractkit.models.keras_models.model import KerasModel
@@ -20,5 +21,5 @@ def values_of(
         for axis, dim in enumerate(spec.dims, 1):
             if dim is not None:
                 lengths[dim] = np.full(len(array), array.shape[axis], np.int32)
-    fetches = [Fetch(model.catalog[key].address) for key in keys]
+    fetches = [Fetch(Value(model.catalog[key].address)) for key in keys]
     return dict(zip(keys, model.program(fetches, Compilation(mode))(batch, lengths), strict=True))

@@ -14,6 +14,7 @@ import pytest
 import extractkit
 from extractkit.core.catalog import Kind
 from extractkit.core.plan import plan_tensors
+from extractkit.core.requests import Value
 from extractkit.core.selectors import parse_selector
 from extractkit.engine.stream import fetch
 from extractkit.errors import ConfigError, JobError
@@ -83,7 +84,7 @@ def test_types_that_numpy_lacks_are_widened(tmp_path: Path) -> None:
     }
     examples.save_file(arrays, tmp_path / "m.safetensors")
     model = load(str(tmp_path / "m.safetensors"))
-    eighth, half = model.constants([Fetch(":eighth"), Fetch(":half")])
+    eighth, half = model.constants([Fetch(Value(":eighth")), Fetch(Value(":half"))])
     assert (eighth.dtype, half.dtype) == (np.float32, np.float32)
     np.testing.assert_array_equal(eighth, [0.5, 448.0])
     np.testing.assert_array_equal(half, [1.5, -2.0])

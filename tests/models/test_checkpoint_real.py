@@ -12,6 +12,7 @@ import pytest
 import tensorflow as tf
 
 from extractkit.core.catalog import Kind
+from extractkit.core.requests import Value
 from extractkit.core.values import Array
 from extractkit.models import Fetch
 from extractkit.models.checkpoint import Checkpoint, load
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.real_model
 def values(model: Checkpoint, kind: Kind | None = None) -> dict[str, Array]:
     """Every value by the file's own key."""
     records = [record for record in model.catalog.records if kind in (None, record.kind)]
-    found = model.constants([Fetch(record.address) for record in records])
+    found = model.constants([Fetch(Value(record.address)) for record in records])
     return {record.name: value for record, value in zip(records, found, strict=True)}
 
 

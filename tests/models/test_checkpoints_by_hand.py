@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from extractkit.core.requests import Value
 from extractkit.inputs.in_memory import LiveArrays, LiveTexts
 from extractkit.models import Fetch, bert, hub, keras_file, meta_graph
 from tests.engine.examples import executed, job
@@ -68,7 +69,7 @@ def test_weights_that_were_read_stay_when_others_are_loaded(tmp_path: Path, reso
     operations = []
     for place in range(3):
         model.checkpoints.use(place)
-        read.append(model.constants([Fetch("top/kernel:0")])[0])
+        read.append(model.constants([Fetch(Value("top/kernel:0"))])[0])
         operations.append(len(model.session.graph.get_operations()))
     assert [set(value.ravel()) for value in read] == [{0.0}, {1.0}, {2.0}]
     assert len(set(operations)) == 1  # compiled for the first one, nothing is added after that
@@ -100,7 +101,7 @@ def test_weights_of_a_traced_model_are_compiled_once(tmp_path: Path) -> None:
         read = []
         for place in range(3):
             model.checkpoints.use(place)
-            read.append(model.constants([Fetch("only:kernel")])[0])
+            read.append(model.constants([Fetch(Value("only:kernel"))])[0])
     np.testing.assert_array_equal(read, kernels)
     assert len(traced) == 1
 

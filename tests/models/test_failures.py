@@ -10,6 +10,7 @@ import tensorflow as tf
 
 import extractkit
 from extractkit.core.component import Component
+from extractkit.core.requests import Value
 from extractkit.errors import JobError, SampleError
 from extractkit.models import Compilation, Fetch, Model, frozen_graph, module, tflite
 from extractkit.models.failures import batch_failure, out_of_memory
@@ -73,7 +74,7 @@ def test_an_index_that_is_none_is_the_samples_fault(build: Any, tmp_path: Path) 
     """Against the plain look-up of NumPy."""
     model = build(tmp_path)
     (output,) = [r.address for r in model.catalog.records if r.kind == "model_output"]
-    program = model.program([Fetch(output)], Compilation())
+    program = model.program([Fetch(Value(output))], Compilation())
     with pytest.raises(SampleError, match=r"failed on a batch: .*is not in \[0, 3\)"):
         program({"at": BAD}, {})
     with pytest.raises(SampleError, match=r"is not in \[0, 3\)"):
@@ -132,7 +133,7 @@ def test_of_litert_all_but_memory_is_the_samples_fault(
 ) -> None:
     model = tflite.load(str(written("float32", tmp_path)))
     (output,) = [r.address for r in model.catalog.records if r.kind == "model_output"]
-    program = model.program([Fetch(output)], Compilation())
+    program = model.program([Fetch(Value(output))], Compilation())
     (spec,) = model.signature.specs
     features = {spec.name: np.zeros((1, *(size or 2 for size in spec.shape)), spec.dtype)}
 

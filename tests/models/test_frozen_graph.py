@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 from extractkit.core.catalog import Kind
+from extractkit.core.requests import Value
 from extractkit.errors import ConfigError, JobError, ModelError, UserError
 from extractkit.models import Compilation, Fetch
 from extractkit.models.frozen_graph import load
@@ -42,7 +43,9 @@ def test_a_loops_result_is_measured_and_right(path: Path) -> None:
     model = load(str(path), constants=OFF)
     assert model.catalog["probs:0"].dims == ("?", None)
     batch = drawn(model, 3)
-    (value,) = model.program([Fetch("probs:0")], Compilation())(batch.features, batch.lengths)
+    (value,) = model.program([Fetch(Value("probs:0"))], Compilation())(
+        batch.features, batch.lengths
+    )
     np.testing.assert_allclose(value, by_hand(batch.features["x"])["probs:0"], atol=1e-6)
 
 
@@ -160,7 +163,7 @@ def run(path: Path) -> None:
     model = load(str(path), constants=OFF)
     model.weights_digest()
     fetches = [
-        Fetch(record.address)
+        Fetch(Value(record.address))
         for record in model.catalog.records
         if record.kind is Kind.MODEL_OUTPUT
     ]

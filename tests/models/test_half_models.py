@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from extractkit.core.requests import Value
 from extractkit.errors import ModelError
 from extractkit.models import (
     Fetch,
@@ -86,7 +87,7 @@ def test_a_saved_model_without_its_variables(
     assert f"'{data}' is missing. Copy the whole folder variables" in message
     # What is advised works.
     shutil.copytree(whole / name / "variables", path / "variables", dirs_exist_ok=True)
-    assert saved_model.load(str(path)).constants([Fetch("w:0")])[0].shape == (4, 3)
+    assert saved_model.load(str(path)).constants([Fetch(Value("w:0"))])[0].shape == (4, 3)
 
 
 def test_the_variables_of_a_saved_model_alone(copy: Callable[..., Path], whole: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 from extractkit.core.catalog import Kind
+from extractkit.core.requests import Value
 from extractkit.errors import ModelError, UserError
 from extractkit.models import Compilation, Fetch
 from extractkit.models.meta_graph import load
@@ -20,7 +21,7 @@ OFF = {"training": False}
 
 def scores(path: str, **settings: object) -> np.ndarray:
     model = load(path, constants=OFF, **settings)
-    (value,) = model.program([Fetch("probs:0")], Compilation())({"x": X}, {})
+    (value,) = model.program([Fetch(Value("probs:0"))], Compilation())({"x": X}, {})
     return np.asarray(value)
 
 
@@ -86,7 +87,7 @@ def test_parts_of_a_variable_are_put_together(tmp_path: Path) -> None:
     prefix = saved(build, tmp_path / "model")
     stored = tf.train.load_checkpoint(str(prefix)).get_tensor("kernel")
     model = load(str(prefix))
-    (value,) = model.program([Fetch("y:0")], Compilation())({"x": X}, {})
+    (value,) = model.program([Fetch(Value("y:0"))], Compilation())({"x": X}, {})
     np.testing.assert_allclose(value, X @ stored, atol=1e-6)
 
 
@@ -113,7 +114,7 @@ def test_training_is_no_part_of_the_weights(tmp_path: Path) -> None:
 def test_tables_are_filled(tmp_path: Path) -> None:
     model = load(str(saved(trained, tmp_path / "model")), input_axes=["word"])
     words = np.array(["b", "?", "a"], object)
-    (found,) = model.program([Fetch("found:0")], Compilation())({"word": words}, {})
+    (found,) = model.program([Fetch(Value("found:0"))], Compilation())({"word": words}, {})
     assert found.tolist() == [8, -1, 7]
 
 

@@ -13,6 +13,7 @@ import tf_keras
 
 from extractkit.core.catalog import Kind
 from extractkit.core.component import Component
+from extractkit.core.requests import Value
 from extractkit.core.values import Array
 from extractkit.errors import ConfigError, ModelError
 from extractkit.models import Compilation, Fetch, checkpoint, keras_file, meta_graph
@@ -61,7 +62,7 @@ def by_tensorflow(prefix: str, averages: str | None) -> Array:
 
 
 def hidden(model: Any) -> Array:
-    (value,) = model.program([Fetch("net/h:0")], Compilation())({"x": X}, {})
+    (value,) = model.program([Fetch(Value("net/h:0"))], Compilation())({"x": X}, {})
     return np.asarray(value)
 
 

@@ -13,6 +13,7 @@ import tensorflow as tf
 import extractkit
 from extractkit.advice import hydra_override
 from extractkit.core.catalog import Kind
+from extractkit.core.requests import Value
 from extractkit.errors import ConfigError, JobError, ModelError
 from extractkit.models import Compilation, Fetch, Model
 from extractkit.models.saved_model import load
@@ -226,7 +227,7 @@ def test_dropout_that_is_off_does_no_harm(tmp_path: Path) -> None:
     model = load(str(tmp_path / "dropout"))
     model.configure(seed=0, deterministic=True, device=None)
     batch = {"x": np.ones((2, 3), np.float32)}
-    (value,) = model.program([Fetch(":output.y")], Compilation())(batch, {})
+    (value,) = model.program([Fetch(Value(":output.y"))], Compilation())(batch, {})
     np.testing.assert_array_equal(value, np.full((2, 3), 2.0))
 
 
@@ -244,10 +245,10 @@ def test_only_what_is_needed_runs(tmp_path: Path) -> None:
     early = next(r.address for r in model.catalog.records if r.op_type == "Relu")
     later = next(r.address for r in model.catalog.records if r.op_type == "CheckNumerics")
     batch = {"x": np.ones((2, 2), np.float32)}
-    (value,) = model.program([Fetch(early)], Compilation())(batch, {})
+    (value,) = model.program([Fetch(Value(early))], Compilation())(batch, {})
     np.testing.assert_array_equal(value, batch["x"])
     with pytest.raises(Exception, match="later"):
-        model.program([Fetch(later)], Compilation())(batch, {})
+        model.program([Fetch(Value(later))], Compilation())(batch, {})
 
 
 def refusal(path: Path, **arguments: object) -> str:

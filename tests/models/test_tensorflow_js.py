@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from extractkit.core.requests import Value
 from extractkit.errors import ConfigError, ModelError
 from extractkit.models import Fetch, Model, checkpoint
 from extractkit.models.tensorflow_js import load
@@ -69,9 +70,9 @@ def test_the_weights_alone(layers_folder: Path, graph_folder: Path) -> None:
     weights = checkpoint.load(str(layers_folder))
     assert len(weights.catalog) == len(own.weights)
     np.testing.assert_array_equal(
-        weights.constants([Fetch("hidden:kernel")])[0], own.get_weights()[0]
+        weights.constants([Fetch(Value("hidden:kernel"))])[0], own.get_weights()[0]
     )
-    words = checkpoint.load(str(graph_folder / "model.json")).constants([Fetch(":words")])[0]
+    words = checkpoint.load(str(graph_folder / "model.json")).constants([Fetch(Value(":words"))])[0]
     assert words.tolist() == [b"a\0", b"", b"ccc"]
 
 
@@ -81,7 +82,7 @@ def test_a_graph_model_agrees_with_a_session(graph_folder: Path) -> None:
     values = values_of(model, addresses, {"x": IMAGES})  # type: ignore[arg-type]
     for address, name in zip(addresses, ("pooled:0", "hidden:0"), strict=True):
         np.testing.assert_allclose(values[address], by_session(small_graph(), name), rtol=1e-6)
-    assert model.constants([Fetch("named:0")])[0].tolist() == [b"ccc", b"a\0", b""]
+    assert model.constants([Fetch(Value("named:0"))])[0].tolist() == [b"ccc", b"a\0", b""]
 
 
 def test_fused_operations_are_taken_apart(tmp_path: Path) -> None:
@@ -126,7 +127,7 @@ def test_quantised_weights(dtype: str, tmp_path: Path) -> None:
     scale = float(np.ptp(kernel)) / (255 if dtype == "uint8" else 65535)
     quantised = {"hidden/kernel": (dtype, scale, float(kernel.min()))}
     folder = layers_model(own, tmp_path / dtype, quantised=quantised)
-    value = load(str(folder)).constants([Fetch("hidden:kernel")])[0]
+    value = load(str(folder)).constants([Fetch(Value("hidden:kernel"))])[0]
     if dtype == "float16":
         expected = kernel.astype(np.float16).astype(np.float32)
     else:
@@ -139,7 +140,7 @@ def test_quantised_weights(dtype: str, tmp_path: Path) -> None:
 def test_whole_numbers_that_are_quantised(tmp_path: Path) -> None:
     array = np.array([-3, 0, 7], np.int32)
     write(tmp_path, {}, {"a": array}, quantised={"a": ("uint8", 10 / 255, -3.0)})
-    value = checkpoint.load(str(tmp_path)).constants([Fetch(":a")])[0]
+    value = checkpoint.load(str(tmp_path)).constants([Fetch(Value(":a"))])[0]
     np.testing.assert_array_equal(value, array)
     assert value.dtype == np.int32
 

@@ -12,6 +12,7 @@ from ai_edge_litert.interpreter import Interpreter
 
 from extractkit.api import extract
 from extractkit.core.catalog import Kind
+from extractkit.core.requests import Value
 from extractkit.core.values import Array
 from extractkit.errors import ConfigError, InputError, JobError, MissingExtraError, ModelError
 from extractkit.inputs import InputSpec, Quantized, Signature
@@ -58,7 +59,7 @@ def run(model: TFLiteModel, addresses: list[str], *samples: dict[str, Array]) ->
         for axis, dim in enumerate(spec.dims, start=1)
         if dim
     }
-    program = model.program([Fetch(address) for address in addresses], Compilation())
+    program = model.program([Fetch(Value(address)) for address in addresses], Compilation())
     return list(program(features, lengths))
 
 
@@ -169,7 +170,7 @@ def test_bodies_of_loops_are_listed_with_their_constants(folder: Path) -> None:
     inside = [r for r in model.catalog.records if r.address.startswith("while_body/")]
     assert {r.kind: r.extractable for r in inside} == {Kind.WEIGHT: True, Kind.OP: False}
     added = [r.address for r in inside if r.kind is Kind.WEIGHT and r.shape == (3,)]
-    assert model.constants([Fetch(added[0])])[0].tolist() == [1, 2, 3]
+    assert model.constants([Fetch(Value(added[0]))])[0].tolist() == [1, 2, 3]
     x = y = np.array([1, -2, 3], np.float32)
     y = np.abs(y) + 1
     while y.sum() < 100:
@@ -191,9 +192,9 @@ def test_dequantised_weights_that_xnnpack_never_computes_have_their_values(folde
     computed = [r for r in half.catalog.records if r.op_type == "DEQUANTIZE"]
     assert computed
     assert not any(record.depends_on_inputs for record in computed)
-    values = half.constants([Fetch(record.address) for record in computed])
+    values = half.constants([Fetch(Value(record.address)) for record in computed])
     weights = [record for record in whole.catalog.records if record.kind is Kind.WEIGHT]
-    exact = whole.constants([Fetch(record.address) for record in weights])
+    exact = whole.constants([Fetch(Value(record.address)) for record in weights])
     for value in values:
         twins = [w for w in exact if w.shape == value.shape and w.dtype == value.dtype]
         assert any(np.allclose(value, twin, rtol=1e-3, atol=1e-4) for twin in twins)
@@ -280,7 +281,7 @@ def test_quantised_weights_stand_for_the_float_model_s(folder: Path) -> None:
             for r in one.catalog.records
             if r.kind is Kind.WEIGHT and r.shape == (4, 3, 3, 2) and r.port == port
         )
-        return one.constants([Fetch(record.address)])[0]
+        return one.constants([Fetch(Value(record.address))])[0]
 
     real, true = kernels(model, "dequantized"), kernels(exact, "0")
     scale = np.abs(true).max(axis=(1, 2, 3), keepdims=True) / 127
@@ -312,7 +313,7 @@ def test_what_an_operation_that_litert_lacks_does_not_need_is_had(folder: Path) 
     np.testing.assert_allclose(hidden, np.maximum(x @ weights, 0), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(beside, hidden + np.arange(1, 4), rtol=1e-6)
     kernels = [r.address for r in model.catalog.records if r.kind is Kind.WEIGHT and r.shape]
-    stored = model.constants([Fetch(address) for address in kernels])
+    stored = model.constants([Fetch(Value(address)) for address in kernels])
     assert any(np.array_equal(value.reshape(3, 4), weights.T) for value in stored if value.size > 3)
     assert ":output.after" in reasons(model)
     assert set(reasons(model).values()) == {
@@ -408,7 +409,7 @@ def test_a_device_or_compiler_of_tensorflow_s_is_refused(folder: Path) -> None:
         model.configure(0, True, "/GPU:0")
     assert model.configure(0, True, None)["threads"] == intra_op_threads()
     with pytest.raises(ConfigError, match=r"runtime\.compile='xla'.*compiles nothing"):
-        model.program([Fetch(":output.y")], Compilation("xla"))
+        model.program([Fetch(Value(":output.y"))], Compilation("xla"))
 
 
 def test_a_sample_that_litert_cannot_compute_fails_the_job(folder: Path) -> None:
@@ -515,11 +516,11 @@ def test_damage_is_reported_or_does_no_harm(
             continue
         sound.append(model)
         records = [record for record in model.catalog.records if record.extractable]
-        model.constants([Fetch(r.address) for r in records if not r.depends_on_inputs])
+        model.constants([Fetch(Value(r.address)) for r in records if not r.depends_on_inputs])
         try:
             batch = drawn(model, 1)
         except InputError:  # the damage has turned its input into one of strings, for example
             continue
-        fetches = [Fetch(r.address) for r in records if r.depends_on_inputs]
+        fetches = [Fetch(Value(r.address)) for r in records if r.depends_on_inputs]
         model.program(fetches, Compilation())(batch.features, batch.lengths)
     assert len(sound) < 15

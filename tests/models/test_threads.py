@@ -88,6 +88,7 @@ def test_tensorflow_starts_as_many_as_the_environment_says(code: str, pool: str,
 
 
 _LITERT = """
+from extractkit.core.requests import Value
 from extractkit.engine.batches import collate
 from extractkit.inputs.random import Random
 from extractkit.models import Compilation, Fetch
@@ -97,7 +98,7 @@ model = load(sys.argv[1], **json.loads(sys.argv[2]))
 source = Random(samples=1).bind(model.signature)
 batch = collate(model.signature, model.encode(source.read(0, 1)))
 (output,) = (r.address for r in model.catalog.records if r.kind == "model_output")
-program = model.program([Fetch(output)], Compilation())
+program = model.program([Fetch(Value(output))], Compilation())
 before = threads().total()
 program(batch.features, batch.lengths)
 print(json.dumps([model.configure(0, True, None)["threads"], threads().total() - before]))

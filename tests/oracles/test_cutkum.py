@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from extractkit.core.catalog import Kind
 from extractkit.core.plan import Layout
+from extractkit.core.requests import Value
 from extractkit.models import Compilation, Fetch
 from extractkit.models.frozen_graph import load
 from extractkit.models.sessions import SessionModel
@@ -58,7 +59,7 @@ def samples() -> dict[str, np.ndarray]:
 def values(model: SessionModel, samples: dict[str, np.ndarray]) -> list[np.ndarray]:
     """Both outputs, (time, samples, width)."""
     lengths = {"time": np.full(SAMPLES, STEPS, np.int32)}
-    program = model.program([Fetch(address) for address in OUTPUTS], Compilation())
+    program = model.program([Fetch(Value(address)) for address in OUTPUTS], Compilation())
     return list(program(samples, lengths))
 
 
@@ -106,7 +107,7 @@ def test_what_is_stored_has_the_samples_first(
 ) -> None:
     layout = Layout(1, False, ("sample", "time", None), (None, None, 5))
     lengths = {"time": np.full(SAMPLES, STEPS, np.int32)}
-    (stored,) = model.program([Fetch("probs:0", layout)], Compilation())(samples, lengths)
+    (stored,) = model.program([Fetch(Value("probs:0"), layout)], Compilation())(samples, lengths)
     np.testing.assert_array_equal(stored, values[1].transpose(1, 0, 2))
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from experiments.real_models.fetch import FetchError, data_file
 from extractkit.core.catalog import Kind
+from extractkit.core.requests import Value
 from extractkit.core.values import Array
 from extractkit.models import Compilation, Fetch
 from extractkit.models.litert.model import TFLiteModel
@@ -79,7 +80,7 @@ def test_what_comes_before_mediapipe_s_own_operations() -> None:
     assert all("Landmarks2TransformMatrix" in reason for reason in reasons)
     weights = [record.address for record in fast.catalog.records if record.kind is Kind.WEIGHT]
     assert all(fast.catalog[address].extractable for address in weights)
-    assert len(fast.constants([Fetch(address) for address in weights])) == len(weights) > 300
+    assert len(fast.constants([Fetch(Value(address)) for address in weights])) == len(weights) > 300
 
 
 def test_the_first_convolution_by_hand() -> None:
@@ -92,10 +93,10 @@ def test_the_first_convolution_by_hand() -> None:
     assert source in model.entry.inputs.values()
     x = samples(model)
     address = by_index[subgraph.operations[number].outputs[0]].record.address
-    (ours,) = model.program([Fetch(address)], Compilation())(
+    (ours,) = model.program([Fetch(Value(address))], Compilation())(
         {next(iter(model.entry.inputs)): x}, {}
     )
-    constants = [Fetch(by_index[index].record.address) for index in (kernel, bias)]
+    constants = [Fetch(Value(by_index[index].record.address)) for index in (kernel, bias)]
     weights, offset = (one.astype(np.float64) for one in model.constants(constants))
     out, side, _, channels = weights.shape
     count = ours.shape[1]

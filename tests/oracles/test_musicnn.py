@@ -12,6 +12,7 @@ import pytest
 import tensorflow as tf
 
 from extractkit.core.catalog import Kind
+from extractkit.core.requests import Value
 from extractkit.models import Compilation, Fetch
 from extractkit.models.meta_graph import load
 from extractkit.models.sessions import SessionModel
@@ -47,7 +48,7 @@ def samples() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def values(model: SessionModel, samples: np.ndarray) -> list[np.ndarray]:
-    program = model.program([Fetch(address) for address in OUTPUTS], Compilation())
+    program = model.program([Fetch(Value(address)) for address in OUTPUTS], Compilation())
     return list(program({X: samples}, {}))
 
 
@@ -94,7 +95,7 @@ def test_numpy_in_float64(folder: Path, samples: np.ndarray, values: list[np.nda
 def test_weights_are_those_of_the_checkpoint(folder: Path, model: SessionModel) -> None:
     reader = v1.train.NewCheckpointReader(f"{folder}/")
     addresses = [a for a, record in model.catalog.items() if record.kind is Kind.WEIGHT]
-    values = model.constants([Fetch(address) for address in addresses])
+    values = model.constants([Fetch(Value(address)) for address in addresses])
     for address, value in zip(addresses, values, strict=True):
         np.testing.assert_array_equal(value, reader.get_tensor(address.removesuffix(":0")))
 

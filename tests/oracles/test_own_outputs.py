@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from extractkit.core.requests import Value
 from extractkit.engine.batches import Batch, collate
 from extractkit.inputs import Sample
 from extractkit.models import (
@@ -76,7 +77,7 @@ def check_outputs(model: Model) -> None:
     """With every tensor that can be extracted fetched besides."""
     batch = batch_for(model)
     records = [one for one in model.catalog.records if one.extractable and one.depends_on_inputs]
-    program = model.program([Fetch(record.address) for record in records], Compilation())
+    program = model.program([Fetch(Value(record.address)) for record in records], Compilation())
     values = program(batch.features, batch.lengths)
     found = {record.address: value for record, value in zip(records, values, strict=True)}
     own = own_call(model).outputs(batch.features, batch.lengths)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from extractkit.core.catalog import Kind, TensorRecord
+from extractkit.core.requests import Value
 from extractkit.core.values import Array
 from extractkit.models import Compilation, Fetch
 from extractkit.models.litert.model import TFLiteModel
@@ -44,7 +45,7 @@ def samples(model: TFLiteModel, count: int = 1) -> Array:
 
 def values(model: TFLiteModel, records: Sequence[TensorRecord], x: Array) -> list[Array]:
     (spec,) = model.signature.specs
-    program = model.program([Fetch(record.address) for record in records], Compilation())
+    program = model.program([Fetch(Value(record.address)) for record in records], Compilation())
     return list(program({spec.name: x}, {}))
 
 
@@ -115,7 +116,7 @@ def test_intermediates_agree_with_plain_kernels(name: str) -> None:
     fixed = [one for one in found if not one.record.depends_on_inputs]
     assert all(one.record.extractable for one in found)
     given = values(model, [one.record for one in varying], x)
-    given += model.constants([Fetch(one.record.address) for one in fixed])
+    given += model.constants([Fetch(Value(one.record.address)) for one in fixed])
     for one, value in zip([*varying, *fixed], given, strict=True):
         expected = interpreter.get_tensor(one.index)
         if expected.ndim == 1 < value.ndim:  # a sparse weight, as it is stored
@@ -135,7 +136,7 @@ def test_sparse_weights_are_what_their_densify_operation_makes_of_them() -> None
     ]
     assert len(pairs) > 40
     for stored, dense in pairs:
-        ours, litert_s = model.constants([Fetch(stored), Fetch(dense)])
+        ours, litert_s = model.constants([Fetch(Value(stored)), Fetch(Value(dense))])
         assert model.catalog[stored].kind is Kind.WEIGHT
         np.testing.assert_array_equal(ours, litert_s)
 
@@ -228,7 +229,7 @@ def test_quantised_weights_are_near_the_original_s() -> None:
     ]
     assert real
     compared = 0
-    for value in model.constants([Fetch(record.address) for record in real]):
+    for value in model.constants([Fetch(Value(record.address)) for record in real]):
         if value.ndim != 4:
             continue
         # TFLite keeps kernels as (out, height, width, in), with batch normalisation folded into

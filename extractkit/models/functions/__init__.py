@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from extractkit.core.requests import check_values
 from extractkit.core.values import Array, as_array
 from extractkit.inputs import InputSpec
 from extractkit.models import (
@@ -165,6 +166,7 @@ class FunctionModel(GraphModel, ConvertsArguments, HasOwnCall):
 
     def program(self, fetches: Sequence[Fetch], compilation: Compilation) -> Program:
         """Compile a program that computes the fetches and their dependencies."""
+        check_values((fetch.request for fetch in fetches), self.name)
         names = [self._values[fetch.address].name for fetch in fetches]
         return self.compiled(self.graph, names, fetches, compilation)
 
@@ -255,6 +257,7 @@ class FunctionModel(GraphModel, ConvertsArguments, HasOwnCall):
 
     def constants(self, fetches: Sequence[Fetch]) -> list[Array]:
         """Return the values of weights, and of tensors computed only from these and constants."""
+        check_values((fetch.request for fetch in fetches), self.name)
         values = self._values
         traced = [f.address for f in fetches if isinstance(values[f.address], tf.Tensor)]
 

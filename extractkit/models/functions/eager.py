@@ -18,6 +18,7 @@ import tensorflow as tf
 
 from extractkit.core.catalog import Catalog, Kind, TensorRecord, address_of, escape
 from extractkit.core.digests import update
+from extractkit.core.requests import check_values
 from extractkit.core.spec import SAMPLE, numpy_dtype
 from extractkit.core.values import Array
 from extractkit.errors import ConfigError, JobError, ModelError, SampleError
@@ -174,6 +175,7 @@ class EagerModel:
                 f"runtime.compile={compilation.compile}: model.eager=true runs operation by "
                 f"operation and compiles nothing. Leave one of them out"
             )
+        check_values((fetch.request for fetch in fetches), self.name)
         keep = {record.port for fetch in fetches for record in [self.catalog[fetch.address]]}
 
         def run(features: Mapping[str, Array], lengths: Mapping[str, Array]) -> list[Array]:
@@ -186,7 +188,7 @@ class EagerModel:
                 samples = tf.constant(len(next(iter(features.values()))))
                 own = {axis: tf.constant(length) for axis, length in lengths.items()}
                 return [
-                    to_numpy(transformed(self._wanted(found, fetch), fetch, samples, own))
+                    to_numpy(transformed(self._wanted(found, fetch.address), fetch, samples, own))
                     for fetch in fetches
                 ]
 
@@ -194,10 +196,11 @@ class EagerModel:
 
     def constants(self, fetches: Sequence[Fetch]) -> list[Array]:
         """Return the values of weights, and of a function without inputs."""
+        check_values((fetch.request for fetch in fetches), self.name)
         computed = {f.address for f in fetches} - set(self.variables)
         found = self._values(self._called({}, None)) if computed else {}
         found |= {a: tf.convert_to_tensor(variable) for a, variable in self.variables.items()}
-        return [to_numpy(transformed(self._wanted(found, f), f, None, {})) for f in fetches]
+        return [to_numpy(transformed(self._wanted(found, f.address), f, None, {})) for f in fetches]
 
     def own_call(self, checkpoint: int | None = None) -> OwnCall:
         """Return the function itself, without watching it."""
@@ -215,7 +218,7 @@ class EagerModel:
                 found = self._returned(self.function(**self._arguments(batch)))
         except Exception as error:  # user code may raise anything
             raise own_call_failure(self.name, error) from error
-        return {a: to_numpy(self._wanted(found, Fetch(a))) for a in addresses}
+        return {a: to_numpy(self._wanted(found, a)) for a in addresses}
 
     def weights_digest(self) -> str:
         """Return the SHA-256 over every weight's address, dtype, shape and content."""
@@ -269,14 +272,14 @@ class EagerModel:
         named = components(ports("output", tf.nest.map_structure(_as_tensor, plain(result))))
         return {address_of("", port): tensor for port, tensor in named.items()}
 
-    def _wanted(self, found: Mapping[str, tf.Tensor], fetch: Fetch) -> tf.Tensor:
-        if fetch.address not in found:
+    def _wanted(self, found: Mapping[str, tf.Tensor], address: str) -> tf.Tensor:
+        if address not in found:
             raise SampleError(
                 f"model {self.name!r} took another path on this batch: it did not run "
-                f"{fetch.address!r}. What depends on the values of a batch cannot be extracted"
+                f"{address!r}. What depends on the values of a batch cannot be extracted"
             )
-        tensor = found[fetch.address]
-        return tf.expand_dims(tensor, 0) if fetch.address in self._watched.whole else tensor
+        tensor = found[address]
+        return tf.expand_dims(tensor, 0) if address in self._watched.whole else tensor
 
     @property
     def _watched(self) -> Records:

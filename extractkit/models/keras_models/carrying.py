@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from extractkit.core.catalog import Catalog, Kind, TensorRecord
+from extractkit.core.requests import check_values
 from extractkit.core.values import Array, State
 from extractkit.errors import ModelError
 from extractkit.models import (
@@ -77,6 +78,7 @@ class CarryingModel(KerasModel, CarriesState):
         self, fetches: Sequence[Fetch], compilation: Compilation
     ) -> CarryingProgram:
         """Compile the graph of the second trace. The state is assigned before each call."""
+        check_values((fetch.request for fetch in fetches), self.name)
         trace = self._carrying_trace
         variables = self._states()
         names = [self._carried[fetch.address].name for fetch in fetches]

@@ -16,6 +16,7 @@ import numpy as np
 
 from extractkit.core.catalog import Catalog, Kind
 from extractkit.core.digests import of_plain_data, update
+from extractkit.core.requests import check_values
 from extractkit.core.spec import numpy_dtype
 from extractkit.core.values import Array, State, stacked
 from extractkit.errors import ConfigError, JobError, ModelError, SampleError
@@ -130,7 +131,7 @@ class TFLiteModel(HasOwnCall):
         Raises:
             ConfigError: XLA is requested.
         """
-        self._check(compilation)
+        self._check(fetches, compilation)
         interpreter = Interpreter(self._runnable, self.settings, self._preserves(fetches))
 
         def run(features: Mapping[str, Array], lengths: Mapping[str, Array]) -> list[Array]:
@@ -143,7 +144,8 @@ class TFLiteModel(HasOwnCall):
         pairs = [(self._found[fetch.address], fetch) for fetch in fetches]
         return run
 
-    def _check(self, compilation: Compilation) -> None:
+    def _check(self, fetches: Sequence[Fetch], compilation: Compilation) -> None:
+        check_values((fetch.request for fetch in fetches), self.name)
         if compilation.compile != "graph":
             raise ConfigError(
                 f"runtime.compile={compilation.compile!r}: LiteRT compiles nothing. "
@@ -245,6 +247,7 @@ class TFLiteModel(HasOwnCall):
         Raises:
             JobError: The file can no longer be read.
         """
+        check_values((fetch.request for fetch in fetches), self.name)
         wanted = [self._found[fetch.address] for fetch in fetches]
         values = self._stored([one for one in wanted if one.stored])
         if computed := [one for one in wanted if not one.stored]:
@@ -350,7 +353,7 @@ class CarryingTFLiteModel(TFLiteModel, CarriesState):
         self, fetches: Sequence[Fetch], compilation: Compilation
     ) -> CarryingProgram:
         """Return an interpreter of its own, whose state is assigned before each call."""
-        self._check(compilation)
+        self._check(fetches, compilation)
         runnable, access = self._reachable
         preserve = self._preserves(fetches)
         interpreter = CarryingInterpreter(runnable, self.settings, preserve, access)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from extractkit.core.requests import check_values
 from extractkit.core.values import Array, as_array
 from extractkit.errors import ConfigError, JobError, ModelError
 from extractkit.inputs import InputSpec
@@ -205,6 +206,7 @@ class SessionModel(GraphModel, HasOwnCall):
                 f"runtime.compile=xla: model {self.name!r} runs in a session of TensorFlow 1, "
                 f"which has graphs alone. Leave it out: runtime.compile=graph"
             )
+        check_values((fetch.request for fetch in fetches), self.name)
         specs, axes = self.signature.specs, self.signature.free_axes
         with self._adding():
             samples = tf.compat.v1.placeholder(tf.int32, [])
@@ -232,6 +234,8 @@ class SessionModel(GraphModel, HasOwnCall):
 
     def constants(self, fetches: Sequence[Fetch]) -> list[Array]:
         """Return the values of weights, and of tensors computed only from these and constants."""
+
+        check_values((fetch.request for fetch in fetches), self.name)
 
         def compiled() -> Callable[[], list[Array]]:
             with self._adding():

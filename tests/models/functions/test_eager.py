@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from extractkit.core.catalog import Kind
 from extractkit.core.component import Component
+from extractkit.core.requests import Value
 from extractkit.errors import ConfigError, JobError, ModelError, SampleError
 from extractkit.models import Compilation, Fetch, Model
 from extractkit.models.functions.eager_calls import EagerCall, watched
@@ -238,7 +239,7 @@ def test_operations_inside_a_nested_function_are_seen() -> None:
 def test_values_of_nothing() -> None:
     factory = Component("model.factory", "tests.models.test_module.values")
     given = load(factory, eager=True)
-    (scaled,) = given.constants([Fetch(":output.scaled")])
+    (scaled,) = given.constants([Fetch(Value(":output.scaled"))])
     np.testing.assert_array_equal(scaled, [[3.0, 6.0]])
 
 
@@ -249,7 +250,7 @@ def test_functions_are_traced_again_afterwards() -> None:
 
 def test_another_path_ends_the_job() -> None:
     given = model("of_the_batch", input_axes=PAIR)
-    program = given.program([Fetch(":op/AddV2")], Compilation())
+    program = given.program([Fetch(Value(":op/AddV2"))], Compilation())
     (value,) = program({"x": np.ones((2, 2), np.float32)}, {})
     np.testing.assert_array_equal(value, np.full((2, 2), 2.0))
     with pytest.raises(
@@ -295,9 +296,11 @@ def test_what_comes_after_an_assignment_or_reads_what_is_assigned_to_is_refused(
 def test_variables_are_left_as_they_were(name: str) -> None:
     given = model(name, itself=False, input_axes=PAIR)
     (address,) = [r.address for r in given.catalog.records if r.kind is Kind.WEIGHT]
-    program = given.program([Fetch(":op/Mul" if name == "Counting" else ":op/Abs")], Compilation())
+    program = given.program(
+        [Fetch(Value(":op/Mul" if name == "Counting" else ":op/Abs"))], Compilation()
+    )
     program({"x": np.ones((2, 2), np.float32)}, {})
-    (count,) = given.constants([Fetch(address)])
+    (count,) = given.constants([Fetch(Value(address))])
     assert count == 1.0
 
 
@@ -336,12 +339,14 @@ def test_a_variable_that_is_none_of_the_models_is_refused_when_assigned_to() -> 
 def test_what_a_call_makes_for_itself_is_no_state() -> None:
     given = model("makes_for_itself", input_axes=PAIR)
     x = np.ones((2, 2), np.float32)
-    (found,) = given.program([Fetch(":output")], Compilation())({"x": x}, {})
+    (found,) = given.program([Fetch(Value(":output"))], Compilation())({"x": x}, {})
     np.testing.assert_array_equal(found, x + 1)
 
 
 def test_random_numbers_on_the_path_of_one_batch_end_the_job() -> None:
-    program = model("noisy_above_one", input_axes=PAIR).program([Fetch(":output")], Compilation())
+    program = model("noisy_above_one", input_axes=PAIR).program(
+        [Fetch(Value(":output"))], Compilation()
+    )
     with pytest.raises(SampleError, match="took another path on this batch"):
         program({"x": np.full((2, 2), 200, np.float32)}, {})
 

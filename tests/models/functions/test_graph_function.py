@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from extractkit.core.catalog import Kind
 from extractkit.core.component import Component
+from extractkit.core.requests import Value
 from extractkit.models import Fetch, Model
 from extractkit.models.module import load
 
@@ -54,7 +55,7 @@ def model(name: str, **arguments: object) -> Model:
 
 def weights(given: Model) -> list[np.ndarray]:
     records = [r for r in given.catalog.records if r.kind is Kind.WEIGHT]
-    return [np.asarray(v) for v in given.constants([Fetch(r.address) for r in records])]
+    return [np.asarray(v) for v in given.constants([Fetch(Value(r.address)) for r in records])]
 
 
 def test_variables_that_nobody_named_are_distinguished() -> None:

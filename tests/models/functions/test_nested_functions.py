@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 from extractkit.core.component import Component
+from extractkit.core.requests import Value
 from extractkit.errors import ModelError
 from extractkit.models import Fetch, Model
 from extractkit.models.module import load
@@ -116,7 +117,7 @@ def test_a_signature_of_which_nothing_else_is_kept(saved: Path) -> None:
     kept = model(loaded, "outer", path=str(saved))
     # The variables have the same names and values as those of an object that is alive.
     assert found.weights_digest() == kept.weights_digest()
-    np.testing.assert_array_equal(found.constants([Fetch("layer/w:0")])[0], WEIGHT)
+    np.testing.assert_array_equal(found.constants([Fetch(Value("layer/w:0"))])[0], WEIGHT)
     check_ids(model(signature, path=str(saved), name="ids"))
 
 

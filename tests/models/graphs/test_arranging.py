@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from extractkit.core.catalog import Kind, TensorRecord
 from extractkit.core.plan import Layout
+from extractkit.core.requests import Value
 from extractkit.core.spec import TensorSpec
 from extractkit.core.transforms.pipeline import Pipeline
 from extractkit.core.values import Array
@@ -115,7 +116,7 @@ def fetch_of(case: Case) -> Fetch:
     assert layout is not None
     pipeline = Pipeline.parse(case.transform, "selectors.mine")
     spec = TensorSpec.of(case.dtype, layout.dims, layout.shape)
-    return Fetch("a:b", layout, pipeline.bind("a:b", spec)[""])
+    return Fetch(Value("a:b"), layout, pipeline.bind("a:b", spec)[""])
 
 
 def in_graph(batch: Array, fetch: Fetch, lengths: dict[str, list[int]]) -> Array:
@@ -166,7 +167,7 @@ def test_a_mean_over_both_token_axes_leaves_padding_out() -> None:
 @pytest.mark.parametrize("layout", [None, Layout(0, False, ("sample", None), (None, 2))])
 def test_bfloat16_comes_back_as_float32_exactly(layout: Layout | None) -> None:
     values = tf.constant([[1.5, -0.125]], tf.bfloat16)
-    found = transformed(values, Fetch("a:b", layout), tf.constant(1), {})
+    found = transformed(values, Fetch(Value("a:b"), layout), tf.constant(1), {})
     assert found.dtype == tf.float32
     np.testing.assert_array_equal(found, [[1.5, -0.125]])
 
@@ -189,5 +190,5 @@ def test_a_constant_is_transformed_without_samples() -> None:
     pipeline = Pipeline.parse({"slice": {0: 1}, "reduce": {1: "sum"}}, "s").bind(
         "d:kernel", TensorSpec.of("float32", layout.dims, layout.shape)
     )[""]
-    found = transformed(tf.constant(kernel), Fetch("d:kernel", layout, pipeline), None, {})
+    found = transformed(tf.constant(kernel), Fetch(Value("d:kernel"), layout, pipeline), None, {})
     np.testing.assert_array_equal(found, kernel[1].sum())

@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
+from extractkit.core.requests import Value
 from extractkit.core.values import Array
 from extractkit.models import Compilation, Fetch
 from extractkit.models.frozen_graph import load
@@ -73,7 +74,7 @@ def model(file: Path) -> SessionModel:
 def test_constants_are_the_raw_integers(model: SessionModel) -> None:
     assert model.catalog["weights:0"].dtype == "uint8"
     assert model.catalog["bias:0"].dtype == "int8"
-    weights, bias = model.constants([Fetch("weights:0"), Fetch("bias:0")])
+    weights, bias = model.constants([Fetch(Value("weights:0")), Fetch(Value("bias:0"))])
     np.testing.assert_array_equal(weights, _WEIGHTS)
     np.testing.assert_array_equal(bias, _SIGNED)
     assert weights.dtype == np.uint8
@@ -84,7 +85,7 @@ def test_constants_are_the_raw_integers(model: SessionModel) -> None:
 def test_values_are_those_of_a_session(model: SessionModel, file: Path) -> None:
     batch = drawn(model, 3)
     names = ["quantize:0", "product:0", "y:0"]
-    ours = model.program([Fetch(name) for name in names], Compilation())(
+    ours = model.program([Fetch(Value(name)) for name in names], Compilation())(
         batch.features, batch.lengths
     )
     q, product, y = by_session(file, names, batch.features["x"])
@@ -102,7 +103,7 @@ def test_scale_and_zero_point_say_what_the_integers_stand_for(
     names = {address: [one["by"] for one in entries] for address, entries in described.items()}
     assert names == {"weights:0": ["MIN_FIRST", "MIN_COMBINED"], "bias:0": ["real"]}
     for address, entries in described.items():
-        (raw,) = model.constants([Fetch(address)])
+        (raw,) = model.constants([Fetch(Value(address))])
         for one in entries:
             (expected,) = by_session(file, [f"{one['by']}:0"], np.zeros((1, 4), np.float32))
             real = (raw.astype(np.float64) - one["zero_point"]) * one["scale"]

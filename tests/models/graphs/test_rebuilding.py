@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
+from extractkit.core.requests import Value
 from extractkit.errors import JobError
 from extractkit.models import Compilation, Fetch
 from extractkit.models.graphs.purity import dependent_operations
@@ -54,7 +55,7 @@ def test_model_inputs_can_be_fetched_alone_and_twice(model: KerasModel) -> None:
 
 
 def test_weights_stay_variables(model: KerasModel) -> None:
-    program = model.program([Fetch("first:output")], Compilation())
+    program = model.program([Fetch(Value("first:output"))], Compilation())
     kernel = model.keras_model.get_layer("first").kernel
     before = program(BATCH, {})[0]
     kept = kernel.numpy()

@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 import extractkit
+from extractkit.core.requests import Value
 from extractkit.errors import ModelError
 from extractkit.models import Compilation, Fetch
 from extractkit.models.frozen_graph import load
@@ -54,12 +55,12 @@ def test_a_frozen_graph_is_listed_and_extracted_up_to_it(file: Path) -> None:
     model = load(str(file))
     assert [spec.name for spec in model.signature.specs] == ["x"]
     batch = drawn(model, 3)
-    fetches = [Fetch("hidden:0"), Fetch("beside:0")]
+    fetches = [Fetch(Value("hidden:0")), Fetch(Value("beside:0"))]
     hidden, beside = model.program(fetches, Compilation())(batch.features, batch.lengths)
     expected = np.maximum(batch.features["x"] @ _WEIGHTS, 0)
     np.testing.assert_allclose(hidden, expected, rtol=1e-5)
     np.testing.assert_allclose(beside, expected + 1, rtol=1e-5)
-    np.testing.assert_array_equal(model.constants([Fetch("weights:0")])[0], _WEIGHTS)
+    np.testing.assert_array_equal(model.constants([Fetch(Value("weights:0"))])[0], _WEIGHTS)
     refused = {r.address: r.reason for r in model.catalog.records if r.reason is not None}
     assert refused["after:0"] == _REASON
     assert refused["lacked:0"] == _REASON
@@ -89,7 +90,7 @@ def test_a_saved_model_of_tensorflow_1(tmp_path: Path) -> None:
     model = load_saved_model(str(folder))
     assert model.catalog[":output.after"].reason == _REASON
     batch = drawn(model, 2)
-    (beside,) = model.program([Fetch(":output.beside")], Compilation())(
+    (beside,) = model.program([Fetch(Value(":output.beside"))], Compilation())(
         batch.features, batch.lengths
     )
     expected = np.maximum(batch.features["x"] @ _WEIGHTS, 0) + 1
@@ -213,7 +214,9 @@ def test_the_body_of_a_function_in_a_frozen_graph(tmp_path: Path) -> None:
     model = load(str(tmp_path / "graph.pb"))
     assert "(MyOwnErf), which this TensorFlow" in (model.catalog["after:0"].reason or "")
     batch = drawn(model, 2)
-    (beside,) = model.program([Fetch("beside:0")], Compilation())(batch.features, batch.lengths)
+    (beside,) = model.program([Fetch(Value("beside:0"))], Compilation())(
+        batch.features, batch.lengths
+    )
     expected = np.maximum(batch.features["x"] @ _WEIGHTS, 0) + 1
     np.testing.assert_allclose(beside, expected, rtol=1e-5)
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from extractkit.core.plan import plan_tensors
+from extractkit.core.requests import Value
 from extractkit.core.selectors import parse_selector
 from extractkit.core.spec import SAMPLE
 from extractkit.engine.batches import collate
@@ -45,7 +46,7 @@ def difference(model: KerasModel) -> float:
         and record.dims and record.dims[0] == SAMPLE and set(record.dims) <= {SAMPLE, "token", None}
     ]  # fmt: skip
     assert len(records) > 50
-    program = model.program([Fetch(record.address) for record in records], Compilation())
+    program = model.program([Fetch(Value(record.address)) for record in records], Compilation())
     (short,), (long,) = drawn(model, SHORT, 1), drawn(model, LONG, 1)
     alone = collate(model.signature, [short])
     padded = collate(model.signature, [short, long])

@@ -13,6 +13,7 @@ import pytest
 import tf_keras
 
 import extractkit
+from extractkit.core.requests import Value
 from extractkit.core.values import Array
 from extractkit.errors import JobError, ModelError, UserError
 from extractkit.models import CarriesState, Compilation, Fetch
@@ -67,7 +68,7 @@ def test_a_program_carries_the_states_of_all_layers(package: Any) -> None:
     wrapped = live_model(model, state="carry")
     assert isinstance(wrapped, CarriesState)
     before = [one.numpy().copy() for one in wrapped._states()]
-    program = wrapped.carrying_program([Fetch(":output")], Compilation())
+    program = wrapped.carrying_program([Fetch(Value(":output"))], Compilation())
     state, found = program.initial, []
     for start in range(0, len(X), ROWS):
         (values,), state = program.call({"x": X[start : start + ROWS]}, {}, state)
@@ -114,7 +115,7 @@ def test_from_the_initial_state_every_tensor_is_that_of_a_single_call(
     assert isinstance(wrapped, CarriesState)
     records = [one for one in wrapped.catalog.records if one.extractable and one.depends_on_inputs]
     assert {"r:output", ":output"} <= {one.address for one in records}
-    fetches = [Fetch(one.address) for one in records]
+    fetches = [Fetch(Value(one.address)) for one in records]
     shape = wrapped.signature.specs[0].shape
     x = np.random.default_rng(1).normal(size=(ROWS, *(n or 1 for n in shape))).astype(np.float32)
     carried = wrapped.carrying_program(fetches, Compilation()).from_initial({"x": x}, {})
@@ -138,7 +139,7 @@ def test_the_initial_state_is_that_of_a_model_that_has_just_been_built() -> None
 
     wrapped = live_model(build(), state="carry")
     assert isinstance(wrapped, CarriesState)
-    program = wrapped.carrying_program([Fetch(":output")], Compilation())
+    program = wrapped.carrying_program([Fetch(Value(":output"))], Compilation())
     (found,) = program.from_initial({"x": X[:ROWS]}, {})
     expected = build().predict(X[:ROWS], batch_size=ROWS, verbose=0)
     np.testing.assert_allclose(found, expected, atol=1e-6)

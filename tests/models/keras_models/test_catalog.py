@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from extractkit.core.catalog import Kind
+from extractkit.core.requests import Value
 from extractkit.models import Fetch
 from extractkit.models.in_memory import live_model
 from extractkit.models.keras_models.model import KerasModel
@@ -213,7 +214,7 @@ def test_weights_have_the_values_that_keras_has() -> None:
         "functional/dense:bias": block.layers[2].bias,
         "dense:kernel": head(model).kernel,
     }
-    values = model.constants([Fetch(address) for address in by_address])
+    values = model.constants([Fetch(Value(address)) for address in by_address])
     for value, (address, variable) in zip(values, by_address.items(), strict=True):
         np.testing.assert_array_equal(value, variable.numpy(), err_msg=address)
     assert len(addresses(model, Kind.WEIGHT)) == len(model.keras_model.get_weights()) == 8

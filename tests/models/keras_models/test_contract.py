@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from extractkit.core.catalog import Kind
+from extractkit.core.requests import Value
 from extractkit.models import Fetch, Model
 from extractkit.models.in_memory import live_model
 from extractkit.models.keras_models.model import KerasModel
@@ -76,6 +77,6 @@ def test_every_model_has_a_definition_of_its_own() -> None:
 
 def test_weights_are_the_models_own(model: KerasModel) -> None:
     records = [r for r in model.catalog.records if r.kind is Kind.WEIGHT]
-    values = model.constants([Fetch(record.address) for record in records])
+    values = model.constants([Fetch(Value(record.address)) for record in records])
     expected = model.keras_model.get_weights()  # in another order: that of building
     assert sorted(v.tobytes() for v in values) == sorted(np.asarray(w).tobytes() for w in expected)

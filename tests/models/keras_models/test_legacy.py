@@ -15,6 +15,7 @@ from tf_keras import layers
 
 import extractkit
 from extractkit.core.catalog import Kind
+from extractkit.core.requests import Value
 from extractkit.errors import MissingExtraError, ModelError
 from extractkit.models import Fetch, Model
 from extractkit.models.in_memory import live_model
@@ -97,7 +98,7 @@ def test_values_are_those_of_the_model_itself(name: str) -> None:
 def test_weights_are_the_models_own(name: str) -> None:
     model = live_model(MODELS[name](), name=name)
     records = [r for r in model.catalog.records if r.kind is Kind.WEIGHT]
-    values = model.constants([Fetch(record.address) for record in records])
+    values = model.constants([Fetch(Value(record.address)) for record in records])
     expected = model.keras_model.get_weights()
     assert sorted(v.tobytes() for v in values) == sorted(np.asarray(w).tobytes() for w in expected)
 

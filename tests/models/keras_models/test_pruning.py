@@ -16,6 +16,7 @@ from tf_keras import layers
 
 import extractkit
 from extractkit.core.catalog import Kind
+from extractkit.core.requests import Value
 from extractkit.errors import ModelError
 from extractkit.models import Fetch
 from extractkit.models.keras_file import load
@@ -114,7 +115,7 @@ def test_masks_are_no_weights(tmp_path: Path) -> None:
     weights = [r.address for r in model.catalog.records if r.kind is Kind.WEIGHT]
     assert "last:kernel" in weights
     assert not [one for one in weights if "mask" in one or "threshold" in one]
-    (kernel,) = model.constants([Fetch("last:kernel")])
+    (kernel,) = model.constants([Fetch(Value("last:kernel"))])
     assert (np.asarray(kernel) == 0).any()
 
 

@@ -11,6 +11,7 @@ import pytest
 from ai_edge_litert.interpreter import Interpreter
 
 import extractkit
+from extractkit.core.requests import Value
 from extractkit.core.values import Array, State
 from extractkit.errors import JobError, UserError
 from extractkit.models import Compilation, Fetch
@@ -56,9 +57,9 @@ def test_calls_are_those_of_an_interpreter_that_keeps_its_state(
     samples = list(DRAW.normal(size=(4, *STEPS[name])).astype(np.float32))
     numbers = [one["index"] for one in Interpreter(str(path)).get_output_details()]
     addresses = {model._found[r.address].index: r.address for r in model.catalog.outputs}
-    fetches = [Fetch(addresses[number]) for number in numbers]
+    fetches = [Fetch(Value(addresses[number])) for number in numbers]
     # Everything between inputs and outputs as well, which must not change them.
-    beside = [Fetch(r.address) for r in model.catalog.records if r.extractable]
+    beside = [Fetch(Value(r.address)) for r in model.catalog.records if r.extractable]
     beside = [one for one in beside if model.catalog[one.address].depends_on_inputs]
     (feature,) = (spec.name for spec in model.signature.specs)
     for wanted in (fetches, [*fetches, *beside]):
@@ -256,7 +257,7 @@ def test_a_variable_without_an_initial_value_has_no_value_to_read(tmp_path: Path
     model = load(str(written("total", tmp_path, _uninitialised)), state="reset")
     reason = "it needs variable 'total', which has no initial value"
     assert model.catalog[":output.total"].reason == reason
-    double = model.program([Fetch(":output.double")], Compilation())
+    double = model.program([Fetch(Value(":output.double"))], Compilation())
     assert double({"x": np.ones((1, 3), np.float32)}, {})[0].tolist() == [[2, 2, 2]]
 
 

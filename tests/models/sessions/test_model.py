@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from extractkit.core.catalog import Kind
 from extractkit.core.plan import Layout
+from extractkit.core.requests import Value
 from extractkit.core.spec import TensorSpec
 from extractkit.core.transforms.pipeline import Pipeline
 from extractkit.errors import ConfigError, JobError
@@ -74,7 +75,7 @@ def run(
     model: SessionModel, addresses: list[str], features: dict[str, np.ndarray], **lengths: int
 ) -> list[np.ndarray]:
     count = len(next(iter(features.values())))
-    program = model.program([Fetch(address) for address in addresses], Compilation())
+    program = model.program([Fetch(Value(address)) for address in addresses], Compilation())
     full = {axis: np.full(count, length, np.int32) for axis, length in lengths.items()}
     return list(program(features, full))
 
@@ -112,7 +113,7 @@ def test_reading_all_constants_writes_no_file(
     folder.mkdir()
     monkeypatch.chdir(folder)
     records = [r for r in model.catalog.records if r.extractable and not r.depends_on_inputs]
-    model.constants([Fetch(record.address) for record in records])
+    model.constants([Fetch(Value(record.address)) for record in records])
     assert list(folder.iterdir()) == []
     assert not model.catalog["save/control_dependency:0"].extractable
 
@@ -159,7 +160,7 @@ def test_samples_along_another_axis_and_a_transform() -> None:
     assert layout is not None
     spec = TensorSpec.of("float32", layout.dims, layout.shape)
     pipeline = Pipeline.parse({"slice": {"time": "0:1"}}, "s").bind("y:0", spec)[""]
-    fetch = Fetch("y:0", layout, pipeline)
+    fetch = Fetch(Value("y:0"), layout, pipeline)
     lengths = {"time": np.full(3, 4, np.int32)}
     (value,) = model.program([fetch], Compilation())({"x": x}, lengths)
     np.testing.assert_array_equal(value, x[:, :1] * 2)
@@ -174,7 +175,7 @@ def test_where_no_input_has_samples_a_call_takes_one() -> None:
     assert model.signature.batch == 1
     assert model.catalog["y:0"].dims == ("sample",)
     layout = Layout.of(model.catalog["y:0"])
-    program = model.program([Fetch("y:0", layout)], Compilation())
+    program = model.program([Fetch(Value("y:0"), layout)], Compilation())
     np.testing.assert_array_equal(program({"x": np.ones((1, 3, 2), np.float32)}, {})[0], [6.0])
 
 
@@ -257,7 +258,7 @@ def test_a_scalar_input_wants_a_constant() -> None:
 def test_settings_that_a_session_does_not_have() -> None:
     model = in_session(lambda: tf.negative(v1.placeholder(tf.float32, [None, 2], "x")))
     with pytest.raises(ConfigError, match=r"runtime\.compile=xla"):
-        model.program([Fetch("x:0")], Compilation("xla"))
+        model.program([Fetch(Value("x:0"))], Compilation("xla"))
     assert model.configure(0, False, "/CPU:0")
     with pytest.raises(ConfigError, match=r"runtime\.device='/CPU:7' is not a device"):
         model.configure(0, False, "/CPU:7")

@@ -109,10 +109,11 @@ def test_averages_go_into_variables_that_nothing_assigns_to(tmp_path: Path) -> N
     assert not any(node.op.startswith("Assign") for node in cut.node)
     meta = v1.MetaGraphDef(graph_def=cut)
     (tmp_path / "model.meta").write_bytes(meta.SerializeToString())
+    from extractkit.core.requests import Value
     from extractkit.models import Fetch
     from extractkit.models.meta_graph import load
 
     for setting, wanted in ((False, average + 1), (True, average)):
         model = load(str(tmp_path / "model"), moving_averages=setting)
         (address,) = (one.address for one in model.catalog.records if one.kind == "weight")
-        np.testing.assert_array_equal(model.constants([Fetch(address)])[0], wanted)
+        np.testing.assert_array_equal(model.constants([Fetch(Value(address))])[0], wanted)

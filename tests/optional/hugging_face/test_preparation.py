@@ -14,6 +14,7 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from extractkit import extract
+from extractkit.core.requests import Value
 from extractkit.core.spec import SAMPLE
 from extractkit.engine.batches import collate
 from extractkit.errors import ConfigError, InputError, ModelError
@@ -89,7 +90,7 @@ def test_masked_padding_leaves_real_tokens_alone(name: str, tmp_path: Path) -> N
         and set(record.dims) <= {SAMPLE, "token", "decoder_token", None}
     ]  # fmt: skip
     assert len(records) > 50
-    program = model.program([Fetch(record.address) for record in records], Compilation())
+    program = model.program([Fetch(Value(record.address)) for record in records], Compilation())
 
     def drawn(length: int) -> Any:
         (one,) = model.encode(Random(samples=1, length=length).bind(model.signature).read(0, 1))
