@@ -16,9 +16,8 @@ from extractkit.core.catalog import Catalog, Kind, TensorRecord
 from extractkit.core.requests import Request, Value
 from extractkit.core.selectors import Selector
 from extractkit.core.spec import SAMPLE, TEXT, UNKNOWN, TensorSpec, numpy_dtype, storable
-from extractkit.core.statistics import Statistic
-from extractkit.core.statistics.registry import Asked
-from extractkit.core.transforms import Array
+from extractkit.core.statistics.registry import Asked, Group, groups
+from extractkit.core.transforms import Array, Operand
 from extractkit.core.transforms.pipeline import BoundPipeline, Pipeline
 from extractkit.errors import SelectionError
 
@@ -135,16 +134,18 @@ class PlannedTensor:
         return "" if self.bound is None else self.bound.name
 
     @property
-    def statistics(self) -> tuple[Statistic, ...]:
+    def statistics(self) -> Asked:
         """What is stored over all samples; empty if a value per sample or a constant is stored."""
-        return () if self.constant else self.asked.statistics
+        return Asked() if self.constant else self.asked
 
     @property
     def partial_bytes(self) -> int:
-        """Stored bytes of its statistics' partial results for each shard."""
+        """Stored bytes of its own statistics' partial results for each shard."""
         if self.bound is None:
             return 0
-        return sum(statistic.partial_bytes(self.bound.result) for statistic in self.statistics)
+        return sum(
+            statistic.partial_bytes(self.bound.result) for statistic in self.statistics.single
+        )
 
     @property
     def constant(self) -> bool:
@@ -367,7 +368,43 @@ def plan_tensors(catalog: Catalog, selectors: Sequence[Selector]) -> tuple[Plann
         for pipeline, asked, names in groups:
             key = record.address if len(groups) == 1 else f"{record.address}@{names[0]}"
             planned.extend(_planned(key, record, pipeline, asked, tuple(names)))
+    for group in groups_of(planned):
+        group.check()
     return tuple(planned)
+
+
+@dataclass(frozen=True)
+class PlannedGroup:
+    """Tensors with a statistic of all of them together."""
+
+    group: Group
+    tensors: tuple[PlannedTensor, ...]
+
+    @property
+    def _operands(self) -> dict[str, Operand]:
+        """The tensors whose axes are known, by key."""
+        return {one.key: one.bound.result for one in self.tensors if one.bound is not None}
+
+    def check(self) -> None:
+        """Check that the statistic is defined for the tensors, if their axes are known.
+
+        Raises:
+            SelectionError: it is not.
+        """
+        if len(found := self._operands) == len(self.tensors):
+            self.group.statistic.check(found)
+
+    @property
+    def partial_bytes(self) -> int:
+        """Stored bytes of its partial result for each shard."""
+        return self.group.statistic.partial_bytes(list(self._operands.values()))
+
+
+def groups_of(tensors: Iterable[PlannedTensor]) -> tuple[PlannedGroup, ...]:
+    """Return the groups of tensors with statistics of several."""
+    by_key = {tensor.key: tensor for tensor in tensors}
+    found = groups((one.key, one.selectors, one.statistics) for one in by_key.values())
+    return tuple(PlannedGroup(one, tuple(by_key[key] for key in one.tensors)) for one in found)
 
 
 def _planned(
@@ -389,7 +426,7 @@ def _planned(
         own = f"{key}@{name}" if name else key
         of_result = Asked() if name else asked
         one = PlannedTensor(own, *of_record, layout, bound, dtype, dims, shape, of_result)
-        for statistic in one.statistics:
+        for statistic in one.statistics.single:
             statistic.check(bound.result)
         yield one
 

@@ -16,7 +16,7 @@ from rich.tree import Tree
 
 from extractkit.core.catalog import VARIABLES, Catalog, Kind, TensorRecord
 from extractkit.core.checkpoints import ExcludedCheckpoint
-from extractkit.core.plan import PlannedTensor
+from extractkit.core.plan import PlannedTensor, groups_of
 from extractkit.display import counts_text, plural, safe, shape_text, size_text
 from extractkit.engine.preview import AT_LEAST, EXACT, UPPER_BOUND, Preview
 from extractkit.runs.directory import human_bytes
@@ -170,6 +170,11 @@ def _tensors(plan: Preview) -> Table:
             "?" if size is None else human_bytes(size),
             Text(safe(", ".join(tensor.selectors))),
         )
+    for one in groups_of(plan.tensors):
+        size, name = plan.sizes[one.group.key], one.group.statistic.name
+        stored = f"{name} of {plural(len(one.tensors), 'tensor')}"
+        held = "?" if size is None else human_bytes(size)
+        table.add_row(one.group.key, "float64", stored, held, one.group.selector)
     if len(plan.tensors) > _MOST_ROWS:
         table.add_row(f"… and {len(plan.tensors) - _MOST_ROWS:,} more; --json lists them all")
     return table
@@ -179,7 +184,7 @@ def _stored_text(tensor: PlannedTensor) -> str:
     shape = shape_text(tensor.dims, tensor.shape)
     if not tensor.statistics:
         return shape
-    return f"{', '.join(statistic.name for statistic in tensor.statistics)} of {shape}"
+    return f"{', '.join(tensor.statistics.names)} of {shape}"
 
 
 def _unextractable(records: Sequence[TensorRecord]) -> list[Text]:

@@ -139,7 +139,7 @@ def described(manifest: Manifest, prepared: Prepared) -> Manifest:
                 tensor.selectors,
                 tensor.pipeline.written,
                 tensor.asked.written,
-                tuple(statistic.name for statistic in tensor.statistics),
+                tensor.statistics.names,
                 tensor.dtype,
                 tensor.dims or (),
                 tensor.sample_shape,

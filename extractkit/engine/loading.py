@@ -22,7 +22,7 @@ import numpy.typing as npt
 from extractkit.core.catalog import Catalog, TensorRecord
 from extractkit.core.component import Component
 from extractkit.core.job import Job, Runtime
-from extractkit.core.plan import Lengths, PlannedTensor, Shard, plan_shards, plan_tensors
+from extractkit.core.plan import Lengths, PlannedTensor, Shard, groups_of, plan_shards, plan_tensors
 from extractkit.core.selectors import Selector
 from extractkit.engine.carrying import check_count, check_lengths, check_runtime
 from extractkit.engine.failing_samples import try_out
@@ -111,6 +111,7 @@ class Opened:
     def stored_bytes(self, lengths: Lengths, shards: int) -> dict[str, int | None]:
         """Return the predicted bytes of each tensor by key, over all checkpoints.
 
+        A statistic of several tensors has bytes of its own, under the key of its group.
         A tensor whose lengths only the model can compute has None.
 
         Args:
@@ -126,12 +127,14 @@ class Opened:
                 each = tensor.bytes_per_sample(lengths)
                 size = None if each is None else int(each.sum())
             found[tensor.key] = None if size is None else size * self.sets_of_weights
+        for group in groups_of(self.tensors):
+            found[group.group.key] = group.partial_bytes * shards * self.sets_of_weights
         return found
 
     def disk_bytes(self, stored: Mapping[str, int | None], sinks: int) -> int:
         """Return how many bytes these sizes take on disk: partial results are written once."""
-        times = {one.key: 1 if one.statistics else sinks for one in self.tensors}
-        return sum((size or 0) * times[key] for key, size in stored.items())
+        times = {one.key: sinks for one in self.tensors if not one.statistics}
+        return sum((size or 0) * times.get(key, 1) for key, size in stored.items())
 
     def measured(self) -> "Opened":
         """Return the same with all axes known, running the model if necessary.
@@ -147,6 +150,8 @@ class Opened:
                 self.model, samples, self.tensors, self.compilation, alone=self.alone
             ),
         )
+        for group in groups_of(found.tensors):
+            group.check()
         gone = {record.address for record in found.unextractable}
         lost = Counter(n for t in self.tensors if t.address in gone for n in t.selectors)
         return replace(

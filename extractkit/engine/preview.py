@@ -7,7 +7,7 @@ from pathlib import Path
 from extractkit.core.catalog import TensorRecord
 from extractkit.core.checkpoints import Checkpoint, ExcludedCheckpoint
 from extractkit.core.job import Job
-from extractkit.core.plan import Lengths, PlannedTensor, Shard, bytes_per_sample
+from extractkit.core.plan import Lengths, PlannedTensor, Shard, bytes_per_sample, groups_of
 from extractkit.core.values import varies
 from extractkit.engine.loading import Opened, open_job
 from extractkit.engine.prepare import sharing_of
@@ -34,7 +34,7 @@ class Preview:
         bytes: predicted size of the values. `bound` is "exact", "upper bound" (texts may be shorter
             than the longest allowed) or "at least" (some lengths are computed by the model).
         sizes: predicted bytes of each tensor by key, over all checkpoints; None if only the model
-            can compute them.
+            can compute them. Statistics of several tensors have bytes of their own.
         shards: ranges of samples, each of which is stored for every checkpoint.
         directory: the run directory; free_bytes: free bytes on its disk.
         shared: which samples may share a batch, and why not more; None if nothing depends on
@@ -85,9 +85,18 @@ class Preview:
                     "shape": None if tensor.shape is None else list(tensor.shape),
                     "bytes": self.sizes[tensor.key],
                     "measured": tensor.key in self.measured,
-                    "statistics": [statistic.name for statistic in tensor.statistics],
+                    "statistics": list(tensor.statistics.names),
                 }
                 for tensor in self.tensors
+            ],
+            "together": [
+                {
+                    "selector": one.group.selector,
+                    "statistic": one.group.statistic.name,
+                    "tensors": list(one.group.tensors),
+                    "bytes": self.sizes[one.group.key],
+                }
+                for one in groups_of(self.tensors)
             ],
             "unextractable": [
                 {"address": record.address, "reason": record.reason}

@@ -20,8 +20,9 @@ from typing import TypeVar
 
 import numpy as np
 
-from extractkit.core.plan import Lengths, PlannedTensor, Shard
+from extractkit.core.plan import Lengths, PlannedTensor, Shard, groups_of
 from extractkit.core.statistics import Arrays, Block, Partials, without_samples
+from extractkit.core.statistics.registry import Group
 from extractkit.core.value_checks import EXAMINATION, ValueChecks
 from extractkit.core.values import Array, Assembly, State, Values, without
 from extractkit.engine.batches import (
@@ -441,15 +442,24 @@ class Stream:
         gone = [index - shard.start for index in missing]
         samples = np.delete(np.arange(shard.start, shard.stop), gone)
         partials: dict[tuple[str, str], Arrays] = {}
+        blocks: dict[str, Block] = {}
         for tensor in self.tensors:
             if not tensor.statistics:
                 continue
             shape = tensor.sample_shape
             width = shape[-1] if shape and shape[-1] is not None else 1
             block = Block(without_samples(values[tensor.key], gone), samples, width)
-            for statistic in tensor.statistics:
+            for statistic in tensor.statistics.single:
                 partials[tensor.key, statistic.name] = statistic.of(block)
+            blocks[tensor.key] = block
+        for group in self._groups:
+            together = [blocks[key] for key in group.tensors]
+            partials[group.key, group.statistic.name] = group.statistic.of(together)
         return partials
+
+    @cached_property
+    def _groups(self) -> tuple[Group, ...]:
+        return tuple(one.group for one in groups_of(self.tensors))
 
     def _id(self, index: int) -> str:
         (sample,) = self.source.read(index, index + 1)

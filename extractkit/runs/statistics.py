@@ -3,14 +3,14 @@
 import io
 from collections.abc import ItemsView, Iterator, KeysView, Mapping, Sequence
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 from urllib.parse import unquote
 
 import numpy as np
 
 from extractkit.core.plan import Shard
-from extractkit.core.statistics import Array, Merging, Partials
-from extractkit.core.statistics.registry import Asked
+from extractkit.core.statistics import Accumulator, Array, Arrays, Merging, Partials
+from extractkit.core.statistics.registry import Asked, Group, groups
 from extractkit.core.values import Dense
 from extractkit.errors import RunDirectoryError, UnknownTensorError, choices
 from extractkit.runs.files import StoredFile
@@ -81,11 +81,7 @@ def results(directory: Path, manifest: Manifest, entries: Mapping[Shard, Entry])
 def _merged(
     directory: Path, recorded: Sequence[RunStatistics], files: Sequence[StoredFile]
 ) -> Partials:
-    merging = {
-        (tensor.key, statistic.name): Merging(statistic)
-        for tensor in recorded
-        for statistic in Asked.parse(list(tensor.statistics), tensor.key).statistics
-    }
+    merging = {at: Merging(statistic) for at, statistic in _recorded(recorded).items()}
     first: dict[tuple[str, str], set[str]] = {}
     for file in files:
         path = directory / file.name
@@ -102,6 +98,27 @@ def _merged(
                 f"{path} is damaged: its partial results cannot be merged"
             ) from error
     return {at: one.finish() for at, one in merging.items()}
+
+
+def _recorded(
+    recorded: Sequence[RunStatistics],
+) -> dict[tuple[str, str], Accumulator[Any, Arrays, Arrays]]:
+    """Return a run's statistics by tensor, or by group, and name."""
+    found: dict[tuple[str, str], Accumulator[Any, Arrays, Arrays]] = {
+        (one.key, statistic.name): statistic for one in recorded for statistic in _asked(one).single
+    }
+    for group in recorded_groups(recorded):
+        found[group.key, group.statistic.name] = group.statistic
+    return found
+
+
+def _asked(recorded: RunStatistics) -> Asked:
+    return Asked.parse(list(recorded.statistics), recorded.key)
+
+
+def recorded_groups(recorded: Sequence[RunStatistics]) -> tuple[Group, ...]:
+    """Return the groups of tensors with statistics of all of them together."""
+    return groups((one.key, one.selectors, _asked(one)) for one in recorded)
 
 
 def over_checkpoints(each: Sequence[Partials]) -> Partials:
@@ -171,11 +188,33 @@ class Results(_Named[Array]):
 
 
 class TensorStatistics(_Named[Results]):
-    """The statistics of one tensor by name, also as attributes: `.moments.mean`."""
+    """The statistics of one tensor by name, also as attributes: `.moments.mean`.
 
-    def __init__(self, key: str, found: Mapping[str, Results]) -> None:
+    Attributes:
+        tensors: the keys of the tensors: one, or those of a selector with a statistic of all of
+            them together.
+    """
+
+    tensors: tuple[str, ...]
+
+    def __init__(
+        self,
+        key: str,
+        found: Mapping[str, Results],
+        tensors: Sequence[str] = (),
+        elsewhere: Mapping[str, str] | None = None,
+    ) -> None:
+        """Hold the statistics of a tensor, or of a group.
+
+        Args:
+            key: the key of the tensor or group.
+            tensors: the tensors of a group.
+            elsewhere: keys of groups with the tensor, by statistic.
+        """
         super().__init__(f"{key!r} has no statistic", found)
-        vars(self)["_key"] = key
+        vars(self).update(
+            _key=key, tensors=tuple(tensors) or (key,), _elsewhere=dict(elsewhere or {})
+        )
 
     def at(self, checkpoint: int) -> "TensorStatistics":
         """Return the statistics at one position of the checkpoint axis."""
@@ -183,14 +222,23 @@ class TensorStatistics(_Named[Results]):
             name: Results(name, {result: self[name][result][checkpoint] for result in self[name]})
             for name in self
         }
-        return TensorStatistics(vars(self)["_key"], found)
+        own = vars(self)
+        return TensorStatistics(own["_key"], found, own["tensors"], own["_elsewhere"])
+
+    def _lacks(self, name: str) -> str:
+        if (group := vars(self)["_elsewhere"].get(name)) is None:
+            return super()._lacks(name)
+        return (
+            f"{name!r} compares {vars(self)['_key']!r} with other tensors: "
+            f"run.statistics[{group!r}].{name}"
+        )
 
     def __repr__(self) -> str:
         return f"<Statistics of {vars(self)['_key']!r}: {', '.join(self)}>"
 
 
 class Statistics(Mapping[str, TensorStatistics]):
-    """The statistics of a run, by tensor."""
+    """The statistics of a run, by tensor, and by `@SELECTOR` those of several tensors together."""
 
     def __init__(self, found: Mapping[str, TensorStatistics]) -> None:
         self._found = dict(found)
@@ -236,15 +284,26 @@ def read_statistics(
             f"{directory} is not finished: its statistics are computed when all samples are stored"
         )
     found = parsed(file.content(directory), directory / RESULTS)
+    every = recorded_groups(recorded)
+    wanted: dict[str, list[str]] = {
+        key: [] for key in (*(one.key for one in recorded), *(one.key for one in every))
+    }
+    for key, name in _recorded(recorded):
+        wanted[key].append(name)
     try:
-        return Statistics(
-            {
-                tensor.key: TensorStatistics(
-                    tensor.key,
-                    {name: Results(name, found[tensor.key, name]) for name in tensor.names},
-                )
-                for tensor in recorded
-            }
-        )
+        each = {
+            key: {name: Results(name, found[key, name]) for name in names}
+            for key, names in wanted.items()
+        }
     except KeyError as error:
         raise RunDirectoryError(f"{directory / RESULTS} lacks {error}: damaged") from error
+    elsewhere = {
+        key: {one.statistic.name: one.key for one in every if key in one.tensors} for key in wanted
+    }
+    tensors = {one.key: one.tensors for one in every}
+    return Statistics(
+        {
+            key: TensorStatistics(key, found, tensors.get(key, ()), elsewhere[key])
+            for key, found in each.items()
+        }
+    )

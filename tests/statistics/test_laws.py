@@ -38,14 +38,14 @@ TOKENS = Operand("float32", (Axis(Dim("sample")), Axis(Dim("token")), Axis(Dim(s
 
 def statistics() -> list[Any]:
     return [
-        pytest.param(Asked.parse([{name: options} if options else name], "s").statistics[0])
+        pytest.param(Asked.parse([{name: options} if options else name], "s").single[0])
         for name, several in ASKED.items()
         for options in several
     ]
 
 
 def test_every_statistic_is_tested() -> None:
-    assert set(ASKED) == set(names())
+    assert {*ASKED, "similarity"} == set(names())
 
 
 @st.composite
@@ -117,7 +117,7 @@ def many(seed: int) -> list[Array]:
 
 
 def one(options: object) -> Statistic:
-    return Asked.parse([options], "s").statistics[0]
+    return Asked.parse([options], "s").single[0]
 
 
 def test_moments_are_those_of_numpy() -> None:

@@ -11,7 +11,7 @@ Partial results of statistics are arrays by name, which each shard stores.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -77,8 +77,8 @@ class Accumulator(Protocol[B_contra, P, R_co]):
         ...
 
 
-class Statistic(Accumulator[Block, Arrays, Arrays], Protocol):
-    """A statistic. Instances are frozen dataclasses of its options.
+class Configured(Protocol):
+    """What all statistics have. Instances are frozen dataclasses of their options.
 
     Attributes:
         name: its key in configuration.
@@ -92,13 +92,17 @@ class Statistic(Accumulator[Block, Arrays, Arrays], Protocol):
         ...
 
     @classmethod
-    def parse(cls, options: object, at: str) -> "Statistic":
+    def parse(cls, options: object, at: str) -> Self:
         """Parse its options as written in configuration; an empty mapping if there are none.
 
         Raises:
             ConfigError: they are not of its form.
         """
         ...
+
+
+class Statistic(Configured, Accumulator[Block, Arrays, Arrays], Protocol):
+    """A statistic of one tensor."""
 
     def check(self, operand: Operand) -> None:
         """Check that it is defined for a tensor, whose first axis is that of the samples.
@@ -109,6 +113,25 @@ class Statistic(Accumulator[Block, Arrays, Arrays], Protocol):
         ...
 
     def partial_bytes(self, operand: Operand) -> int:
+        """Return the size of its partial result, which each shard stores."""
+        ...
+
+
+class JointStatistic(Configured, Accumulator[Sequence[Block], Arrays, Arrays], Protocol):
+    """A statistic of several tensors together: those of one selector, in the catalog's order.
+
+    `of` raises JobError if the values do not fit together, which only computing them shows.
+    """
+
+    def check(self, operands: Mapping[str, Operand]) -> None:
+        """Check that it is defined for these tensors, given by key.
+
+        Raises:
+            SelectionError: it is not, or its partial results would not fit into memory.
+        """
+        ...
+
+    def partial_bytes(self, operands: Sequence[Operand]) -> int:
         """Return the size of its partial result, which each shard stores."""
         ...
 
@@ -176,8 +199,13 @@ def fits(size: int, operand: Operand, at: str) -> None:
         raise SelectionError(
             f"{at} of {operand.source!r} would hold {size:,} bytes for each shard, more than "
             f"{LARGEST_STATE:,}. Narrow its last axis first, for example with "
-            f"do: [{{project: {{axis: {len(operand.axes) - 1}, to: 512}}}}], or slice it"
+            f"do: [{{{narrowing(operand)}}}], or slice it"
         )
+
+
+def narrowing(operand: Operand, to: int = 512) -> str:
+    """Return a transform that narrows the last axis, for messages."""
+    return f"project: {{axis: {len(operand.axes) - 1}, to: {to}}}"
 
 
 def merged_means(

@@ -1,13 +1,14 @@
 """All statistics by name, and the list of them that a selector asks for."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-from extractkit.core.statistics import Statistic
+from extractkit.core.statistics import Configured, JointStatistic, Statistic
 from extractkit.core.statistics.components import PCA, Covariance
 from extractkit.core.statistics.counts import Coactivation, Histogram, Quantiles, Sparsity
 from extractkit.core.statistics.moments import Moments
+from extractkit.core.statistics.similarity import Similarity
 from extractkit.core.statistics.top import Top
 from extractkit.core.transforms import named_entry
 from extractkit.errors import ConfigError, choices
@@ -18,11 +19,19 @@ STATISTICS = "statistics"
 _OWN: tuple[type[Statistic], ...] = (
     *(Moments, Histogram, Quantiles, Covariance, PCA, Top, Coactivation, Sparsity),
 )
+_JOINT: tuple[type[JointStatistic], ...] = (Similarity,)
 
 
 def names() -> tuple[str, ...]:
     """Return the names of all statistics."""
-    return tuple(one.name for one in _OWN)
+    return tuple(one.name for one in (*_OWN, *_JOINT))
+
+
+K = TypeVar("K", bound=Configured)
+
+
+def _named(kinds: Iterable[type[K]], name: object) -> type[K] | None:
+    return next((one for one in kinds if one.name == name), None)
 
 
 @dataclass(frozen=True)
@@ -30,12 +39,23 @@ class Asked:
     """The statistics that a selector asks for.
 
     Attributes:
-        statistics: the statistics, in order. Empty: a value per sample is stored.
-        written: the same as plain data. Two selectors of the same text ask for the same.
+        single: the statistics of each tensor, in order.
+        joint: the statistics of all tensors of a selector together, in order.
+        written: both as plain data. Two selectors of the same text ask for the same. Empty: a value
+            per sample is stored.
     """
 
-    statistics: tuple[Statistic, ...] = ()
+    single: tuple[Statistic, ...] = ()
+    joint: tuple[JointStatistic, ...] = ()
     written: tuple[Mapping[str, Any] | str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of all of them, those of single tensors first."""
+        return tuple(one.name for one in (*self.single, *self.joint))
+
+    def __bool__(self) -> bool:
+        return bool(self.written)
 
     def same_as(self, other: "Asked") -> bool:
         """Return True if both ask for the same, even if they belong to different selectors."""
@@ -54,6 +74,7 @@ class Asked:
         if not isinstance(entries, list | tuple) or not entries:
             raise ConfigError(f"{at}={value!r} is not a list of statistics, as in [moments]")
         parsed: dict[str, Statistic] = {}
+        joint: dict[str, JointStatistic] = {}
         written: list[Mapping[str, Any] | str] = []
         for number, entry in enumerate(entries):
             here = f"{at}.{number}"
@@ -64,13 +85,49 @@ class Asked:
                     f"name to its options, as in {{moments: {{per: all}}}}"
                 )
             name, options = named
-            kind = next((one for one in _OWN if one.name == name), None)
-            if kind is None:
+            if name in (*parsed, *joint):
+                raise ConfigError(f"{here}: {name!r} is given twice")
+            given, key = {} if options is None else options, f"{here}.{name}"
+            if (kind := _named(_OWN, name)) is not None:
+                parsed[name] = kind.parse(given, key)
+            elif (of_several := _named(_JOINT, name)) is not None:
+                joint[name] = of_several.parse(given, key)
+            else:
                 raise ConfigError(
                     f"{here}: {name!r} is not a statistic. {choices(str(name), names())}"
                 )
-            if kind.name in parsed:
-                raise ConfigError(f"{here}: {name!r} is given twice")
-            parsed[kind.name] = kind.parse({} if options is None else options, f"{here}.{name}")
             written.append(name if options is None else {name: options})
-        return cls(tuple(parsed.values()), tuple(written))
+        return cls(tuple(parsed.values()), tuple(joint.values()), tuple(written))
+
+
+@dataclass(frozen=True)
+class Group:
+    """Tensors with a statistic of all of them together: those of one selector.
+
+    Attributes:
+        selector: the selector's name.
+        statistic: the statistic.
+        tensors: keys of the tensors, in the catalog's order.
+    """
+
+    selector: str
+    statistic: JointStatistic
+    tensors: tuple[str, ...]
+
+    @property
+    def key(self) -> str:
+        """What it has in place of a tensor's key. No tensor has such a key."""
+        return f"@{self.selector}"
+
+
+def groups(tensors: Iterable[tuple[str, Iterable[str], Asked]]) -> tuple[Group, ...]:
+    """Return the groups among tensors, each given by key, selectors and statistics."""
+    found: dict[tuple[str, str], tuple[JointStatistic, list[str]]] = {}
+    for key, selectors, asked in tensors:
+        for selector in selectors:
+            for statistic in asked.joint:
+                found.setdefault((selector, statistic.name), (statistic, []))[1].append(key)
+    return tuple(
+        Group(selector, statistic, tuple(keys))
+        for (selector, _), (statistic, keys) in found.items()
+    )

@@ -1,7 +1,7 @@
 """Pairs of samples, checkpoints and tensors of two runs."""
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -224,7 +224,7 @@ def pair_tensors(
 
 
 Result = tuple[str, str, str]
-"""A result of a statistic: the tensor's key, the statistic and the result's name."""
+"""A result of a statistic: the key of the tensor or group, the statistic and the result's name."""
 
 
 @dataclass(frozen=True)
@@ -245,32 +245,41 @@ class PairedResults:
 def pair_results(a: Run, b: Run, only: str | Sequence[str] | None = None) -> PairedResults:
     """Pair the results of statistics: those of the same name, of tensors with the same key.
 
+    Statistics of several tensors are paired if they are of the same ones.
+
     Args:
         only: globs over addresses, which `pair_tensors` checks.
     """
     ours, theirs = _results(a, only), _results(b, only)
     return PairedResults(
-        tuple(one for one in ours if one in theirs), _alone(ours, theirs), _alone(theirs, ours)
+        tuple(one for one, tensors in ours.items() if theirs.get(one) == tensors),
+        _alone(ours, theirs),
+        _alone(theirs, ours),
     )
 
 
-def _results(run: Run, only: str | Sequence[str] | None) -> dict[Result, None]:
+def _results(run: Run, only: str | Sequence[str] | None) -> dict[Result, tuple[str, ...]]:
+    """Return the tensors of each result."""
     wanted = _wanted_statistics(run, only)
     return {
-        (key, statistic, result): None
+        (key, statistic, result): statistics.tensors
         for key, statistics in run.statistics.items()
-        if key in wanted
+        if wanted.issuperset(statistics.tensors)
         for statistic in statistics
         for result in statistics[statistic]
     }
 
 
-def _alone(ours: Collection[Result], theirs: Collection[Result]) -> tuple[str, ...]:
-    shared = {(key, statistic) for key, statistic, _ in theirs}
+def _alone(
+    ours: Mapping[Result, tuple[str, ...]], theirs: Mapping[Result, tuple[str, ...]]
+) -> tuple[str, ...]:
+    shared = {(key, statistic, tensors) for (key, statistic, _), tensors in theirs.items()}
     found = (
-        f"{key} {statistic}.{result}" if (key, statistic) in shared else f"{key} {statistic}"
-        for key, statistic, result in ours
-        if (key, statistic, result) not in theirs
+        f"{key} {statistic}.{result}"
+        if (key, statistic, tensors) in shared
+        else f"{key} {statistic}"
+        for (key, statistic, result), tensors in ours.items()
+        if theirs.get((key, statistic, result)) != tensors
     )
     return tuple(dict.fromkeys(found))
 

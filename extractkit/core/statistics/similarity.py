@@ -1,0 +1,241 @@
+"""Linear centered kernel alignment (CKA) between all pairs of tensors."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from extractkit.core.spec import Dim
+from extractkit.core.statistics import (
+    LARGEST_STATE,
+    Array,
+    Arrays,
+    Block,
+    features,
+    merged_means,
+    narrowing,
+    numbers,
+)
+from extractkit.core.transforms import Operand, as_options, one_thread, whole_number
+from extractkit.core.values import sample_shapes
+from extractkit.errors import JobError, SelectionError
+
+_ROWS = 4096
+"""Rows of one matrix product. The number is fixed because it decides the order of sums."""
+
+_FEWEST = 4
+"""Rows that the unbiased estimate of a minibatch needs."""
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """Linear CKA between all pairs of the tensors that a selector matches.
+
+    similarity                  # exact, from the covariances of all pairs of features
+    similarity: {batch: 256}    # an estimate from minibatches, for many features
+
+    A row holds the features of one position of one sample, and all tensors have the same rows.
+    CKA is 1 for tensors that differ by an orthogonal transform, a factor and an offset, and 0 for
+    tensors without correlated features. That of a tensor whose values never change is NaN.
+
+    Results: `count` int64, the number of rows, and `cka` float64 (tensors, tensors), symmetric.
+
+    Sources: Kornblith, Norouzi, Lee and Hinton, Similarity of neural network representations
+    revisited, 2019. With `batch`, each sum of squared covariances is replaced by the mean over
+    minibatches of the unbiased estimate of Song, Smola, Gretton, Bedo and Borgwardt, Feature
+    selection via dependence maximization, 2012, as in Nguyen, Raghu and Kornblith, Do wide and deep
+    networks learn the same things?, 2021. Minibatches are consecutive rows of one shard and count
+    by their rows. Rests of fewer than 4 rows are dropped.
+    """
+
+    name: ClassVar[str] = "similarity"
+    batch: int | None
+    at: str
+
+    @classmethod
+    def parse(cls, options: object, at: str) -> "Similarity":
+        """Parse the size of minibatches."""
+        given = as_options(options, at, ("batch",), "{batch: 256}")
+        if (batch := given.get("batch")) is not None:
+            batch = whole_number(batch, f"{at}.batch", _FEWEST)
+        return cls(batch, at)
+
+    def check(self, operands: Mapping[str, Operand]) -> None:
+        """Check that there are several tensors with the same rows, whose products fit."""
+        if len(operands) < 2:
+            (key,) = operands
+            raise SelectionError(
+                f"{self.at} compares the tensors that the selector matches with each other, and it "
+                f"stores {key!r} alone"
+            )
+        (first, known), *others = operands.items()
+        for operand in operands.values():
+            features(operand, self.at)
+        for key, operand in others:
+            if _rows_of(operand) != _rows_of(known):
+                raise SelectionError(
+                    f"{self.at} compares tensors row by row, and their axes before the last one "
+                    f"differ: {first!r} has dims {list(map(str, _dims(known)))}, {key!r} "
+                    f"{list(map(str, _dims(operand)))}. Narrow the selector, for example with "
+                    f"dims: 'sample,token,#', or take one row of each sample: "
+                    f"do: [{{mean: '1:-1'}}]"
+                )
+        if (size := self.partial_bytes(list(operands.values()))) > LARGEST_STATE:
+            raise SelectionError(
+                f"{self.at} of {len(operands)} tensors would hold {size:,} bytes for each shard, "
+                f"more than {LARGEST_STATE:,}. Estimate it from minibatches with "
+                f"{{similarity: {{batch: 256}}}}, or narrow the last axes first, for example with "
+                f"do: [{{{narrowing(known, 128)}}}]"
+            )
+
+    def partial_bytes(self, operands: Sequence[Operand]) -> int:
+        """Return the size of a product for each pair of features, or a sum for each of tensors."""
+        widths = [features(operand, self.at) for operand in operands]
+        if self.batch is not None:
+            return 8 * (len(widths) ** 2 + 1)
+        return 8 * (sum(a * b for a, b in _blocks(widths)) + sum(widths) + len(widths) + 1)
+
+    def of(self, blocks: Sequence[Block]) -> Arrays:
+        """Return count, means and sums of products; or count, rows used and sums of estimates.
+
+        Raises:
+            JobError: the tensors have different rows, as only the model's values show.
+        """
+        _check_rows(blocks)
+        rows = [block.rows() for block in blocks]
+        return _products(rows) if self.batch is None else _estimates(rows, self.batch)
+
+    def merge(self, one: Arrays, other: Arrays) -> Arrays:
+        """Combine both by their counts, or add the sums."""
+        if self.batch is not None:
+            return {name: one[name] + other[name] for name in one}
+        widths = one["widths"]
+        merged = merged_means(one, other, "products", lambda moved: _outer(moved, widths))
+        return {**merged, "widths": widths}
+
+    def finish(self, partial: Arrays) -> Arrays:
+        """Return the matrix. Without rows it is NaN."""
+        sums = partial["sums"] if self.batch is not None else _squared(partial)
+        return {"count": partial["count"], "cka": _aligned(sums)}
+
+
+def _aligned(sums: Array) -> npt.NDArray[np.float64]:
+    """Return CKA from what all pairs of tensors share, float64 (tensors, tensors)."""
+    own = np.diagonal(sums)
+    size = np.sqrt(np.where(own > 0, own, np.nan))
+    found = np.asarray(sums / (size[:, None] * size[None, :]), np.float64)
+    np.fill_diagonal(found, np.where(own > 0, 1.0, np.nan))
+    return found
+
+
+def _dims(operand: Operand) -> list[Dim]:
+    """Return the axes that form the rows: all but the last, or that of the samples alone."""
+    axes = operand.axes[:-1] if len(operand.axes) > 1 else operand.axes
+    return [axis.dim for axis in axes]
+
+
+def _rows_of(operand: Operand) -> list[int | str | None]:
+    """Return what the rows depend on. Names of axes of one size do not matter."""
+    return [dim.label if dim.size is None else dim.size for dim in _dims(operand)]
+
+
+def _blocks(widths: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Yield the shape of each tensor's products with itself and all later tensors."""
+    total = sum(widths)
+    for width in widths:
+        yield width, total
+        total -= width
+
+
+def _check_rows(blocks: Sequence[Block]) -> None:
+    known = sample_shapes(blocks[0].values)[:, :-1]
+    for number, block in enumerate(blocks):
+        shapes = sample_shapes(block.values)[:, :-1]
+        if not np.array_equal(shapes, known):
+            raise JobError(
+                f"similarity compares tensors row by row, and tensor {number + 1} of the selector "
+                f"has other rows than the first one"
+            )
+
+
+def _products(rows: Sequence[Array]) -> Arrays:
+    count, widths = len(rows[0]), [one.shape[1] for one in rows]
+    mean = np.concatenate(
+        [numbers(one).mean(0) if count else np.zeros(one.shape[1]) for one in rows]
+    )
+    blocks = [np.zeros(shape) for shape in _blocks(widths)]
+    ends = np.cumsum(widths)
+    for start in range(0, count, _ROWS):
+        moved = np.concatenate([numbers(one[start : start + _ROWS]) for one in rows], axis=1) - mean
+        for block, end, width in zip(blocks, ends, widths, strict=True):
+            with one_thread():
+                block += moved[:, end - width : end].T @ moved[:, end - width :]
+    return {
+        "count": np.asarray(count, np.int64),
+        "widths": np.asarray(widths, np.int64),
+        "mean": mean,
+        "products": np.concatenate([block.ravel() for block in blocks]),
+    }
+
+
+def _outer(moved: Array, widths: Array) -> Array:
+    """Return the products of one row, laid out as `_products` does."""
+    ends = np.cumsum(widths)
+    return np.concatenate(
+        [
+            np.outer(moved[end - width : end], moved[end - width :]).ravel()
+            for end, width in zip(ends, widths, strict=True)
+        ]
+    )
+
+
+def _squared(partial: Arrays) -> Array:
+    """Return the sum of squared products of each pair of tensors, scaled against overflow."""
+    widths = partial["widths"]
+    shapes = list(_blocks([int(width) for width in widths]))
+    flat = np.split(partial["products"], np.cumsum([a * b for a, b in shapes])[:-1])
+    blocks = [one.reshape(shape) for one, shape in zip(flat, shapes, strict=True)]
+    # The largest variance of a feature: the diagonal of a tensor's products with itself.
+    largest = np.sqrt([np.diagonal(one).max(initial=0) for one in blocks])
+    scale = np.where(largest > 0, largest, 1)
+    found = np.full((len(widths), len(widths)), np.nan)
+    for row, block in enumerate(blocks):
+        parts = np.split(block, np.cumsum(widths[row:])[:-1], axis=1)
+        for column, part in enumerate(parts, start=row):
+            shared = np.square(part / scale[row] / scale[column]).sum()
+            found[row, column] = found[column, row] = shared
+    return found
+
+
+def _estimates(rows: Sequence[Array], batch: int) -> Arrays:
+    """Return the sums of unbiased estimates over minibatches, each times its rows."""
+    count, used = len(rows[0]), 0
+    sums = np.zeros((len(rows), len(rows)))
+    for start in range(0, count, batch):
+        size = min(batch, count - start)
+        if size >= _FEWEST:
+            part = [numbers(one[start : start + size]) for one in rows]
+            sums += size * _unbiased(part)
+            used += size
+    return {"count": np.asarray(used, np.int64), "sums": sums}
+
+
+def _unbiased(rows: Sequence[Array]) -> npt.NDArray[np.float64]:
+    """Return unbiased estimates of the Hilbert-Schmidt independence criterion of all pairs."""
+    count = len(rows[0])
+    grams = np.empty((len(rows), count, count))
+    for gram, one in zip(grams, rows, strict=True):
+        # An offset changes nothing in exact arithmetic, and costs digits otherwise.
+        moved = one - one.mean(0)
+        with one_thread():
+            np.matmul(moved, moved.T, out=gram)
+        np.fill_diagonal(gram, 0)
+    degrees = grams.sum(2)
+    totals = degrees.sum(1)
+    flat = grams.reshape(len(rows), -1)
+    with one_thread():
+        shared, met = flat @ flat.T, degrees @ degrees.T
+    found = shared + np.outer(totals, totals) / ((count - 1) * (count - 2)) - 2 / (count - 2) * met
+    return np.asarray(found / (count * (count - 3)), np.float64)

@@ -1,0 +1,281 @@
+"""Similarity of tensors: linear CKA as Gram matrices give it, however the samples are divided."""
+
+import re
+from collections.abc import Sequence
+from itertools import pairwise, permutations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import extractkit
+from extractkit.core.spec import Dim
+from extractkit.core.statistics import Array, Arrays, Block, JointStatistic, Merging
+from extractkit.core.statistics.registry import Asked
+from extractkit.core.transforms import Axis, Operand
+from extractkit.core.values import Dense, Ragged
+from extractkit.errors import ConfigError, JobError, SelectionError
+from extractkit.testing.reference import ReferenceModel
+from tests.statistics.test_runs import TEXTS
+
+WIDTHS = (3, 5, 1)
+POOLED = {"path": ["embedding:output", "attention:output", "pool:output"], "do": [{"mean": "1:-1"}]}
+
+
+def asked(options: object = None) -> JointStatistic:
+    entry = {"similarity": options} if options else "similarity"
+    return Asked.parse([entry], "selectors.s.statistics").joint[0]
+
+
+def by_gram(one: Array, other: Array) -> float:
+    """CKA from the kernels of all pairs of rows."""
+    center = np.eye(len(one)) - 1 / len(one)
+    k, other_k = (center @ (x @ x.T) @ center for x in (one, other))
+    return float((k * other_k).sum() / np.sqrt((k * k).sum() * (other_k * other_k).sum()))
+
+
+def over(statistic: JointStatistic, tensors: Sequence[Array], cuts: Sequence[int] = ()) -> Arrays:
+    """The result over shards that end at these rows."""
+    merging = Merging(statistic)
+    count = len(tensors[0])
+    for start, stop in pairwise([0, *sorted({min(cut, count) for cut in cuts}), count]):
+        merging.add(
+            statistic.of(
+                [Block(Dense(x[start:stop]), np.arange(start, stop), x.shape[1]) for x in tensors]
+            )
+        )
+    return merging.finish()
+
+
+def tensors(seed: int, rows: int = 40) -> list[Array]:
+    draw = np.random.default_rng(seed)
+    shared = draw.normal(size=(rows, 2))
+    return [
+        shared @ draw.normal(size=(2, n)) + draw.normal(size=(rows, n)) + 10 * draw.normal()
+        for n in WIDTHS
+    ]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 1000), st.lists(st.integers(0, 40), max_size=4))
+def test_it_is_what_gram_matrices_give(seed: int, cuts: list[int]) -> None:
+    every = tensors(seed)
+    found = over(asked(), every, cuts)
+    expected = [[by_gram(one, other) for other in every] for one in every]
+    np.testing.assert_allclose(found["cka"], expected, rtol=1e-10)
+    assert int(found["count"]) == 40
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 1000), st.floats(1e-3, 1e3), st.floats(-1e3, 1e3))
+def test_rotation_scale_and_offset_do_not_matter(seed: int, scale: float, offset: float) -> None:
+    first, *others = tensors(seed)
+    rotation, _ = np.linalg.qr(np.random.default_rng(seed).normal(size=(3, 3)))
+    found = over(asked(), [first, scale * first @ rotation + offset, *others])["cka"]
+    np.testing.assert_allclose(found[0, 1], 1, rtol=1e-9)
+    np.testing.assert_allclose(found[0, 2:], found[1, 2:], rtol=1e-7)
+    np.testing.assert_array_equal(np.diagonal(found), 1)
+    np.testing.assert_array_equal(found, found.T)
+
+
+@pytest.mark.parametrize("size", [1e-150, 1e150])
+def test_tiny_and_huge_numbers_keep_their_similarity(size: float) -> None:
+    every = tensors(1)
+    found = over(asked(), [size * every[0], every[1]])["cka"]
+    np.testing.assert_allclose(found, over(asked(), every[:2])["cka"], rtol=1e-9)
+
+
+def test_a_tensor_that_never_changes_has_no_similarity() -> None:
+    first, *_ = tensors(2)
+    for options in (None, {"batch": 10}):
+        found = over(asked(options), [first, np.full((40, 2), 3.0)])["cka"]
+        np.testing.assert_array_equal(found, [[1, np.nan], [np.nan, np.nan]])
+
+
+def test_without_rows_it_is_nan() -> None:
+    for options in (None, {"batch": 10}):
+        found = over(asked(options), [np.zeros((0, 2)), np.zeros((0, 3))])
+        assert int(found["count"]) == 0
+        assert np.isnan(found["cka"]).all()
+
+
+def unbiased(one: Array, other: Array) -> float:
+    """The estimate as its definition has it: over all choices of four different rows."""
+    k, other_k = one @ one.T, other @ other.T
+    rows = range(len(one))
+    terms = [
+        k[i, j] * (other_k[i, j] + other_k[q, r] - 2 * other_k[i, q])
+        for i, j, q, r in permutations(rows, 4)
+    ]
+    return float(np.mean(terms))
+
+
+def test_minibatches_give_the_mean_of_unbiased_estimates() -> None:
+    every = tensors(3, rows=19)
+    # A rest of three rows after each shard is too small.
+    found = over(asked({"batch": 6}), every, [9])
+    batches = [(0, 6), (9, 15), (15, 19)]
+    expected = np.zeros((3, 3))
+    for start, stop in batches:
+        parts = [x[start:stop] for x in every]
+        expected += [[(stop - start) * unbiased(a, b) for b in parts] for a in parts]
+    own = np.sqrt(np.diagonal(expected))
+    np.testing.assert_allclose(found["cka"], expected / own[:, None] / own[None, :], rtol=1e-9)
+    assert int(found["count"]) == 16
+
+
+def test_minibatches_estimate_what_all_rows_give() -> None:
+    every = tensors(4, rows=4096)
+    estimate = over(asked({"batch": 128}), every, [1000, 3000])["cka"]
+    np.testing.assert_allclose(estimate, over(asked(), every)["cka"], atol=0.02)
+
+
+@pytest.mark.parametrize("options", [None, {"batch": 4}])
+def test_what_a_shard_stores_has_the_promised_size(options: object) -> None:
+    operands = [
+        Operand("float32", (Axis(Dim("sample")), Axis(Dim(size=width))), "a") for width in WIDTHS
+    ]
+    blocks = [Block(Dense(x), np.arange(40), x.shape[1]) for x in tensors(0)]
+    statistic = asked(options)
+    stored = sum(array.nbytes for array in statistic.of(blocks).values())
+    assert stored == statistic.partial_bytes(operands)
+
+
+def test_other_rows_are_refused_once_they_show() -> None:
+    wide = np.zeros((6, 2))
+    blocks = [
+        Block(Ragged(wide, np.array(offsets)), np.arange(2), 2)
+        for offsets in ([0, 2, 6], [0, 3, 6])
+    ]
+    with pytest.raises(JobError, match=r"tensor 2 of the selector has other rows than the first"):
+        asked().of(blocks)
+
+
+def planned(**selector: Any) -> None:
+    extractkit.plan(
+        model=ReferenceModel(),
+        inputs=TEXTS,
+        selectors={"s": {"statistics": ["similarity"], **selector}},
+    )
+
+
+@pytest.mark.parametrize(
+    ("selector", "message"),
+    [
+        ({"path": "embedding:output"}, "similarity compares the tensors that the selector matches "
+         "with each other, and it stores 'embedding:output' alone"),
+        ({"path": ["embedding:output", "pool:output"]}, "similarity compares tensors row by row, "
+         "and their axes before the last one differ: 'embedding:output' has dims ['sample', "
+         "'token'], 'pool:output' ['sample']. Narrow the selector, for example with dims: "
+         "'sample,token,#', or take one row of each sample: do: [{mean: '1:-1'}]"),
+        ({"path": ["pool:output", "*Softmax"]}, "treats the last axis as features, and that of"),
+        # The axes of this tensor are unknown before it is measured.
+        ({"path": ["embedding:output", "pool:op/Max"]}, "'pool:op/Max' ['sample']"),
+    ],
+)  # fmt: skip
+def test_tensors_without_common_rows_are_refused(selector: Any, message: str) -> None:
+    with pytest.raises(SelectionError, match=re.escape(message)):
+        planned(**selector)
+
+
+def test_many_features_are_refused_with_the_alternative() -> None:
+    operand = Operand("float32", (Axis(Dim("sample")), Axis(Dim(size=6000))), "wide:output")
+    message = (
+        r"of 2 tensors would hold 864,096,024 bytes for each shard, more than 268,435,456. "
+        r"Estimate it from minibatches with {similarity: {batch: 256}}, or narrow the last axes "
+        r"first, for example with do: [{project: {axis: 1, to: 128}}]"
+    )
+    with pytest.raises(SelectionError, match=re.escape(message)):
+        asked().check({"a": operand, "b": operand})
+    asked({"batch": 256}).check({"a": operand, "b": operand})
+
+
+@pytest.mark.parametrize("options", [{"batch": 3}, {"batch": "256"}, {"size": 9}, [256]])
+def test_wrong_options_are_refused(options: object) -> None:
+    with pytest.raises(ConfigError, match=r"selectors\.s\.statistics\.0\.similarity"):
+        asked(options)
+
+
+def extracted(directory: Path, *, statistics: Sequence[object] = ("similarity",), **runtime: Any):
+    return extractkit.extract(
+        model=ReferenceModel(),
+        inputs=TEXTS,
+        selectors={
+            "rows": {**POOLED},
+            "alike": {**POOLED, "statistics": ["moments", *statistics]},
+            "tokens": {"path": ["embedding:output", "attention:output"], "statistics": statistics},
+        },
+        runtime={"shard_size": 3, **runtime},
+        run_dir=directory,
+    )
+
+
+def test_a_run_compares_the_tensors_of_each_selector(tmp_path: Path) -> None:
+    run = extracted(tmp_path / "run")
+    found = run.statistics["@alike"]
+    assert found.tensors == tuple(f"{path}@alike" for path in POOLED["path"])
+    rows = [np.asarray(run[f"{path}@rows"], np.float64) for path in POOLED["path"]]
+    expected = [[by_gram(one, other) for other in rows] for one in rows]
+    np.testing.assert_allclose(found.similarity.cka, expected, rtol=1e-9)
+    assert int(run.statistics["@tokens"].similarity.count) == sum(map(len, TEXTS))
+    assert list(run.statistics["pool:output@alike"]) == ["moments"]
+    with pytest.raises(KeyError, match=r"run\.statistics\['@alike'\]\.similarity"):
+        _ = run.statistics["pool:output@alike"]["similarity"]
+    assert not extractkit.verify(run.path).findings
+
+
+def test_parts_resumes_and_recomputing_have_the_same_bits(tmp_path: Path) -> None:
+    whole = extracted(tmp_path / "whole")
+    for part in ("1/2", "2/2"):
+        extracted(tmp_path / "parts", part=part)
+    joined = extractkit.join(tmp_path / "parts")
+    stored = (whole.path / "statistics.npz").read_bytes()
+    assert (joined.path / "statistics.npz").read_bytes() == stored
+    cut = extracted(tmp_path / "cut")
+    for file in sorted((cut.path / "shards").glob("*.statistics.npz"))[1:]:
+        file.unlink()
+    live = {"model": ReferenceModel(), "inputs": TEXTS}
+    extractkit.resume(cut.path, **live)
+    assert (cut.path / "statistics.npz").read_bytes() == stored
+    assert not extractkit.verify(whole.path, recompute=9, **live).findings
+
+
+def test_diff_compares_matrices_of_the_same_tensors(tmp_path: Path) -> None:
+    def run(name: str, *paths: str) -> extractkit.Run:
+        return extractkit.extract(
+            model=ReferenceModel(),
+            inputs=TEXTS,
+            selectors={"s": {**POOLED, "path": paths, "statistics": ["similarity"]}},
+            run_dir=tmp_path / name,
+        )
+
+    one = run("one", "embedding:output", "pool:output")
+    other = run("other", "embedding:output", "attention:output")
+    compared = {tensor.a: str(tensor.verdict) for tensor in extractkit.diff(one, one).tensors}
+    assert compared == {"@s similarity.count": "equal", "@s similarity.cka": "equal"}
+    found = extractkit.diff(one, other)
+    assert found.only_in_a == found.only_in_b == ("@s similarity",)
+    assert not found.tensors
+
+
+def test_plan_counts_the_bytes_of_a_group(tmp_path: Path) -> None:
+    plan = extractkit.plan(
+        model=ReferenceModel(),
+        inputs=TEXTS,
+        selectors={"s": {**POOLED, "statistics": ["similarity"]}},
+        runtime={"shard_size": 3},
+        run_dir=tmp_path / "run",
+    )
+    each = 8 * (4 * 12 + 4 * 8 + 4 * 4 + 12 + 3 + 1)
+    assert plan.bytes == 3 * each
+    assert plan.to_json()["together"] == [
+        {
+            "selector": "s",
+            "statistic": "similarity",
+            "tensors": list(POOLED["path"]),
+            "bytes": 3 * each,
+        }
+    ]
