@@ -19,7 +19,7 @@ from extractkit.core.values import Array
 from extractkit.inputs import InputSpec, Sample, Signature, Source
 from extractkit.models import ConvertsArguments, Encoded, Encoder, Model
 
-_LENGTH_STEP = 8
+LENGTH_STEP = 8
 """Padded lengths are multiples of this, up to the longest that the model takes."""
 
 _SIZE_STEP = 8
@@ -49,7 +49,7 @@ class BatchRules:
     @property
     def length_step(self) -> int:
         """Return the number of which padded lengths are a multiple."""
-        return _LENGTH_STEP if self.padded else 1
+        return LENGTH_STEP if self.padded else 1
 
 
 def plan_batches(shard: Lengths, rules: BatchRules) -> list[list[int]]:

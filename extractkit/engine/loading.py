@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -45,6 +46,8 @@ from extractkit.models.axes import of_single_calls
 from extractkit.models.process import import_modules, without_collections
 from extractkit.runs.files import files_of, files_with_companions
 from extractkit.runs.schema import canonical
+
+_HALF = ("float16", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,15 @@ class Opened:
     def sets_of_weights(self) -> int:
         """Number of sets of weights for which everything is computed."""
         return 1 if self.axis is None else len(self.axis.checkpoints)
+
+    @cached_property
+    def coarse(self) -> bool:
+        """Whether 16-bit numbers take part, whose kernels differ by far more than usual."""
+        devices = str(self.settings.get("devices", ""))
+        records = self.model.catalog.records
+        half = any(one.dtype in _HALF and one.depends_on_inputs for one in records)
+        # GPUs multiply matrices in TF32, which has the 10 bits of a float16.
+        return half or "GPU" in devices
 
     def shards(
         self, lengths: Lengths, per_sample: npt.NDArray[np.int64], shard_size: int | None

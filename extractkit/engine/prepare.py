@@ -205,7 +205,9 @@ def sharing_of(
     if opened.alone or len(opened.source) < 2:
         return Shared(Sharing.ALONE, opened.why_alone)
     program = _any_size(opened, program)
-    measured = partial(measure_sharing, opened.model, program=program, tensors=varying)
+    measured = partial(
+        measure_sharing, opened.model, program=program, tensors=varying, coarse=opened.coarse
+    )
 
     def attempt(samples: Source) -> Shared:
         if len(samples) < 2:

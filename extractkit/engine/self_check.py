@@ -41,8 +41,6 @@ from extractkit.runs.checking import counted
 from extractkit.runs.comparing.measures import TOLERATED, TOLERATED_16, Deviation, compare_arrays
 from extractkit.runs.manifest import SelfCheck
 
-_HALF = ("float16", "bfloat16")
-
 _OTHER_VALUES = (
     "Either extractkit computes this model wrongly, which is worth a report, or the model is not "
     "the same each time that it is loaded and called"
@@ -212,7 +210,9 @@ class _Comparison:
         # Computed before the second copy of the model takes memory.
         batch, values = self._computed()
         record = replace(
-            record, samples=len(batch), tolerance=TOLERATED_16 if self._coarse else TOLERATED
+            record,
+            samples=len(batch),
+            tolerance=TOLERATED_16 if self._coarse else TOLERATED,
         )
         try:
             own_call = self._own_call(position)
@@ -349,14 +349,9 @@ class _Comparison:
                 raise _NotComparableError(f"the outputs cannot be computed: {reason}")
         raise _NotComparableError("no sample can be computed")
 
-    @cached_property
+    @property
     def _coarse(self) -> bool:
-        """Whether 16-bit numbers take part, whose kernels differ by far more than usual."""
-        opened = self.prepared.opened
-        devices = str(opened.settings.get("devices", ""))
-        half = any(r.dtype in _HALF and r.depends_on_inputs for r in opened.model.catalog.records)
-        # GPUs multiply matrices in TF32, which has the 10 bits of a float16.
-        return half or "GPU" in devices
+        return self.prepared.opened.coarse
 
 
 def _positions(prepared: Prepared) -> list[int | None]:

@@ -3,23 +3,26 @@
 The program that computes the run's values is called with a few of the first samples alone,
 together, and padded, and the results are compared. So the answer applies to the selected tensors:
 if padding changes the pooled output of a model, it may still leave the hidden states unchanged.
+What a few samples cannot show is found while the job runs, see `engine/batch_effects.py`.
 """
 
+import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any
 
 import numpy as np
 
-from extractkit.core.plan import Lengths, PlannedTensor
+from extractkit.core.plan import PlannedTensor
 from extractkit.core.spec import TEXT
 from extractkit.core.values import Array
-from extractkit.engine.batches import collate, elements
+from extractkit.engine.batch_effects import difference, lengths_of, own_values, tolerance
+from extractkit.engine.batches import LENGTH_STEP, collate, elements
 from extractkit.engine.sizes import resized
 from extractkit.errors import JobError
 from extractkit.inputs import InputSpec, Signature, Source
-from extractkit.models import Encoded, Model, Program
+from extractkit.models import Encoded, Encoder, Program
+from extractkit.runs.manifest import SharingMeasurement
 
 KEY = "sharing"
 """The key in the manifest's settings."""
@@ -33,21 +36,13 @@ _REAL = 4
 _LONGEST = 32
 """Rows of numbers or tokens are cut to this length."""
 
-_STEP = 8
-"""Padded lengths are a multiple of this in a run; see `engine/batches.py`."""
+_CROWD = 32
+"""Number of short rows in the largest batch, which repeats the samples that are run."""
 
-_FLOOR = 32 * float(np.finfo(np.float32).eps)
-"""The smallest relative difference that counts: 4e-6.
+_ELEMENTS = 32
+"""Number of different tokens, or rows of numbers, to run as samples of length one."""
 
-MiniLM differs by 5e-7 of its scale between a batch of one and larger ones. A mask of -10 in place
-of minus infinity, the weakest in use, lets 4.5e-5 of a padded token through.
-"""
-
-_NOISE_TIMES = 8
-"""Factor by which a difference may exceed the measured rounding between batch sizes."""
-
-_NOISE_LIMIT = 0.02
-"""Differences above this are not rounding, even in half precision."""
+_MOST = sys.float_info.max
 
 
 class Sharing(StrEnum):
@@ -65,10 +60,12 @@ class Shared:
 
     Attributes:
         reason: the measurement that forbids more; None if nothing does.
+        measured: the differences that were measured; None if none were.
     """
 
     sharing: Sharing
     reason: str | None = None
+    measured: SharingMeasurement | None = None
 
     @property
     def note(self) -> str | None:
@@ -81,12 +78,18 @@ class Shared:
 
 
 def measure_sharing(
-    model: Model, source: Source, program: Program, tensors: Sequence[PlannedTensor]
+    model: Encoder,
+    source: Source,
+    program: Program,
+    tensors: Sequence[PlannedTensor],
+    *,
+    coarse: bool = False,
 ) -> Shared:
     """Run a few samples alone, together and padded, and compare.
 
     Args:
         program: computes `tensors`, all of which depend on the samples.
+        coarse: whether numbers are computed in half precision.
 
     Raises:
         SampleError: the model fails on the first sample alone.
@@ -94,25 +97,30 @@ def measure_sharing(
     signature = model.signature
     short = all(len(spec.shape) <= 1 for spec in signature.specs)
     count = min(_LOOKED_AT if short else _FEW, len(source))
-    trial = _Trial(signature, program, tensors)
-    encoded = [one for one in model.encode(source.read(0, count)) if trial.fits(one)]
-    if not encoded:
+    trial = _Trial(signature, program, tensors, coarse)
+    every = [one for one in model.encode(source.read(0, count)) if trial.fits(one)]
+    if not every:
         return Shared(Sharing.ALONE, "the first samples are too short to measure it")
-    encoded = _different(encoded)
+    encoded = _different(every)
     if short:
-        # The beginning of a long text is enough, at a fraction of the cost.
+        # The beginnings of long texts show most, at a fraction of the cost.
         cut = [_cut(signature, one, _LONGEST) for one in encoded]
         encoded = cut if trial.takes(cut) else encoded
     first = _not_empty(signature, encoded[0])
-    reason = trial.apart_together(first, encoded[1:])
+    reason = trial.apart_together(first, encoded[1:], _CROWD if short else 0)
     if reason is not None:
-        return Shared(Sharing.ALONE, reason)
+        return Shared(Sharing.ALONE, reason, trial.measured)
     if not signature.free_axes:
-        return Shared(Sharing.PADDED)  # there is nothing to pad
+        return Shared(Sharing.PADDED, measured=trial.measured)  # there is nothing to pad
     if any(not tensor.bears_padding for tensor in tensors):
-        return Shared(Sharing.EQUAL, "the model computes lengths from those of the samples")
+        reason = "the model computes lengths from those of the samples"
+        return Shared(Sharing.EQUAL, reason, trial.measured)
     reason = trial.apart_padded([first, *encoded[1:]])
-    return Shared(Sharing.PADDED) if reason is None else Shared(Sharing.EQUAL, reason)
+    if short and reason is None:
+        reason = trial.apart_elements(_single_elements(signature, every))
+        reason = reason or trial.apart_at_full_length(every)
+    sharing = Sharing.PADDED if reason is None else Sharing.EQUAL
+    return Shared(sharing, reason, trial.measured)
 
 
 def _different(encoded: Sequence[Encoded]) -> list[Encoded]:
@@ -126,6 +134,10 @@ def _different(encoded: Sequence[Encoded]) -> list[Encoded]:
 
 def _alike(one: Encoded, other: Encoded) -> bool:
     return all(np.array_equal(x, other.features[name]) for name, x in one.features.items())
+
+
+def _has_elements(encoded: Encoded) -> bool:
+    return min(encoded.sizes.values()) > 0
 
 
 def _not_empty(signature: Signature, encoded: Encoded) -> Encoded:
@@ -149,6 +161,30 @@ def _cut(signature: Signature, encoded: Encoded, length: int) -> Encoded:
         # The ellipsis keeps a single text an array.
         features[spec.name] = encoded.features[spec.name][(*part, ...)]
     return Encoded(features, sizes)
+
+
+def _single_elements(signature: Signature, encoded: Sequence[Encoded]) -> list[Encoded]:
+    """Return different single elements of samples, those that look like padding first."""
+    found: dict[str, Encoded] = {}
+    for sample in encoded:
+        for at in range(min(_LONGEST, max(sample.sizes.values()))):
+            parts = {axis: slice(at, at + 1) for axis, size in sample.sizes.items() if at < size}
+            if len(parts) < len(sample.sizes):
+                break
+            features = {
+                spec.name: sample.features[spec.name][
+                    tuple(parts.get(dim or "", slice(None)) for dim in spec.dims)
+                ]
+                for spec in signature.specs
+            }
+            key = repr([array.tolist() for array in features.values()])
+            found.setdefault(key, Encoded(features, dict.fromkeys(sample.sizes, 1)))
+    pads = {spec.name: spec.pad for spec in signature.specs}
+
+    def unlike_padding(one: Encoded) -> int:
+        return sum(bool((array != pads[name]).any()) for name, array in one.features.items())
+
+    return sorted(found.values(), key=unlike_padding)[:_ELEMENTS]
 
 
 def _made_up(signature: Signature, encoded: Encoded) -> Encoded:
@@ -180,6 +216,33 @@ def _longer(text: str | bytes) -> str | bytes:
     return f"{text} {text}" if isinstance(text, str) else text + b" " + text
 
 
+@dataclass(eq=False)
+class _Nearest:
+    """The difference nearest to, or beyond, its tolerance so far."""
+
+    measurement: SharingMeasurement = field(default_factory=SharingMeasurement)
+    _ratio: float = -1.0
+
+    def run(self, samples: int) -> None:
+        """Record the number of different samples in a batch."""
+        self.measurement = replace(self.measurement, samples=max(samples, self.measurement.samples))
+
+    def padded_to(self, lengths: Mapping[str, int]) -> None:
+        """Record the padded lengths of a batch."""
+        known = self.measurement.lengths
+        longest = {axis: max(size, known.get(axis, 0)) for axis, size in lengths.items()}
+        self.measurement = replace(self.measurement, lengths=longest)
+
+    def found(self, key: str, apart: float, most: float) -> None:
+        """Record a difference of a tensor."""
+        ratio = apart / most if most else (np.inf if apart else 0.0)
+        if ratio > self._ratio:
+            self._ratio = ratio
+            self.measurement = replace(
+                self.measurement, tensor=key, difference=min(apart, _MOST), tolerance=most
+            )
+
+
 @dataclass(frozen=True, eq=False)
 class _Trial:
     """A program to be run on samples alone, together and padded."""
@@ -187,10 +250,17 @@ class _Trial:
     signature: Signature
     program: Program
     tensors: Sequence[PlannedTensor]
+    coarse: bool
+    _nearest: _Nearest = field(default_factory=_Nearest)
+
+    @property
+    def measured(self) -> SharingMeasurement:
+        """The differences measured so far."""
+        return self._nearest.measurement
 
     def fits(self, sample: Encoded) -> bool:
         """Return whether a sample is long enough for the slices."""
-        lengths = _lengths(sample)
+        lengths = lengths_of(sample.sizes)
         return not any(tensor.too_short(lengths) for tensor in self.tensors)
 
     def takes(self, samples: Sequence[Encoded]) -> bool:
@@ -198,8 +268,13 @@ class _Trial:
         filled = [_not_empty(self.signature, sample) for sample in samples]
         return len(self._runnable(filled)) == len(samples)
 
-    def apart_together(self, first: Encoded, others: Sequence[Encoded]) -> str | None:
+    def apart_together(
+        self, first: Encoded, others: Sequence[Encoded], crowd: int = 0
+    ) -> str | None:
         """Return why samples of one size cannot share a batch; None: they can.
+
+        Args:
+            crowd: the number of samples in the batch, reached by repeating them.
 
         Raises:
             SampleError: the model fails on the first alone.
@@ -207,12 +282,12 @@ class _Trial:
         alone = [(first, self._alone(first))]
         beside = [_at(self.signature, one, first.sizes) for one in others]
         alone += self._runnable([*beside, _made_up(self.signature, first)])
+        alone = [alone[at % len(alone)] for at in range(max(crowd, len(alone)))]
         try:
-            copies = self._run([first] * len(alone))
+            noise = self._noise(*alone[0], len(alone))
             together = self._run([one for one, _ in alone])
         except JobError:
             return "the model fails on several samples together that it takes alone"
-        noise = self._noise(copies, alone[0][1])
         return self._apart(
             together,
             alone,
@@ -231,25 +306,78 @@ class _Trial:
         parts = [_cut(self.signature, longest, length) for length in sorted({1, 2, half}) if length]
         made_up = _made_up(self.signature, longest)
         alone = self._runnable([*samples, *parts, made_up, _cut(self.signature, made_up, 2)])
-        alone = [(one, values) for one, values in alone if min(one.sizes.values()) > 0]
-        copies = self._run([alone[0][0]] * len(alone))
-        noise = self._noise(copies, alone[0][1])
+        alone = [(one, values) for one, values in alone if _has_elements(one)]
+        noise = self._noise(*alone[0], len(alone))
         most = {axis: max(one.sizes[axis] for one, _ in alone) for axis in longest.sizes}
         limits = self.signature.longest or {}
-        why = "padding changes values of {!r}"
-        for more in (0, 1, _STEP):
+        for more in (0, 1):
             to = {axis: min(n + more, limits.get(axis, n + more)) for axis, n in most.items()}
-            if more == _STEP:
-                to = {axis: min(-(-n // _STEP) * _STEP, to[axis]) for axis, n in most.items()}
-            try:
-                padded = self._run([one for one, _ in alone], to)
-            except JobError:
-                if more:
-                    continue  # longer than the model accepts; no batch of the run is that long
-                return "the model does not take samples that are padded"
-            if (reason := self._apart(padded, alone, noise, why)) is not None:
+            if (reason := self._apart_at(to, alone, noise, required=not more)) is not None:
                 return reason
-        return None
+        return self._apart_at(self._rounded(most), alone, noise)
+
+    def apart_elements(self, samples: Sequence[Encoded]) -> str | None:
+        """Return why samples of one element cannot be padded; None: they can.
+
+        A tensor may treat some values as padding, or hide padding behind most values. Samples of
+        equal lengths are known to share batches, so they need not be run alone.
+
+        Args:
+            samples: have the size 1 along each free axis.
+        """
+        samples = list(filter(self.fits, samples))
+        try:
+            together = self._run(samples) if samples else []
+        except JobError:
+            return None  # the model takes no samples that short
+        if not samples or any(len(values) != len(samples) for values in together):
+            return None
+        alone = [
+            (one, [values[row, ...] for values in together]) for row, one in enumerate(samples)
+        ]
+        to = self._rounded(dict.fromkeys(self.signature.free_axes, 2))
+        return self._apart_at(to, alone, [0.0] * len(self.tensors))
+
+    def apart_at_full_length(self, samples: Sequence[Encoded]) -> str | None:
+        """Return why samples cannot be padded to the longest as it is; None: they can.
+
+        A model may treat long samples in another way than their beginnings.
+        """
+        by_size = sorted(filter(_has_elements, samples), key=elements)
+        chosen = {id(one): one for one in (by_size[0], by_size[len(by_size) // 2], by_size[-1])}
+        alone = self._runnable([*chosen.values()])
+        if len(alone) < len(chosen):
+            return None  # reported when its turn comes
+        noise = self._noise(*alone[0], len(alone))
+        most = {axis: max(one.sizes[axis] for one, _ in alone) for axis in alone[0][0].sizes}
+        return self._apart_at(self._rounded(most), alone, noise)
+
+    def _rounded(self, sizes: Mapping[str, int]) -> dict[str, int]:
+        """Return lengths as batches of the run are padded to them."""
+        limits = self.signature.longest or {}
+        rounded = {axis: -(-n // LENGTH_STEP) * LENGTH_STEP for axis, n in sizes.items()}
+        return {axis: min(n, limits.get(axis, n)) for axis, n in rounded.items()}
+
+    def _apart_at(
+        self,
+        to: Mapping[str, int],
+        alone: Sequence[tuple[Encoded, list[Array]]],
+        noise: Sequence[float],
+        *,
+        required: bool = False,
+    ) -> str | None:
+        """Return why samples cannot be padded to these lengths; None: they can.
+
+        Args:
+            required: whether to refuse if the model fails. Otherwise the lengths may be longer than
+                it accepts, and no batch of the run is that long.
+        """
+        try:
+            padded = self._run([one for one, _ in alone], to)
+        except JobError:
+            return "the model does not take samples that are padded" if required else None
+        self._nearest.padded_to(to)
+        return self._apart(padded, alone, noise, "padding changes values of {!r}")
 
     def _run(
         self, samples: Sequence[Encoded], longest: Mapping[str, int] | None = None
@@ -271,10 +399,11 @@ class _Trial:
                 continue  # made up, or reported when its turn comes
         return found
 
-    def _noise(self, copies: Sequence[Array], alone: Sequence[Array]) -> list[float]:
+    def _noise(self, sample: Encoded, alone: Sequence[Array], size: int) -> list[float]:
         """Return for each tensor how much the batch size changes its values, relative to them."""
+        copies = self._run([sample] * size)
         return [
-            _difference(rows[0, ...], one) if len(rows) else 0.0
+            difference(rows[0, ...], one) if len(rows) else 0.0
             for rows, one in zip(copies, alone, strict=True)
         ]
 
@@ -285,58 +414,14 @@ class _Trial:
         noise: Sequence[float],
         why: str,
     ) -> str | None:
+        self._nearest.run(len({id(one) for one, _ in alone}))
         for at, (tensor, rows) in enumerate(zip(self.tensors, together, strict=True)):
-            most = _threshold(rows, noise[at])
-            if len(rows) != len(alone):
-                return why.format(tensor.address)
+            most = tolerance(rows, noise[at], coarse=self.coarse)
             for row, (sample, values) in enumerate(alone):
-                if _difference(_own(tensor, rows[row, ...], sample), values[at]) > most:
+                apart = np.inf
+                if len(rows) == len(alone):
+                    apart = difference(own_values(tensor, rows[row, ...], sample.sizes), values[at])
+                self._nearest.found(tensor.key, apart, most)
+                if apart > most:
                     return why.format(tensor.address)
         return None
-
-
-def _own(tensor: PlannedTensor, row: Array, sample: Encoded) -> Array:
-    """Return a row without padding, as far as the sample's lengths are known."""
-    shapes = tensor.sample_shapes(_lengths(sample))
-    if shapes is None:
-        return row
-    own: tuple[Any, ...] = (*map(slice, shapes[0]), ...)
-    return np.asarray(row[own])
-
-
-def _lengths(sample: Encoded) -> Lengths:
-    return Lengths(1, {axis: np.array([size], np.int64) for axis, size in sample.sizes.items()})
-
-
-def _threshold(rows: Array, noise: float) -> float:
-    """Return the largest relative difference that is rounding; 0 if values are not real numbers."""
-    if rows.dtype.kind not in "fc":
-        return 0.0
-    # Half precision rounds stored values by more than a difference in single precision.
-    floor = max(_FLOOR, 4 * float(np.finfo(rows.dtype).eps))
-    return min(floor + _NOISE_TIMES * noise, max(floor, _NOISE_LIMIT))
-
-
-def _difference(one: Array, other: Array) -> float:
-    """Return the largest relative difference of two arrays; infinity if not comparable."""
-    if one.shape != other.shape:
-        return np.inf
-    if one.dtype.kind not in "fc":
-        return 0.0 if np.array_equal(one, other) else np.inf
-    if not one.size:
-        return 0.0
-    wide = np.complex128 if one.dtype.kind == "c" else np.float64
-    x, y = one.astype(wide), other.astype(wide)
-    finite = np.isfinite(x) & np.isfinite(y)
-    # Both the same infinity, or both NaN.
-    if not np.array_equal(x[~finite], y[~finite], equal_nan=True):
-        return np.inf
-    apart = np.abs(x[finite] - y[finite])
-    if not apart.any():
-        return 0.0
-    sizes = np.maximum(np.abs(x[finite]), np.abs(y[finite]))
-    # Each value is compared relative to those around it, except values that represent minus
-    # infinity.
-    usual = np.quantile(sizes[sizes > 0], 0.25)
-    scale = np.maximum(sizes, sizes[sizes <= 1e5 * usual].max(initial=0.0))
-    return float((apart / scale).max())

@@ -68,6 +68,26 @@ class SelfCheck:
     not_applicable: str | None = None
 
 
+@dataclass(frozen=True)
+class SharingMeasurement:
+    """The measurement of which samples may share a batch.
+
+    Attributes:
+        samples: the most different samples in one batch.
+        lengths: the longest padded length of each free axis.
+        tensor: key of the tensor whose values came nearest to the tolerance, or beyond it. None if
+            nothing was compared.
+        difference: the difference between its values alone and in a batch, relative to them.
+        tolerance: the largest such difference that counts as rounding.
+    """
+
+    samples: int = 0
+    lengths: Mapping[str, int] = field(default_factory=dict)
+    tensor: str | None = None
+    difference: float = 0.0
+    tolerance: float = 0.0
+
+
 def joined(parts: Iterable[Sequence[SelfCheck]]) -> tuple[SelfCheck, ...]:
     """Merge the checks of a run's parts: for each set of weights, keep the largest difference.
 

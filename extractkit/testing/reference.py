@@ -29,8 +29,6 @@ from extractkit.models import (
     Compilation,
     Encoded,
     Fetch,
-    HasCheckpoints,
-    HasOwnCall,
     OwnCall,
     Program,
     encode_arrays,
@@ -51,7 +49,7 @@ Weights = Mapping[str, npt.NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
-class ReferenceModel(HasOwnCall, HasCheckpoints):
+class ReferenceModel:
     """The model. `seed` draws its weights, and `longest` truncates texts.
 
     `checkpoints` names files of weights, and is replaced by their axis, or None.

@@ -38,12 +38,21 @@ PACKAGE = Path(models.__file__).parents[1]
         (TFLiteModel, {HasOwnCall}),
         (CarryingTFLiteModel, {HasOwnCall, CarriesState}),
         (Checkpoint, {HasCheckpoints}),
-        (ReferenceModel, {HasOwnCall, HasCheckpoints}),
     ],
 )
 def test_an_adapter_declares_its_abilities_as_bases(adapter: type, abilities: set[Any]) -> None:
     """So that a type checker compares their signatures."""
     assert {one for one in ALL if one in adapter.__mro__} == abilities
+
+
+def test_the_members_alone_are_enough() -> None:
+    """A plugin need not import the protocols, and a subclass may withdraw an ability."""
+    assert {one for one in ALL if isinstance(ReferenceModel(), one)} == {
+        HasOwnCall,
+        HasCheckpoints,
+    }
+    withdrawn = type("Withdrawn", (ReferenceModel,), {"own_call": None})
+    assert not isinstance(withdrawn(), HasOwnCall)
 
 
 class Delayed:

@@ -40,20 +40,73 @@ def attended(x: Any) -> Any:
     return keras.layers.MultiHeadAttention(2, 3, name="attention")(x, x)
 
 
-def weakly_masked(inputs: Any) -> Any:
+def real(ids: Any) -> Any:
+    """1 for each token that is not 0, float32 (samples, tokens, 1)."""
+    return tf.cast(ids != 0, tf.float32)[..., None]
+
+
+def weakly_masked(x: Any, ids: Any) -> Any:
     """Attention in which padding counts for e^-9 of a token."""
-    x, ids = inputs
-    scores = keras.ops.matmul(x, keras.ops.transpose(x, (0, 2, 1)))
-    scores += -9.0 * keras.ops.cast(keras.ops.equal(ids, 0), "float32")[:, None, :]
-    return keras.ops.matmul(tf.nn.softmax(scores), x)
+    scores = tf.matmul(x, x, transpose_b=True) - 9.0 * tf.cast(ids == 0, tf.float32)[:, None, :]
+    return tf.matmul(tf.nn.softmax(scores), x)
 
 
-def weak() -> Any:
+def masked_mean(x: Any, ids: Any) -> Any:
+    return tf.reduce_sum(x * real(ids), 1) / tf.maximum(tf.reduce_sum(real(ids), 1), 1)
+
+
+def mean_beyond_40(x: Any, ids: Any) -> Any:
+    """Ignores the mask of long rows only."""
+    return tf.cond(tf.shape(ids)[1] > 40, lambda: tf.reduce_mean(x, 1), lambda: masked_mean(x, ids))
+
+
+def weight_of_zeros(x: Any, ids: Any) -> Any:
+    """A softmax that is uniform over padding if every real token is 0 as well."""
+    weights = tf.nn.softmax(-1e9 * tf.cast(ids == 0, tf.float32))
+    return tf.reduce_max(weights, 1, keepdims=True) * tf.ones_like(x[:, 0])
+
+
+def hidden_maximum(x: Any, ids: Any) -> Any:
+    """A maximum that is below 0, as padding is, for token 19 alone."""
+    x = tf.abs(x) * tf.where(ids[..., None] == 19, -1.0, 1.0)
+    return tf.reduce_max(tf.where(ids[..., None] == 0, -1e-3, x), 1)
+
+
+def hidden_leak(share: float) -> Callable[[Any, Any], Any]:
+    """A mean with a share of the padding."""
+    return lambda x, ids: masked_mean(x, ids) + share * tf.reduce_sum(x * (1 - real(ids)), 1)
+
+
+def sum_of_batch(x: Any, ids: Any) -> Any:
+    """A little of every sample in each. Copies of one sample differ by as much."""
+    mean = masked_mean(x, ids)
+    return mean + 1e-4 * tf.reduce_sum(mean, 0, keepdims=True)
+
+
+def centred_if_many(x: Any, ids: Any) -> Any:
+    """Mixes samples in large batches only."""
+    mean = masked_mean(x, ids)
+    return tf.cond(tf.shape(mean)[0] > 16, lambda: mean - tf.reduce_mean(mean, 0), lambda: mean)
+
+
+def normalised(axes: tuple[int, ...]) -> Callable[[Any, Any], Any]:
+    """Batch normalisation as in training, or over the tokens of a sample."""
+
+    def call(x: Any, ids: Any) -> Any:
+        mean, variance = tf.nn.moments(x, axes, keepdims=True)
+        return (x - mean) * tf.math.rsqrt(variance + 1e-3)
+
+    return call
+
+
+def mixed(mix: Callable[[Any, Any], Any], rank: int = 2) -> Any:
+    """A model of tokens whose last layer mixes embeddings (samples, tokens, 6), given the ids."""
     keras.utils.set_random_seed(0)
     inputs = keras.Input((None,), dtype="int32", name="ids")
     x = keras.layers.Embedding(20, 6, embeddings_initializer="normal", name="words")(inputs)
-    mixed = keras.layers.Lambda(weakly_masked, output_shape=(None, 6), name="mixed")([x, inputs])
-    return keras.Model(inputs, mixed)
+    shape = (6,) if rank == 2 else (None, 6)
+    layer = keras.layers.Lambda(lambda given: mix(*given), output_shape=shape, name="mixed")
+    return keras.Model(inputs, layer([x, inputs]))
 
 
 L = keras.layers
@@ -68,7 +121,14 @@ MODELS: dict[str, tuple[Callable[[], Any], str]] = {
     "greatest": (lambda: tokens(L.GlobalMaxPooling1D()), EQUAL),
     "both directions": (lambda: tokens(L.Bidirectional(L.LSTM(3, return_sequences=True))), EQUAL),
     "convolution": (lambda: tokens(L.Conv1D(4, 3, padding="same")), EQUAL),
-    "weak mask": (weak, EQUAL),
+    "weak mask": (lambda: mixed(weakly_masked, 3), EQUAL),
+    "own mask": (lambda: mixed(masked_mean), PADDED),
+    "zeros": (lambda: mixed(weight_of_zeros), PADDED),
+    "leak of 1e-5": (lambda: mixed(hidden_leak(1e-5)), EQUAL),
+    "sum of the batch": (lambda: mixed(sum_of_batch), ALONE),
+    "centred if many": (lambda: mixed(centred_if_many), ALONE),
+    "batch normalisation": (lambda: mixed(normalised((0, 1)), 3), ALONE),
+    "normalised over tokens": (lambda: mixed(normalised((1,)), 3), EQUAL),
 }
 
 
@@ -76,6 +136,35 @@ MODELS: dict[str, tuple[Callable[[], Any], str]] = {
 def test_padding_is_used_where_it_changes_nothing(name: str, tmp_path: Path) -> None:
     build, expected = MODELS[name]
     model, samples = build(), rows()
+    run = extractkit.extract(
+        ["selectors=outputs"], model=model, inputs=dataset(samples), run_dir=tmp_path / "r"
+    )
+    assert run.manifest.settings["sharing"] == expected
+    for index, sample in enumerate(samples):
+        want = np.asarray(model(sample[None]))[0]
+        np.testing.assert_allclose(run[":output"].sample(index), want, atol=2e-6)
+
+
+def zeros(*lengths: int) -> list[Array]:
+    return [np.zeros(n, np.int32) for n in lengths]
+
+
+@pytest.mark.parametrize(
+    ("mix", "samples", "expected"),
+    [
+        (masked_mean, [*rows(*LENGTHS), *zeros(2, 5)], PADDED),
+        (masked_mean, rows(5, 60, 9, 70), PADDED),
+        (mean_beyond_40, rows(5, 60, 9, 70), EQUAL),
+        (mean_beyond_40, rows(5, 30, 9, 33), PADDED),
+        (weight_of_zeros, [*rows(*LENGTHS), *zeros(2, 5)], EQUAL),
+        (hidden_maximum, [*rows(*LENGTHS), np.array([19, 19], np.int32)], EQUAL),
+    ],
+)
+def test_the_jobs_own_lengths_and_values_decide(
+    mix: Any, samples: list[Array], expected: str, tmp_path: Path
+) -> None:
+    """Some effects of padding show at some lengths, or for some values, only."""
+    model = mixed(mix)
     run = extractkit.extract(
         ["selectors=outputs"], model=model, inputs=dataset(samples), run_dir=tmp_path / "r"
     )
