@@ -1,17 +1,25 @@
 """Drift of tensors over a run's checkpoints: relative norm, cosine and linear CKA. NumPy only.
 
-Sums are accumulated in float64, block by block, so that no tensor has to be in memory whole.
+Sums are accumulated in float64, block by block, so that no tensor has to be in memory whole. They
+do not depend on the number of cores.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from math import prod, sqrt
+from math import prod
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
+from extractkit.core.statistics import Arrays, Merging
+from extractkit.core.statistics.products import (
+    Matrix,
+    PairSums,
+    alignment,
+    cosine,
+    relative_norm,
+)
 from extractkit.core.values import Array, Dense, Values
 from extractkit.errors import RunDirectoryError
 from extractkit.runs.files import StoredFile, content_of
@@ -22,7 +30,7 @@ from extractkit.runs.views import TensorView
 DRIFT = "drift.json"
 """Name of the file in the run directory."""
 
-_HELD_BYTES = 128 * 1024 * 1024
+_HELD_BYTES = 256 * 1024 * 1024
 _TOGETHER_BYTES = 16 * 1024 * 1024
 _NUMBERS = "biuf"  # kinds of NumPy's types
 
@@ -103,119 +111,34 @@ def read_drift(directory: Path, recorded: Sequence[StoredFile]) -> Drift | None:
 WIDEST = 2048
 """Most features for linear CKA, which needs square matrices of that size."""
 
-Matrix = npt.NDArray[np.float64]
 
-_ROUNDING = (8 * np.finfo(np.float64).eps) ** 2
-"""The share of ‖x‖² that rounding may leave when the examples do not differ at all."""
-
-_NON_FINITE_IS_NONE = np.errstate(over="ignore", invalid="ignore")
-"""Infinities and NaN need no warning: measures of such values are None."""
+def examples_of(values: Array) -> Matrix:
+    """Return numbers of any type as float64 (examples, features); (1, 1) for a single number."""
+    examples, *features = values.shape or (1,)
+    return np.asarray(values, np.float64).reshape(examples, prod(features))
 
 
-@dataclass(eq=False)
-class Chunk:
-    """Some of a tensor's values.
+def sums(blocks: Iterable[tuple[Matrix, Matrix]], aligns: bool) -> Arrays:
+    """Return the sums over pairs of blocks, each with the same examples on both sides.
 
-    Attributes:
-        values: numbers of any type.
-        examples: whether the first axis counts examples and the others their features.
-        keeps: whether derived arrays are kept for the next use.
+    Args:
+        aligns: whether linear CKA is measured, if there are not too many features.
     """
-
-    values: Array
-    examples: bool
-    keeps: bool = False
-    _numbers: Matrix | None = None
-    _centred: Matrix | None = None
-
-    @property
-    def numbers(self) -> Matrix:
-        """The values, float64 (examples, features); (1, 1) for a single number."""
-        if self._numbers is not None:
-            return self._numbers
-        examples, *features = self.values.shape or (1,)
-        made = np.asarray(self.values, np.float64).reshape(examples, prod(features))
-        self._numbers = made if self.keeps else None
-        return made
-
-    @property
-    def made_bytes(self) -> int:
-        """Size in memory of the derived arrays."""
-        return 2 * self.values.size * np.dtype(np.float64).itemsize
-
-    def centred(self, shift: Matrix) -> Matrix:
-        """Return the numbers less `shift`, which is the same in every call."""
-        if self._centred is not None:
-            return self._centred
-        made = self.numbers - shift
-        self._centred = made if self.keeps else None
-        return made
-
-    @property
-    def aligns(self) -> bool:
-        """Whether linear CKA can be computed for the block."""
-        return self.examples and self.values[:1].size <= WIDEST
+    merging: Merging[Arrays, Arrays] | None = None
+    for one, other in blocks:
+        if merging is None:
+            accumulator = PairSums(aligns and one.shape[1] <= WIDEST)
+            merging = Merging(accumulator)
+        merging.add(accumulator.of((one, other)))
+    return PairSums(False).of((_NOTHING, _NOTHING)) if merging is None else merging.finish()
 
 
-def joined(blocks: Sequence[Chunk]) -> Chunk:
-    """Join blocks of one tensor, because products over many rows at once are fastest."""
-    if len(blocks) == 1:
-        return blocks[0]
-    return Chunk(np.concatenate([block.values for block in blocks]), blocks[0].examples)
+def sums_of(blocks: Iterable[Matrix], aligns: bool) -> Arrays:
+    """Return the sums over one tensor and itself."""
+    return sums(((block, block) for block in blocks), aligns)
 
 
-@dataclass(frozen=True, eq=False)
-class Sums:
-    """Sums over the values of one tensor at one checkpoint.
-
-    Attributes:
-        norm: ‖x‖².
-        count, total, square: number of examples, their sum, and XᵀX; no square if CKA is not
-            computed. Sum and square are of the examples less `shift`, the mean of the first block.
-            It is near the overall mean, which avoids cancellation.
-    """
-
-    norm: float
-    count: int
-    total: Matrix
-    square: Matrix | None
-    shift: Matrix
-
-    @classmethod
-    @_NON_FINITE_IS_NONE
-    def of(cls, blocks: Iterable[Chunk]) -> "Sums":
-        """Sum up blocks."""
-        norm, count = 0.0, 0
-        shift: Matrix | None = None
-        total: Matrix | None = None
-        square: Matrix | None = None
-        aligns = True
-        for block in blocks:
-            numbers = block.numbers
-            norm += _dot(numbers, numbers)
-            aligns = aligns and block.aligns
-            if not aligns or not len(numbers):
-                continue
-            if shift is None:
-                shift = numbers.mean(axis=0)
-            rows = block.centred(shift)
-            count += len(rows)
-            total = rows.sum(axis=0) + (0.0 if total is None else total)
-            square = rows.T @ rows + (0.0 if square is None else square)
-        empty = np.zeros(0)
-        return cls(
-            norm,
-            count,
-            empty if total is None else total,
-            square if aligns else None,
-            empty if shift is None else shift,
-        )
-
-    @cached_property
-    def spread(self) -> float:
-        """‖XᵀX‖ of centred columns: 0, except for rounding, if the examples do not differ."""
-        assert self.square is not None
-        return _norm(self.square - np.outer(self.total, self.total) / self.count)
+_NOTHING = np.zeros((0, 0))
 
 
 @dataclass(frozen=True)
@@ -241,84 +164,53 @@ UNDEFINED = Similarity(None, None, None)
 """Similarity of values of different shapes."""
 
 
-@_NON_FINITE_IS_NONE
+class _ShapesDifferError(Exception):
+    """Two tensors have no corresponding elements."""
+
+
 def similarity(
-    reference: Iterable[Chunk], other: Iterable[Chunk], sums: tuple[Sums, Sums]
+    reference: Iterable[Matrix], other: Iterable[Matrix], own: tuple[Arrays, Arrays]
 ) -> Similarity:
     """Measure the similarity to a reference.
 
     Args:
         reference, other: blocks in the same order. Where shapes differ, the result is `UNDEFINED`.
-        sums: the sums over each of them.
+        own: the sums over each of them and itself.
     """
-    a, b = sums
-    difference = product = 0.0
-    crossed: Matrix | None = None
+    try:
+        both = sums(_corresponding(reference, other), "products" in own[0])
+    except _ShapesDifferError:
+        return UNDEFINED
+    if both["difference"] == 0:
+        return to_itself(own[0])  # exact, without rounding
+    return _measures(*own, both)
+
+
+def _corresponding(
+    reference: Iterable[Matrix], other: Iterable[Matrix]
+) -> Iterator[tuple[Matrix, Matrix]]:
     for one, two in zip(reference, other, strict=True):
-        if one.values.shape != two.values.shape:
-            return UNDEFINED
-        x, y = one.numbers, two.numbers
-        moved = y - x
-        difference += _dot(moved, moved)
-        product += _dot(x, y)
-        if a.square is not None and b.square is not None and len(x):
-            here = one.centred(a.shift).T @ two.centred(b.shift)
-            crossed = here if crossed is None else crossed + here
-    if difference == 0.0:
-        return to_itself(a)  # exact, without rounding
-    return Similarity(
-        _ratio(sqrt(difference), sqrt(a.norm)),
-        _bounded(_ratio(product, sqrt(a.norm) * sqrt(b.norm)), -1.0),
-        _bounded(_cka(a, b, crossed), 0.0),
-    )
+        if one.shape != two.shape:
+            raise _ShapesDifferError
+        yield one, two
 
 
-@_NON_FINITE_IS_NONE
-def to_itself(sums: Sums) -> Similarity:
+def to_itself(own: Arrays) -> Similarity:
     """Return the similarity of a tensor to itself, where it is defined."""
-    return Similarity(
-        _ratio(0.0, sqrt(sums.norm)), _ratio(sums.norm, sums.norm), _cka(sums, sums, sums.square)
-    )
+    return _measures(own, own, own)
 
 
-def _cka(a: Sums, b: Sums, crossed: Matrix | None) -> float | None:
-    """Return ‖YᵀX‖² / (‖XᵀX‖ ‖YᵀY‖), columns centred."""
-    if a.square is None or b.square is None or crossed is None or a.count < 2:
-        return None
-
-    if a.spread <= _ROUNDING * a.norm or b.spread <= _ROUNDING * b.norm:
-        return None
-    both = _norm(crossed - np.outer(a.total, b.total) / a.count)
-    return _ratio(both * both, a.spread * b.spread)
-
-
-def _norm(matrix: Matrix) -> float:
-    return sqrt(_dot(matrix, matrix))
-
-
-def _dot(a: Matrix, b: Matrix) -> float:
-    # Without BLAS, whose threads take longer to start than such a sum takes.
-    return float(np.einsum("i,i->", a.reshape(-1), b.reshape(-1)))
-
-
-def _ratio(above: float, below: float) -> float | None:
-    if not np.isfinite(above) or not np.isfinite(below) or below <= 0.0:
-        return None
-    return above / below
-
-
-def _bounded(value: float | None, least: float) -> float | None:
-    """Clip a value to the bounds, which rounding may exceed."""
-    return None if value is None else min(1.0, max(least, value))
+def _measures(x: Arrays, y: Arrays, both: Arrays) -> Similarity:
+    return Similarity(relative_norm(x, both), cosine(x, y, both), alignment(x, y, both))
 
 
 def _measured(view: TrajectoryView, missing: frozenset[int]) -> TensorDrift:
     found: list[tuple[Similarity, Similarity]] = []
-    together = _samples_together(view.each[0])
-    first = before = _Values(view.each[0], missing, together)
+    blocks = _blocks_of(view.each[0])
+    first = before = _Values(view.each[0], missing, *blocks)
     found.append((first.to_itself, first.to_itself))
     for own in view.each[1:]:
-        values = _Values(own, missing, together)
+        values = _Values(own, missing, *blocks)
         if values.same_as(before):
             # An unchanged tensor (of a frozen layer, for example) is not measured again.
             found.append((found[-1][0], before.to_itself))
@@ -329,14 +221,21 @@ def _measured(view: TrajectoryView, missing: frozenset[int]) -> TensorDrift:
     return TensorDrift(_moved(from_first), _moved(from_previous))
 
 
-def _samples_together(view: TensorView) -> int:
-    """Return how many samples of small shards to measure at once, at every checkpoint alike."""
+def _blocks_of(view: TensorView) -> tuple[int, bool]:
+    """Return how to measure a tensor, at every checkpoint alike.
+
+    Returns:
+        How many samples of small shards to measure at once, and whether the first axis of the
+        values counts examples, as linear CKA needs.
+    """
     if view.constant:
-        return 1
+        return 1, view.ndim > 1
     for _, values in view.by_shard():
         if len(values):
-            return max(1, _TOGETHER_BYTES * len(values) // max(1, values.values.nbytes))
-    return 1
+            together = _TOGETHER_BYTES * len(values) // max(1, values.values.nbytes)
+            # If several axes vary, each sample is flattened, so its numbers are not examples.
+            return max(1, together), isinstance(values, Dense) or values.shapes is None
+    return 1, True
 
 
 def _moved(found: Sequence[Similarity]) -> Moved:
@@ -352,18 +251,21 @@ def _similarity(reference: "_Values", other: "_Values") -> Similarity:
 
 
 class _Values:
-    """A tensor at one checkpoint, shard by shard, kept in memory if it is small."""
+    """A tensor at one checkpoint, block by block, kept in memory if it is small."""
 
-    def __init__(self, view: TensorView, missing: frozenset[int], together: int) -> None:
+    def __init__(
+        self, view: TensorView, missing: frozenset[int], together: int, aligns: bool
+    ) -> None:
         self._view = view
         self._missing = missing
         self._together = together
-        self._kept: list[Chunk] | None = None
+        self._aligns = aligns
+        self._kept: list[Matrix] | None = None
 
     @cached_property
-    def sums(self) -> Sums:
+    def sums(self) -> Arrays:
         """The sums over the values."""
-        return Sums.of(self)
+        return sums_of(self, self._aligns)
 
     @cached_property
     def to_itself(self) -> Similarity:
@@ -372,20 +274,20 @@ class _Values:
 
     def same_as(self, other: "_Values") -> bool:
         """Return True if all values are equal."""
-        return self.sums.norm == other.sums.norm and all(
-            np.array_equal(one.values, two.values) for one, two in zip(self, other, strict=True)
+        same = self.sums["dot"] == other.sums["dot"]
+        return bool(same) and all(
+            np.array_equal(one, two) for one, two in zip(self, other, strict=True)
         )
 
-    def __iter__(self) -> Iterator[Chunk]:
+    def __iter__(self) -> Iterator[Matrix]:
         if self._kept is not None:
             yield from self._kept
             return
-        kept: list[Chunk] = []
-        size = made = 0
-        for block in self._read():
-            size += block.values.nbytes
-            made += block.made_bytes
-            block.keeps = size <= _HELD_BYTES and made <= _HELD_BYTES
+        kept: list[Matrix] = []
+        size = 0
+        for values in self._read():
+            block = examples_of(values)
+            size += block.nbytes
             if size <= _HELD_BYTES:
                 kept.append(block)
             else:
@@ -393,30 +295,27 @@ class _Values:
             yield block
         self._kept = kept if size <= _HELD_BYTES else None
 
-    def _read(self) -> Iterator[Chunk]:
+    def _read(self) -> Iterator[Array]:
         if self._view.constant:
             value = np.asarray(self._view)
-            rows = prod(value.shape[:-1])
-            yield Chunk(value.reshape(rows, *value.shape[-1:]), value.ndim > 1)
+            yield value.reshape(prod(value.shape[:-1]), *value.shape[-1:])
             return
-        gathered: list[Chunk] = []
+        gathered: list[Array] = []
         samples = 0
         for start, values in self._view.by_shard():
-            gathered.append(self._block(start, values))
+            gathered.append(self._present(start, values))
             samples += len(values)
             if samples >= self._together:
-                yield joined(gathered)
+                yield np.concatenate(gathered)
                 gathered, samples = [], 0
         if gathered:
-            yield joined(gathered)
+            yield np.concatenate(gathered)
 
-    def _block(self, start: int, values: Values) -> Chunk:
+    def _present(self, start: int, values: Values) -> Array:
+        """Return the values of the samples that have one at every checkpoint."""
         missing = [at for at in range(len(values)) if start + at in self._missing]
         if isinstance(values, Dense):
-            kept_rows = np.delete(values.values, missing, axis=0) if missing else values.values
-            return Chunk(kept_rows, True)
+            return np.delete(values.values, missing, axis=0) if missing else values.values
         kept = np.ones(len(values), bool)
         kept[missing] = False
-        rows = values.values[np.repeat(kept, np.diff(values.offsets))] if missing else values.values
-        # If several axes vary, each sample is flattened, so its numbers are not examples.
-        return Chunk(rows, values.shapes is None)
+        return values.values[np.repeat(kept, np.diff(values.offsets))] if missing else values.values

@@ -17,7 +17,7 @@ from extractkit.runs import same_job
 from extractkit.runs.environment import VALUE_PACKAGES, VALUES_VERSION, package_versions
 from extractkit.runs.journal import read as read_journal
 from extractkit.runs.manifest import SCHEMA, Status
-from extractkit.runs.statistics import STATISTICS
+from extractkit.runs.statistics import RESULTS
 from tests.golden.make_runs import HOST
 from tests.golden.test_runs import FOLDERS, RUNS, bias, check, kernel, runs
 
@@ -150,7 +150,7 @@ def test_an_interrupted_run_with_statistics_is_resumed(
     whole = manifests.read(stored / "statistics")
     assert resumed.manifest.identity == whole.identity
     assert resumed.journal.digests() == read_journal(stored / "statistics/journal.jsonl").digests()
-    assert (run / STATISTICS).read_bytes() == (stored / "statistics" / STATISTICS).read_bytes()
+    assert (run / RESULTS).read_bytes() == (stored / "statistics" / RESULTS).read_bytes()
     assert extractkit.verify(run).failed is False
 
 

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from extractkit.core.statistics import Merging
 from extractkit.core.values import Array
-from extractkit.runs.comparing.measures import Tally, compare
+from extractkit.runs.comparing.measures import Tally, Tallying, compare
 from extractkit.runs.comparing.result import Errors, Tolerance
 
 DTYPES = ("float16", "float32", "float64", "int8", "uint64", "int64", "bool", "complex64")
@@ -26,16 +27,14 @@ def two_arrays(draw: st.DrawFn) -> tuple[Array, Array]:
 
 
 def tally(a: Array, b: Array, tolerance: Tolerance | None = None) -> Tally:
-    found = Tally()
-    found.add(np.arange(len(a)), compare(a, b, tolerance or Tolerance()))
-    return found
+    return Tallying().of((np.arange(len(a)), compare(a, b, tolerance or Tolerance())))
 
 
 @given(two_arrays())
 def test_an_array_equals_itself(pair: tuple[Array, Array]) -> None:
     one, _ = pair
     found = tally(one, one.copy(), Tolerance(0, 0))
-    counts = found.counts()
+    counts = found.counts
     assert (counts.elements, counts.unequal, counts.beyond, counts.lone) == (one.size, 0, 0, 0)
     assert (found.first_unequal, found.first_beyond, found.worst) == (None, None, None)
     errors = found.errors()
@@ -50,7 +49,7 @@ def test_all_but_the_norm_is_the_same_whichever_comes_first(
 ) -> None:
     a, b = pair
     one, other = tally(a, b, Tolerance(rtol, atol)), tally(b, a, Tolerance(rtol, atol))
-    assert one.counts() == other.counts()
+    assert one.counts == other.counts
     assert (one.first_unequal, one.first_beyond) == (other.first_unequal, other.first_beyond)
     assert one.worst == other.worst
     assert measures(one.errors()) == pytest.approx(measures(other.errors()), nan_ok=True)
@@ -59,7 +58,7 @@ def test_all_but_the_norm_is_the_same_whichever_comes_first(
 @given(two_arrays())
 def test_bits_and_tolerance_are_those_of_plain_numpy(pair: tuple[Array, Array]) -> None:
     a, b = pair
-    found = tally(a, b).counts()
+    found = tally(a, b).counts
     flat_a, flat_b = np.ravel(a), np.ravel(b)
     bits = [one.tobytes() != other.tobytes() for one, other in zip(flat_a, flat_b, strict=True)]
     assert found.unequal == sum(bits)
@@ -89,13 +88,15 @@ def test_nothing_depends_on_how_the_elements_are_cut(
     pair: tuple[Array, Array], rows: int, columns: int
 ) -> None:
     a, b = pair
-    whole, cut = tally(a, b), Tally()
+    whole, tallying = tally(a, b), Tallying()
+    merging = Merging(tallying)
     for row in range(0, len(a), rows):
         for column in range(0, a.shape[1], columns):
             part = (slice(row, row + rows), slice(column, column + columns))
             numbers = np.arange(len(a))[part[0]]
-            cut.add(numbers, compare(a[part], b[part], Tolerance()))
-    assert cut.counts() == whole.counts()
+            merging.add(tallying.of((numbers, compare(a[part], b[part], Tolerance()))))
+    cut = merging.finish()
+    assert cut.counts == whole.counts
     assert cut.worst == whole.worst
     assert (cut.first_unequal, cut.first_beyond) == (whole.first_unequal, whole.first_beyond)
     one, other = cut.errors(), whole.errors()

@@ -7,20 +7,33 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from extractkit.runs.drift import UNDEFINED, WIDEST, Chunk, Similarity, Sums, similarity, to_itself
+from extractkit.core.statistics import Arrays
+from extractkit.runs.drift import (
+    UNDEFINED,
+    WIDEST,
+    Similarity,
+    examples_of,
+    similarity,
+    sums_of,
+    to_itself,
+)
 
 Array = np.ndarray
 
 
-def blocks(values: Array, ends: Sequence[int] = (), examples: bool = True) -> list[Chunk]:
-    return [Chunk(part, examples) for part in np.split(values, sorted(ends))]
+def blocks(values: Array, ends: Sequence[int] = ()) -> list[Array]:
+    return [examples_of(part) for part in np.split(values, sorted(ends))]
+
+
+def sums(values: Array, ends: Sequence[int] = (), examples: bool = True) -> Arrays:
+    return sums_of(blocks(values, ends), examples)
 
 
 def measured(
     one: Array, other: Array, ends: Sequence[int] = (), examples: bool = True
 ) -> Similarity:
-    a, b = blocks(one, ends, examples), blocks(other, ends, examples)
-    return similarity(a, b, (Sums.of(a), Sums.of(b)))
+    own = sums(one, ends, examples), sums(other, ends, examples)
+    return similarity(blocks(one, ends), blocks(other, ends), own)
 
 
 def by_gram(x: Array, y: Array) -> float:
@@ -108,9 +121,9 @@ def test_rounding_leads_out_of_no_bounds() -> None:
 @pytest.mark.parametrize("examples", [True, False])
 def test_what_is_compared_with_itself_is_what_a_comparison_tells(examples: bool) -> None:
     x = drawn(1, 9)
-    own, copied = Sums.of(blocks(x, examples=examples)), measured(x, x.copy(), (), examples)
+    own, copied = sums(x, (), examples), measured(x, x.copy(), (), examples)
     assert to_itself(own) == copied == Similarity(0.0, 1.0, 1.0 if examples else None)
-    zero = Sums.of(blocks(np.zeros((4, 2))))
+    zero = sums(np.zeros((4, 2)))
     assert to_itself(zero) == measured(np.zeros((4, 2)), np.zeros((4, 2)))
 
 
@@ -118,16 +131,8 @@ def test_what_is_compared_with_itself_is_what_a_comparison_tells(examples: bool)
 def test_what_is_no_number_or_too_large_is_like_nothing_not_even_itself(wrong: float) -> None:
     x = drawn(1, 9)
     x[2, 1] = wrong
-    assert to_itself(Sums.of(blocks(x))) == Similarity(None, None, None)
+    assert to_itself(sums(x)) == Similarity(None, None, None)
     assert measured(x, drawn(2, 9)) == Similarity(None, None, None)
-
-
-def test_what_is_kept_of_a_block_changes_nothing() -> None:
-    x, y = drawn(1, 9), drawn(2, 9)
-    kept = [Chunk(x, True, keeps=True)], [Chunk(y, True, keeps=True)]
-    own = (Sums.of(kept[0]), Sums.of(kept[1]))
-    assert [similarity(*kept, own) for _ in range(2)] == [measured(x, y)] * 2
-    assert kept[0][0].numbers is kept[0][0].numbers
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "int8", "int64", "uint8", "bool"])

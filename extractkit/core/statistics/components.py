@@ -5,12 +5,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from extractkit.core.statistics import Array, Arrays, Block, features, fits, merged_means, numbers
+from extractkit.core.statistics import Array, Arrays, Block, features, fits, merged_means
+from extractkit.core.statistics.products import about_means
 from extractkit.core.transforms import Operand, as_options, no_options, one_thread, whole_number
 from extractkit.errors import SelectionError
-
-_ROWS = 4096
-"""Rows of one matrix product. The number is fixed because it decides the order of sums."""
 
 
 def _covariance(partial: Arrays) -> Array:
@@ -34,14 +32,8 @@ class _Products:
 
     def of(self, block: Block) -> Arrays:
         """Return count, mean and the sum of products of distances from the mean."""
-        rows = numbers(block.rows())
-        width = rows.shape[1]
-        products = np.zeros((width, width))
-        mean = rows.mean(0) if len(rows) else np.zeros(width)
-        for start in range(0, len(rows), _ROWS):
-            moved = rows[start : start + _ROWS] - mean
-            with one_thread():
-                products += moved.T @ moved
+        rows = block.rows()
+        mean, _, products = about_means(rows, rows)
         return {"count": np.asarray(len(rows), np.int64), "mean": mean, "products": products}
 
     def merge(self, one: Arrays, other: Arrays) -> Arrays:

@@ -9,10 +9,11 @@ from typing import Any, Self
 
 import tensorflow as tf
 
+from extractkit.core import digests
 from extractkit.core.catalog import VARIABLES, Catalog, Kind, TensorRecord
 from extractkit.core.plan import Layout
 from extractkit.core.transforms import Masked
-from extractkit.core.values import Array, add_to_digest, digest_of_plain_data
+from extractkit.core.values import Array
 from extractkit.inputs import Sample, Signature
 from extractkit.models import (
     CheckpointAxis,
@@ -109,7 +110,7 @@ class GraphModel(HasCheckpoints, ChecksSizes):
         sha = hashlib.sha256()
         for record, value in self._weights():
             # One at a time, to avoid a second copy of the model.
-            add_to_digest(sha, record.address, record.dtype, self.read(value))
+            digests.update(sha, record.address, record.dtype, self.read(value))
         return sha.hexdigest()
 
     def definition_digest(self) -> str | None:
@@ -138,7 +139,7 @@ class GraphModel(HasCheckpoints, ChecksSizes):
             "signature": signature,
             "preprocessing": self.preprocessing,
         }
-        return digest_of_plain_data(identity)
+        return digests.of_plain_data(identity)
 
     def describe(self) -> Mapping[str, object]:
         """Return the number of parameters, the preprocessing, and the origin."""

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from extractkit.advice import command
+from extractkit.core.statistics import Merging
 from extractkit.core.values import Array
 from extractkit.errors import RunDirectoryError
-from extractkit.runs.comparing.measures import IncomparableError, Tally, blocks, compare, family
+from extractkit.runs.comparing.measures import IncomparableError, Tallying, blocks, compare, family
 from extractkit.runs.comparing.pairing import (
     Alignment,
     PairedCheckpoints,
@@ -23,6 +24,7 @@ from extractkit.runs.comparing.pairing import (
 from extractkit.runs.comparing.result import (
     Circumstance,
     Comparison,
+    Counts,
     TensorComparison,
     Tolerance,
     Verdict,
@@ -105,24 +107,30 @@ def diff(
 def _compared(
     a: TensorView, b: TensorView, aligned: Alignment, tolerance: Tolerance
 ) -> TensorComparison:
-    tally = Tally()
+    tallying = Tallying()
+    merging = Merging(tallying)
     try:
         _check(a, b, aligned)
         for block in blocks(a, b, aligned):
-            tally.add(block.pairs, compare(block.a, block.b, tolerance))
+            merging.add(tallying.of((block.pairs, compare(block.a, block.b, tolerance))))
     except IncomparableError as error:
         return TensorComparison(a.key, b.key, Verdict.INCOMPARABLE, str(error))
-    counts = tally.counts()
-    verdict = Verdict.BEYOND if counts.beyond else Verdict.WITHIN
-    if not counts.unequal and a.dtype == b.dtype:
-        verdict = Verdict.EQUAL
+    tally = merging.finish()
+    verdict = _verdict(tally.counts, same_type=a.dtype == b.dtype)
     first_unequal, first_beyond, worst = (
         None if pair is None or a.constant else aligned.sample(pair)
         for pair in (tally.first_unequal, tally.first_beyond, tally.worst)
     )
     return TensorComparison(
-        a.key, b.key, verdict, None, counts, tally.errors(), first_unequal, first_beyond, worst
+        *(a.key, b.key, verdict, None, tally.counts, tally.errors()),
+        *(first_unequal, first_beyond, worst),
     )
+
+
+def _verdict(counts: Counts, *, same_type: bool) -> Verdict:
+    if not counts.unequal and same_type:
+        return Verdict.EQUAL
+    return Verdict.BEYOND if counts.beyond else Verdict.WITHIN
 
 
 def _compared_statistics(
@@ -152,13 +160,10 @@ def _compared_arrays(label: str, a: Array, b: Array, tolerance: Tolerance) -> Te
     if a.shape != b.shape or family(a.dtype) != family(b.dtype):
         reason = f"{a.dtype.name} {list(a.shape)} against {b.dtype.name} {list(b.shape)}"
         return TensorComparison(label, label, Verdict.INCOMPARABLE, reason)
-    tally = Tally()
-    tally.add(np.zeros(1, np.int64), compare(a.reshape(1, -1), b.reshape(1, -1), tolerance))
-    counts = tally.counts()
-    verdict = Verdict.BEYOND if counts.beyond else Verdict.WITHIN
-    if not counts.unequal and a.dtype == b.dtype:
-        verdict = Verdict.EQUAL
-    return TensorComparison(label, label, verdict, None, counts, tally.errors())
+    compared = compare(a.reshape(1, -1), b.reshape(1, -1), tolerance)
+    tally = Tallying().of((np.zeros(1, np.int64), compared))
+    verdict = _verdict(tally.counts, same_type=a.dtype == b.dtype)
+    return TensorComparison(label, label, verdict, None, tally.counts, tally.errors())
 
 
 def _check(a: TensorView, b: TensorView, aligned: Alignment) -> None:

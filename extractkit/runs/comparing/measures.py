@@ -1,13 +1,15 @@
 """Measures of the difference between two tensors, block by block in float64. NumPy only."""
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
+from operator import add
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from extractkit.core.statistics import Arrays
+from extractkit.core.statistics.products import PairSums, correlation, cosine, relative_norm
 from extractkit.core.values import Array, Values
 from extractkit.runs.checking import counted
 from extractkit.runs.comparing.pairing import Alignment, Pairs
@@ -202,133 +204,131 @@ def _unequal_bits(a: Array, b: Array) -> Mask:
     return np.asarray(np.not_equal(*words).any(axis=-1))
 
 
+@dataclass(frozen=True, eq=False)
 class Tally:
-    """Counts, errors and notable pairs of samples, all independent of the division into blocks.
+    """Counts, errors and notable pairs of samples of some elements.
 
     Attributes:
-        first_unequal, first_beyond: the first pair with such an element, or None.
+        counts: numbers of elements.
+        finite: number of pairs of finite numbers.
+        max_abs, sum_abs, max_rel, sum_rel: of their absolute and relative differences.
+        first_unequal, first_beyond: the first pair of samples with such an element, or None.
         worst: the pair with the largest error, the first of several; None if all are equal.
+        worst_error: its error; infinite if it has a lone NaN or infinity.
+        sums: sums over x and x, y and y, and x and y, the finite numbers of both sides; None for
+            texts. Complex numbers count as two numbers.
     """
 
-    def __init__(self) -> None:
-        self.first_unequal: int | None = None
-        self.first_beyond: int | None = None
-        self.worst: int | None = None
-        self._worst_error = 0.0
-        self._counts = np.zeros(5, np.int64)
-        self._finite = 0
-        self._max_abs = self._sum_abs = self._max_rel = self._sum_rel = 0.0
-        self._moments = _Moments()
-
-    def add(self, pairs: Pairs, found: Elements) -> None:
-        """Add a block. `pairs` are the pairs of its rows."""
-        self.first_unequal = _first(self.first_unequal, pairs, found.unequal)
-        self.first_beyond = _first(self.first_beyond, pairs, found.beyond)
-        numbers = found.numbers
-        masks = [found.unequal, found.beyond]
-        if numbers is not None:
-            masks += [numbers.nan, numbers.lone]
-            self._add_errors(pairs, numbers)
-        for position, mask in enumerate(masks, start=1):
-            self._counts[position] += np.count_nonzero(mask)
-        self._counts[0] += found.unequal.size
-
-    def counts(self) -> Counts:
-        """Return the number of elements of each kind."""
-        return Counts(*map(int, self._counts))
+    counts: Counts
+    finite: int = 0
+    max_abs: float = 0.0
+    sum_abs: float = 0.0
+    max_rel: float = 0.0
+    sum_rel: float = 0.0
+    first_unequal: int | None = None
+    first_beyond: int | None = None
+    worst: int | None = None
+    worst_error: float = 0.0
+    sums: tuple[Arrays, Arrays, Arrays] | None = None
 
     def errors(self) -> Errors | None:
         """Return the differences of the numbers, or None if no pair of numbers was finite."""
-        if not self._finite:
+        if not self.finite or self.sums is None:
             return None
         return Errors(
-            max_abs=self._max_abs,
-            mean_abs=self._sum_abs / self._finite,
-            max_rel=self._max_rel,
-            mean_rel=self._sum_rel / self._finite,
-            relative_l2=self._moments.relative_l2(),
-            cosine=self._moments.cosine(),
-            correlation=self._moments.correlation(),
+            max_abs=self.max_abs,
+            mean_abs=self.sum_abs / self.finite,
+            max_rel=self.max_rel,
+            mean_rel=self.sum_rel / self.finite,
+            relative_l2=relative_norm(self.sums[0], self.sums[2]),
+            cosine=cosine(*self.sums),
+            correlation=correlation(*self.sums),
         )
 
-    def _add_errors(self, pairs: Pairs, numbers: Numbers) -> None:
+
+class Tallying:
+    """The accumulator of tallies. Blocks may be merged in any order."""
+
+    _sums = PairSums()
+
+    def of(self, block: tuple[Pairs, Elements]) -> Tally:
+        """Return the tally of a block: the pairs of its rows, and its compared elements."""
+        pairs, found = block
+        numbers = found.numbers
+        unequal, beyond = map(int, map(np.count_nonzero, (found.unequal, found.beyond)))
+        nan = 0 if numbers is None else int(np.count_nonzero(numbers.nan))
+        lone = 0 if numbers is None else int(np.count_nonzero(numbers.lone))
+        tally = Tally(
+            Counts(found.unequal.size, unequal, beyond, nan, lone),
+            first_unequal=_first(pairs, found.unequal),
+            first_beyond=_first(pairs, found.beyond),
+        )
+        return tally if numbers is None else self._with_errors(tally, pairs, numbers)
+
+    def _with_errors(self, tally: Tally, pairs: Pairs, numbers: Numbers) -> Tally:
         error, scale = numbers.error, numbers.scale
-        self._finite += int(np.count_nonzero(numbers.finite))
         # Halved, so that the difference of two numbers of opposite sign cannot overflow.
         half = np.abs(numbers.a / 2 - numbers.b / 2)
         relative = 2 * np.divide(half, scale, out=np.zeros_like(error), where=scale > 0)
-        self._max_abs = max(self._max_abs, float(error.max(initial=0)))
-        self._max_rel = max(self._max_rel, float(relative.max(initial=0)))
-        with np.errstate(over="ignore", invalid="ignore"):  # `_normed` is None if not finite
-            self._sum_abs += float(error.sum())
-            self._sum_rel += float(relative.sum())
-            self._moments.add(_real(numbers.a, numbers.finite), _real(numbers.b, numbers.finite))
         by_pair = np.where(numbers.lone, np.inf, error).max(axis=1, initial=0)
         row = int(by_pair.argmax())
-        error_of, pair = float(by_pair[row]), int(pairs[row])
-        earlier = self.worst is not None and pair < self.worst and error_of == self._worst_error
-        if error_of > self._worst_error or earlier:
-            self._worst_error, self.worst = error_of, pair
+        x, y = (_real(side, numbers.finite) for side in (numbers.a, numbers.b))
+        with np.errstate(over="ignore"):  # a sum may overflow
+            return replace(
+                tally,
+                finite=int(np.count_nonzero(numbers.finite)),
+                max_abs=float(error.max(initial=0)),
+                sum_abs=float(error.sum()),
+                max_rel=float(relative.max(initial=0)),
+                sum_rel=float(relative.sum()),
+                worst=int(pairs[row]) if by_pair[row] else None,
+                worst_error=float(by_pair[row]),
+                sums=(self._sums.of((x, x)), self._sums.of((y, y)), self._sums.of((x, y))),
+            )
+
+    def merge(self, one: Tally, other: Tally) -> Tally:
+        """Add counts and sums, and keep the extremes."""
+        worst = max((one, other), key=_badness)
+        sums = one.sums
+        if one.sums is not None and other.sums is not None:
+            x, y, both = map(self._sums.merge, one.sums, other.sums)
+            sums = (x, y, both)
+        return Tally(
+            Counts(*map(add, astuple(one.counts), astuple(other.counts))),
+            one.finite + other.finite,
+            max(one.max_abs, other.max_abs),
+            one.sum_abs + other.sum_abs,
+            max(one.max_rel, other.max_rel),
+            one.sum_rel + other.sum_rel,
+            _earlier(one.first_unequal, other.first_unequal),
+            _earlier(one.first_beyond, other.first_beyond),
+            worst.worst,
+            worst.worst_error,
+            sums,
+        )
+
+    def finish(self, partial: Tally) -> Tally:
+        """Return the tally as it is."""
+        return partial
 
 
-def _first(known: int | None, pairs: Pairs, mask: Mask) -> int | None:
+def _badness(tally: Tally) -> tuple[float, int]:
+    """Return the error of the worst pair, and a larger number for an earlier pair."""
+    return tally.worst_error, 0 if tally.worst is None else -tally.worst
+
+
+def _first(pairs: Pairs, mask: Mask) -> int | None:
     found = pairs[mask.any(axis=1)]
-    return min((int(pair) for pair in (known, *found[:1]) if pair is not None), default=None)
+    return int(found[0]) if len(found) else None
+
+
+def _earlier(one: int | None, other: int | None) -> int | None:
+    return min((pair for pair in (one, other) if pair is not None), default=None)
 
 
 def _real(array: Array, finite: Mask) -> Reals:
-    """Return the finite numbers as one series, complex numbers as their two parts."""
-    return np.ascontiguousarray(array[finite]).view(np.float64)
-
-
-class _Moments:
-    """Sums of products of two series, about zero and about their means.
-
-    Those about the means are merged block by block (Chan, Golub and LeVeque, 1979), which avoids
-    cancellation if a mean is large compared with the spread.
-    """
-
-    def __init__(self) -> None:
-        self._count = 0
-        self._means = np.zeros(2)
-        self._about_means = np.zeros(3)  # xx, yy, xy
-        self._about_zero = np.zeros(3)
-        self._difference = 0.0  # sum of (x − y)²
-
-    def add(self, x: Reals, y: Reals) -> None:
-        if not x.size:
-            return
-        means = np.array([x.mean(), y.mean()])
-        apart = means - self._means
-        total = self._count + x.size
-        between = np.array([apart[0] ** 2, apart[1] ** 2, apart[0] * apart[1]])
-        self._about_means += _products(x - means[0], y - means[1])
-        self._about_means += between * (self._count * (x.size / total))
-        self._about_zero += _products(x, y)
-        self._difference += float(np.square(x - y).sum())
-        self._means += apart * (x.size / total)
-        self._count = total
-
-    def relative_l2(self) -> float | None:
-        reference = float(self._about_zero[0])
-        return math.sqrt(self._difference / reference) if 0 < reference < math.inf else None
-
-    def cosine(self) -> float | None:
-        return _normed(*map(float, self._about_zero))
-
-    def correlation(self) -> float | None:
-        return _normed(*map(float, self._about_means))
-
-
-def _products(x: Reals, y: Reals) -> Reals:
-    return np.array([(x * x).sum(), (y * y).sum(), (x * y).sum()])
-
-
-def _normed(xx: float, yy: float, xy: float) -> float | None:
-    """Return xy / √(xx · yy), within −1 … 1, or None if it is undefined or overflows."""
-    if not (0 < xx < math.inf and 0 < yy < math.inf and math.isfinite(xy)):
-        return None
-    return min(1.0, max(-1.0, xy / (math.sqrt(xx) * math.sqrt(yy))))
+    """Return the finite numbers as (numbers, 1), complex numbers as their two parts."""
+    return np.ascontiguousarray(array[finite]).view(np.float64).reshape(-1, 1)
 
 
 _RTOL, _ATOL = 1e-4, 1e-5
