@@ -1,6 +1,7 @@
 """Output of `extractkit show`: a run with its drift, or a sweep; and the closing summaries."""
 
 import importlib
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,15 @@ from extractkit.engine import Summary
 from extractkit.errors import ConfigError, MissingExtraError, choices
 from extractkit.runs.directory import human_bytes
 from extractkit.runs.drift import Drift, Series, TensorDrift
-from extractkit.runs.manifest import Manifest, RunStatistics, RunTensor, SelfCheck, Status
+from extractkit.runs.manifest import (
+    SHARING,
+    Manifest,
+    RunStatistics,
+    RunTensor,
+    SelfCheck,
+    SharingMeasurement,
+    Status,
+)
 from extractkit.runs.sweeps import JobStatus, SweepRecord, as_typed, next_steps
 from extractkit.sinks.hdf5 import AUTO, INDEX, Hdf5Sink
 
@@ -200,6 +209,9 @@ def overview(
         facts.add_row(INDEX, no_index)
     if manifest.volatile.self_check:
         facts.add_row("self-check", Text(safe(_self_check(manifest.volatile.self_check))))
+    if (measured := manifest.volatile.sharing) is not None:
+        taken = str(manifest.settings.get(SHARING))
+        facts.add_row("batches", Text(safe(f"{taken}{_sharing(measured)}")))
     if manifest.actual is not None:
         _add_findings(facts, manifest.actual.missing, *_findings(manifest.actual.values))
     if committed is not None:
@@ -266,6 +278,17 @@ def _self_check(checks: Sequence[SelfCheck]) -> str:
     return (
         f"{plural(len(first.outputs), 'output')} of {plural(first.samples, 'sample')} as from "
         f"{first.loaded_by}{at}; largest difference {largest:.2g}"
+    )
+
+
+def _sharing(measured: SharingMeasurement) -> str:
+    """Return why no more samples share a batch, and how far they change each other's values."""
+    why = f": {measured.reason}" if measured.reason else ""
+    if measured.tensor is None or measured.difference == sys.float_info.max:
+        return why
+    return (
+        f"{why}; largest relative difference to values alone {measured.difference:.2g}, "
+        f"tolerance {measured.tolerance:.2g}"
     )
 
 

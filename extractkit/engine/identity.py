@@ -15,7 +15,6 @@ from extractkit.core.component import Component
 from extractkit.core.job import Job
 from extractkit.core.plan import PlannedTensor
 from extractkit.engine.prepare import Prepared
-from extractkit.engine.sharing import KEY as SHARING
 from extractkit.models.process import environment
 from extractkit.runs.environment import (
     PACKAGES,
@@ -25,7 +24,14 @@ from extractkit.runs.environment import (
     package_versions,
 )
 from extractkit.runs.files import origins
-from extractkit.runs.manifest import Manifest, RunInputs, RunStatistics, RunTensor, Unextractable
+from extractkit.runs.manifest import (
+    SHARING,
+    Manifest,
+    RunInputs,
+    RunStatistics,
+    RunTensor,
+    Unextractable,
+)
 from extractkit.runs.same_job import MACHINE_SETTINGS, tensors_key
 from extractkit.runs.schema import digest, plain
 from extractkit.sinks import StoredTensor
@@ -109,8 +115,10 @@ def described(manifest: Manifest, prepared: Prepared) -> Manifest:
     checkpoints = tuple(opened.axis.checkpoints) if opened.axis is not None else ()
     imported = module_versions(job.model.imports)
     plugins = sorted(name for tensor in prepared.tensors for name in tensor.pipeline.plugins)
+    measured = prepared.shared.measured or manifest.volatile.sharing
     known = replace(
         manifest,
+        volatile=replace(manifest.volatile, sharing=measured),
         model={
             # An adapter may record more as it loads further weights, but a manifest must not
             # change.

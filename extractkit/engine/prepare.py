@@ -17,13 +17,13 @@ from extractkit.engine.carrying import Carried
 from extractkit.engine.failing_samples import first_explained, refuse_non_finite, try_out
 from extractkit.engine.loading import Opened, open_job, program_of
 from extractkit.engine.samples import Survey
-from extractkit.engine.sharing import KEY as SHARING
 from extractkit.engine.sharing import Shared, Sharing, measure_sharing
 from extractkit.engine.sizes import SizeFaults
 from extractkit.engine.stream import ShardValues, Stream, assembly, fetch, put
 from extractkit.errors import SampleError
 from extractkit.inputs import Source
 from extractkit.models import CarriesState, CarryingProgram, Program
+from extractkit.runs.manifest import SHARING
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,6 +14,7 @@ from extractkit.engine.prepare import sharing_of
 from extractkit.engine.samples import longest, survey
 from extractkit.engine.sharing import Shared
 from extractkit.runs.directory import check_space, free_bytes
+from extractkit.runs.schema import plain
 
 EXACT, UPPER_BOUND, AT_LEAST = "exact", "upper bound", "at least"
 
@@ -104,6 +105,7 @@ class Preview:
             ],
             "sharing": self.shared and str(self.shared.sharing),
             "sharing_reason": self.shared and self.shared.reason,
+            "sharing_measured": self.shared and plain(self.shared.measured),
             "shards": [{"start": shard.start, "stop": shard.stop} for shard in self.shards],
         }
 

@@ -24,9 +24,6 @@ from extractkit.inputs import InputSpec, Signature, Source
 from extractkit.models import Encoded, Encoder, Program
 from extractkit.runs.manifest import SharingMeasurement
 
-KEY = "sharing"
-"""The key in the manifest's settings."""
-
 _LOOKED_AT, _FEW = 64, 8
 """Number of samples to read: short rows, and samples that are slow to read, such as pictures."""
 
@@ -59,8 +56,8 @@ class Shared:
     """Which samples may share a batch, and why not more.
 
     Attributes:
-        reason: the measurement that forbids more; None if nothing does.
-        measured: the differences that were measured; None if none were.
+        reason: why no more do; None if nothing forbids it.
+        measured: the measurement that decided it; None if the model was not run.
     """
 
     sharing: Sharing
@@ -109,18 +106,17 @@ def measure_sharing(
     first = _not_empty(signature, encoded[0])
     reason = trial.apart_together(first, encoded[1:], _CROWD if short else 0)
     if reason is not None:
-        return Shared(Sharing.ALONE, reason, trial.measured)
+        return trial.decided(Sharing.ALONE, reason)
     if not signature.free_axes:
-        return Shared(Sharing.PADDED, measured=trial.measured)  # there is nothing to pad
+        return trial.decided(Sharing.PADDED)  # there is nothing to pad
     if any(not tensor.bears_padding for tensor in tensors):
         reason = "the model computes lengths from those of the samples"
-        return Shared(Sharing.EQUAL, reason, trial.measured)
+        return trial.decided(Sharing.EQUAL, reason)
     reason = trial.apart_padded([first, *encoded[1:]])
     if short and reason is None:
         reason = trial.apart_elements(_single_elements(signature, every))
         reason = reason or trial.apart_at_full_length(every)
-    sharing = Sharing.PADDED if reason is None else Sharing.EQUAL
-    return Shared(sharing, reason, trial.measured)
+    return trial.decided(Sharing.PADDED if reason is None else Sharing.EQUAL, reason)
 
 
 def _different(encoded: Sequence[Encoded]) -> list[Encoded]:
@@ -253,10 +249,9 @@ class _Trial:
     coarse: bool
     _nearest: _Nearest = field(default_factory=_Nearest)
 
-    @property
-    def measured(self) -> SharingMeasurement:
-        """The differences measured so far."""
-        return self._nearest.measurement
+    def decided(self, sharing: Sharing, reason: str | None = None) -> Shared:
+        """Return which samples may share a batch, with what was measured so far."""
+        return Shared(sharing, reason, replace(self._nearest.measurement, reason=reason))
 
     def fits(self, sample: Encoded) -> bool:
         """Return whether a sample is long enough for the slices."""

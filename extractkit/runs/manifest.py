@@ -30,6 +30,9 @@ from extractkit.sinks import StoredTensor
 SCHEMA = 10
 """Version of the manifest's fields. Raise it with every change of them."""
 
+SHARING = "sharing"
+"""The key in `settings` of which samples may share a batch."""
+
 MOST_SAMPLES = 1 << 40
 """Upper bound on the samples of a run, so that a damaged count cannot exhaust the memory."""
 
@@ -79,6 +82,7 @@ class SharingMeasurement:
             nothing was compared.
         difference: the difference between its values alone and in a batch, relative to them.
         tolerance: the largest such difference that counts as rounding.
+        reason: why no more samples share a batch; None if nothing forbids it.
     """
 
     samples: int = 0
@@ -86,6 +90,7 @@ class SharingMeasurement:
     tensor: str | None = None
     difference: float = 0.0
     tolerance: float = 0.0
+    reason: str | None = None
 
 
 def joined(parts: Iterable[Sequence[SelfCheck]]) -> tuple[SelfCheck, ...]:
@@ -211,6 +216,8 @@ class Volatile:
         workers: the machines on which workers computed shards, each once.
         self_check: the result of comparing the model's outputs with its own call, for each set of
             weights checked. Empty if the check was turned off or has not been made yet.
+        sharing: how far samples change each other's values in a batch, which decided
+            `settings.sharing`. None if it was decided without running the model.
     """
 
     started: str
@@ -222,6 +229,7 @@ class Volatile:
     log: StoredFile | None = None
     workers: tuple[Mapping[str, object], ...] = ()
     self_check: tuple[SelfCheck, ...] = ()
+    sharing: SharingMeasurement | None = None
 
 
 @dataclass(frozen=True)

@@ -349,6 +349,7 @@ def _joined(finished: Sequence[FinishedPart]) -> Manifest:
             resumed=tuple(resumed for one in every for resumed in one.resumed),
             workers=tuple(m for at, m in enumerate(machines) if m not in machines[:at]),
             self_check=joined(one.self_check for one in every),
+            sharing=first.volatile.sharing,
         ),
     )
 

@@ -149,7 +149,7 @@ def _manifest_9(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _manifest_10(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Add the transforms of each tensor, from the selectors, and plugins, which none recorded."""
+    """Add the transforms of each tensor, from the selectors, and what no run recorded."""
     selectors: Any = fields.get("job_resolved")
     selectors = selectors.get("selectors") if isinstance(selectors, Mapping) else None
     tensors = fields.get("tensors")
@@ -159,7 +159,11 @@ def _manifest_10(fields: Mapping[str, Any]) -> dict[str, Any]:
         added = {"transforms": _transforms(tensor, selectors), "result": _result(tensor, keys)}
         return _with(tensor, 9, added)
 
-    return {**_with(fields, 9, {"plugins": []}), "tensors": _each(tensors, with_transforms)}
+    return {
+        **_with(fields, 9, {"plugins": []}),
+        "tensors": _each(tensors, with_transforms),
+        "volatile": _with(fields.get("volatile"), 9, {"sharing": None}),
+    }
 
 
 def _key_of(tensor: Any) -> str | None:

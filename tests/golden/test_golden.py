@@ -29,6 +29,7 @@ from extractkit.runs.manifest import (
     RunPlan,
     RunTensor,
     SelfCheck,
+    SharingMeasurement,
     Status,
     Unextractable,
     Volatile,
@@ -53,6 +54,7 @@ EXPECTED = Manifest(
             SelfCheck("epoch_1", "keras", (":output",), 2, 1e-07, 5e-08, "1e-05"),
             SelfCheck("last", not_applicable="the model's own call fails: é"),
         ),
+        sharing=SharingMeasurement(9, {"token": 40}, "a:output", 3e-07, 4e-06, "é"),
     ),
     schema=10,
     status=Status.FINISHED,
@@ -104,11 +106,12 @@ BEFORE_TRANSFORMS = replace(
     # Unknown, as this configuration has no selectors.
     tensors=tuple(replace(one, transforms=None, result="") for one in EXPECTED.tensors),
     plugins=(),
+    volatile=replace(EXPECTED.volatile, sharing=None),
 )
 BEFORE_ROWS = replace(BEFORE_TRANSFORMS, samples_schema=1)
 BEFORE_COUNTING = replace(BEFORE_ROWS, values_version=0)
 EARLIER = {
-    3: replace(BEFORE_COUNTING, volatile=replace(EXPECTED.volatile, self_check=())),
+    3: replace(BEFORE_COUNTING, volatile=replace(EXPECTED.volatile, self_check=(), sharing=None)),
     4: BEFORE_COUNTING,
     5: BEFORE_COUNTING,
     6: BEFORE_ROWS,

@@ -17,6 +17,7 @@ from extractkit.config.compose import compose
 from extractkit.core.values import Array
 from extractkit.engine.preview import preview
 from extractkit.engine.sharing import Sharing
+from extractkit.runs.schema import plain
 from tests.engine.examples import Collected
 from tests.models.test_sizes import dataset
 
@@ -172,6 +173,26 @@ def test_the_jobs_own_lengths_and_values_decide(
     for index, sample in enumerate(samples):
         want = np.asarray(model(sample[None]))[0]
         np.testing.assert_allclose(run[":output"].sample(index), want, atol=2e-6)
+
+
+def test_the_measurement_is_recorded(tmp_path: Path) -> None:
+    samples = dataset(rows(5, 3, 60, 9))
+    found = {}
+    for name, mix in (("r", masked_mean), ("leaking", mean_beyond_40)):
+        run = extractkit.extract(
+            ["selectors=outputs"], model=mixed(mix), inputs=samples, run_dir=tmp_path / name
+        )
+        found[name] = run.manifest.volatile.sharing
+        planned = extractkit.plan(["selectors=outputs"], model=mixed(mix), inputs=samples)
+        assert planned.to_json()["sharing_measured"] == plain(found[name])
+    kept, leaking = found["r"], found["leaking"]
+    assert kept is not None
+    assert leaking is not None
+    assert (kept.tensor, kept.reason, kept.lengths) == (":output", None, {"token": 64})
+    assert kept.difference <= kept.tolerance < 1e-5
+    assert kept.samples > 4
+    assert leaking.reason == "padding changes values of ':output'"
+    assert leaking.difference > 0.1 > leaking.tolerance
 
 
 def test_what_is_wanted_decides(tmp_path: Path) -> None:
