@@ -7,10 +7,11 @@ A missing sample keeps its position and is `absent`. `without` defines the fill 
 """
 
 import hashlib
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -313,6 +314,50 @@ def digest(values: Iterable[tuple[str, Values]]) -> str:
             sha.update(f"{key}\0{name}\0{dtype}\0{array.shape}\0".encode())
             sha.update(_text_bytes(array) if text else np.ascontiguousarray(array).data)
     return sha.hexdigest()
+
+
+class Hash(Protocol):
+    """The part of `hashlib`'s interface that is used."""
+
+    def update(self, data: bytes, /) -> None: ...
+
+
+def add_to_digest(sha: Hash, name: str, dtype: str, array: Array) -> None:
+    """Add one weight to a digest: its name, dtype, shape and content.
+
+    Texts count by their bytes, because an array of objects holds memory addresses.
+    """
+    sha.update(f"{name}\0{dtype}\0{array.shape}\0".encode("utf-8", "surrogateescape"))
+    if array.dtype.hasobject:
+        for text in array.flat:
+            content = text if isinstance(text, bytes) else str(text).encode()
+            sha.update(len(content).to_bytes(8, "little") + content)
+    else:
+        # As plain bytes, because the buffer protocol does not support bfloat16.
+        sha.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)  # type: ignore[arg-type]
+
+
+def digest_of_plain_data(value: object) -> str:
+    """Return the SHA-256 of plain data, independent of the order of keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def digest_of_array(array: Array) -> str:
+    """Return the SHA-256 of dtype, shape and content."""
+    sha = hashlib.sha256()
+    add_to_digest(sha, "", str(array.dtype), array)
+    return sha.hexdigest()
+
+
+def digest_of_table(keys: Array, values: Array) -> str:
+    """Return the SHA-256 of a lookup table, independent of the order of its rows.
+
+    Args:
+        keys, values: (n,), or (n, …) of arrays.
+    """
+    rows = keys.tolist()
+    order = sorted(range(len(rows)), key=rows.__getitem__)
+    return digest_of_plain_data([digest_of_array(keys[order]), digest_of_array(values[order])])
 
 
 def _text_bytes(array: Array) -> bytes:

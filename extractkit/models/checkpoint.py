@@ -11,11 +11,10 @@ import numpy as np
 from extractkit.core.catalog import Catalog, Kind, TensorRecord, address_of, escape
 from extractkit.core.checkpoints import KEY as CHECKPOINTS
 from extractkit.core.checkpoints import CheckpointFiles, StepPattern
-from extractkit.core.digests import of_plain_data, update
 from extractkit.core.keys import Values
 from extractkit.core.requests import check_values
 from extractkit.core.spec import TEXT, storable
-from extractkit.core.values import Array
+from extractkit.core.values import Array, add_to_digest, digest_of_plain_data
 from extractkit.errors import ConfigError, JobError
 from extractkit.inputs import Sample, Signature
 from extractkit.models import (
@@ -137,14 +136,14 @@ class Checkpoint(HasCheckpoints):
         for key in self.weights:
             dtype, shape = self.weights.entry(key)
             if array_dtype(dtype) is not None:
-                update(sha, key, dtype, self.weights.read(key))
+                add_to_digest(sha, key, dtype, self.weights.read(key))
             else:  # an array that cannot be read is covered by its entry
                 sha.update(f"{key}\0{dtype}\0{shape}\0".encode("utf-8", "surrogateescape"))
         return sha.hexdigest()
 
     def definition_digest(self) -> str:
         """Return a constant: nothing is computed."""
-        return of_plain_data(_NAME)
+        return digest_of_plain_data(_NAME)
 
     def describe(self) -> Mapping[str, object]:
         """Return the format, the number of parameters (without optimizer slots) and the paths."""

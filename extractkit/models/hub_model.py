@@ -16,8 +16,7 @@ from typing import Any
 import keras_hub
 import numpy as np
 
-from extractkit.core.digests import of_plain_data
-from extractkit.core.values import Array
+from extractkit.core.values import Array, digest_of_plain_data
 from extractkit.errors import ConfigError
 from extractkit.inputs import InputSpec, Sample, Signature
 from extractkit.models import CheckpointAxis, Encoded
@@ -155,7 +154,7 @@ def _sha256(preprocessor: Any) -> str:
         [type(layer).__name__, _without_generated_names(layer.get_config())]
         for layer in (preprocessor, tokenizer)
     ]
-    return of_plain_data([layers, files])
+    return digest_of_plain_data([layers, files])
 
 
 def _without_generated_names(config: Any) -> Any:

@@ -17,11 +17,10 @@ import numpy.typing as npt
 
 from extractkit.core.catalog import Catalog, Kind, Scope, TensorRecord
 from extractkit.core.checkpoints import KEY
-from extractkit.core.digests import of_plain_data
 from extractkit.core.keys import Values
 from extractkit.core.requests import check_values
 from extractkit.core.spec import UNKNOWN
-from extractkit.core.values import Array, stacked
+from extractkit.core.values import Array, digest_of_plain_data, stacked
 from extractkit.errors import ConfigError, ModelError
 from extractkit.inputs import InputSpec, Sample, Signature
 from extractkit.models import (
@@ -223,7 +222,7 @@ class ReferenceModel:
 
     def definition_digest(self) -> str:
         """Return the SHA-256 over what the class computes: the longest text, not the weights."""
-        return of_plain_data([type(self).__name__, self.longest])
+        return digest_of_plain_data([type(self).__name__, self.longest])
 
     def describe(self) -> Mapping[str, object]:
         """Return name, seed, size and preprocessing."""

@@ -24,7 +24,12 @@ from extractkit.runs.statistics import parsed, serialized
 
 ASKED: Mapping[str, Any] = {
     "moments": [None, {"per": "all"}],
-    "histogram": [{"bins": 4, "range": [-2, 2]}, {"edges": [-1, 0, 3], "per": "all"}],
+    "histogram": [
+        None,
+        {"bins": 2, "per": "all"},
+        {"bins": 4, "range": [-2, 2]},
+        {"edges": [-1, 0, 3], "per": "all"},
+    ],
     "quantiles": [{"q": [0.0, 0.3, 1.0]}, {"q": [0.5], "per": "feature"}],
     "covariance": [None],
     "pca": [{"components": 2}],
@@ -191,6 +196,73 @@ def test_histograms_are_those_of_numpy() -> None:
     assert total.tolist() == [len(whole)] * WIDTH
 
 
+WIDE = st.floats(allow_nan=True, allow_infinity=True)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.lists(WIDE, min_size=0, max_size=5), min_size=1, max_size=5),
+    st.integers(2, 7),
+)
+def test_edges_that_are_found_fit_and_count_as_numpy_does(
+    shards: list[list[float]], bins: int
+) -> None:
+    statistic = one({"histogram": {"bins": bins, "per": "all"}})
+    merging = Merging(statistic)
+    for part in shards:
+        rows = np.array(part).reshape(-1, 1)
+        merging.add(statistic.of(Block(Dense(rows), np.arange(len(rows)), 1)))
+    found = merging.finish()
+    whole = np.array([value for part in shards for value in part])
+    finite = whole[np.isfinite(whole)]
+    edges, counts = found["edges"], found["counts"]
+    assert edges.shape == (bins + 1,)
+    assert counts.sum() == len(finite)
+    for left, right, count in zip(edges, edges[1:], counts, strict=False):
+        assert ((finite >= left) & (finite < right)).sum() == count
+    outside = (whole == -np.inf).sum(), (whole == np.inf).sum(), np.isnan(whole).sum()
+    assert (found["below"], found["above"], found["nan"]) == outside
+    if np.isfinite(edges).all():
+        expected, _ = np.histogram(finite, edges)
+        np.testing.assert_array_equal(counts, expected)
+    (together,) = [statistic.of(Block(Dense(whole.reshape(-1, 1)), np.arange(len(whole)), 1))]
+    for name, array in statistic.finish(together).items():
+        np.testing.assert_array_equal(found[name], array)
+
+
+def test_edges_that_are_found_are_those_of_each_feature() -> None:
+    draw = np.random.default_rng(7)
+    rows = [draw.normal(size=(30, WIDTH)) * [1e-3, 1, 1e5] + [0, 50, 0] for _ in range(20)]
+    found = over(one("histogram"), rows, [3, 4, 11])
+    whole = np.concatenate(rows)
+    assert found["edges"].shape == (WIDTH, 51)
+    for feature in range(WIDTH):
+        edges = found["edges"][feature]
+        counts, _ = np.histogram(whole[:, feature], edges)
+        np.testing.assert_array_equal(found["counts"][feature], counts)
+        assert counts.sum() == len(whole)
+        assert counts[0] > 0
+        assert counts[25:].any()
+        # Intervals half as wide would not be enough.
+        half = np.diff(edges)[0] / 2
+        ends = np.floor(whole[:, feature].min() / half), np.floor(whole[:, feature].max() / half)
+        assert ends[1] - ends[0] + 1 > 50
+
+
+@pytest.mark.parametrize(
+    ("values", "first"),
+    [([0.0, 0.0], [0, 1]), ([3.0], [3, 3.0625]), ([-3.0], [-3, -2.9375]), ([], [0, 1])],
+)
+def test_equal_elements_get_an_interval_that_can_be_drawn(
+    values: list[float], first: list[float]
+) -> None:
+    statistic = one({"histogram": {"bins": 4, "per": "all"}})
+    rows = np.array(values).reshape(-1, 1)
+    found = statistic.finish(statistic.of(Block(Dense(rows), np.arange(len(rows)), 1)))
+    assert found["edges"][:2].tolist() == first
+    assert found["counts"].tolist() == [len(values), 0, 0, 0]
+
+
 def test_nan_is_counted_and_never_among_the_largest() -> None:
     rows = [np.array([[1.0, np.nan, 0.0], [np.nan, np.nan, 2.0]], np.float32)]
     assert over(one({"histogram": {"edges": [0, 9]}}), rows, [])["nan"].tolist() == [1, 2, 0]
@@ -246,7 +318,11 @@ def test_one_number_a_sample_is_one_feature() -> None:
             for name in ("covariance", "sparsity", "coactivation")
             for options in (0, False, [], "")
         ),
-        (["histogram"], "s.0.histogram takes edges, or bins and range. Write for example {bins"),
+        ([{"histogram": {"bins": 1}}], "s.0.histogram.bins=1 is not a whole number from 2 to"),
+        (
+            [{"histogram": {"edges": [0, 1], "bins": 2}}],
+            "s.0.histogram takes edges, or bins and range. Write for example {bins",
+        ),
         ([{"sparsity": 3}], "s.0.sparsity takes no options, given 3"),
         ([{"moments": {"per": "token"}}], "s.0.moments.per='token' is not known."),
         ([{"quantiles": {"q": 0.5}}], "s.0.quantiles.q=0.5 is not a list of quantiles"),

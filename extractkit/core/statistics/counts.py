@@ -1,4 +1,4 @@
-"""Counts: histograms, quantiles from a sketch, zeros, and features that are active together."""
+"""Counts: quantiles from a sketch, zeros, and features that are active together."""
 
 import math
 from collections.abc import Mapping
@@ -9,7 +9,6 @@ import numpy as np
 
 from extractkit.core.statistics import Array, Arrays, Block, features, fits, numbers
 from extractkit.core.transforms import Operand, as_options, no_options, number
-from extractkit.core.transforms.distributions import parse_edges
 from extractkit.errors import ConfigError, choices
 
 FEATURE, ALL = "feature", "all"
@@ -46,64 +45,6 @@ def width(operand: Operand, per: str, at: str) -> int:
 def added(one: Arrays, other: Arrays) -> Arrays:
     """Return the sums of two partial results that are counts."""
     return {name: one[name] + other[name] for name in one}
-
-
-@dataclass(frozen=True)
-class Histogram:
-    """Counts of elements between edges, for each feature.
-
-    histogram: {bins: 40, range: [-4, 4]}
-    histogram: {edges: [0, 0.5, 1], per: all}
-
-    Intervals include their lower edge; the last one includes both. Results: `edges` float64
-    (bins + 1,), `counts` int64 (features, bins), and `below`, `above`, `nan` int64 (features,).
-    With `per: all` they have no axis of features.
-    """
-
-    name: ClassVar[str] = "histogram"
-    edges: tuple[float, ...]
-    per: str
-    at: str
-
-    @classmethod
-    def parse(cls, options: object, at: str) -> "Histogram":
-        """Parse edges, or a number of intervals and their range."""
-        names = ("edges", "bins", "range", "per")
-        given = as_options(options, at, names, "{bins: 40, range: [-4, 4]}")
-        return cls(parse_edges(given, at), parse_per(given, at), at)
-
-    def check(self, operand: Operand) -> None:
-        """Check that the last axis has one size, if its elements are counted apart."""
-        fits(self.partial_bytes(operand), operand, self.at)
-
-    def partial_bytes(self, operand: Operand) -> int:
-        """Return the size of the counts."""
-        return width(operand, self.per, self.at) * (len(self.edges) + 2) * 8
-
-    def of(self, block: Block) -> Arrays:
-        """Count the elements of each feature."""
-        rows = numbers(rows_per(block, self.per))
-        edges, bins, count = np.asarray(self.edges), len(self.edges) - 1, rows.shape[1]
-        place = np.searchsorted(edges, rows, side="right") - 1
-        place[rows == edges[-1]] = bins - 1
-        inside = (rows >= edges[0]) & (rows <= edges[-1])
-        feature = np.broadcast_to(np.arange(count), rows.shape)
-        flat = feature[inside] * bins + place[inside]
-        return {
-            "counts": np.bincount(flat, minlength=count * bins).reshape(count, bins),
-            "below": (rows < edges[0]).sum(0),
-            "above": (rows > edges[-1]).sum(0),
-            "nan": np.isnan(rows).sum(0),
-        }
-
-    def merge(self, one: Arrays, other: Arrays) -> Arrays:
-        """Add the counts."""
-        return added(one, other)
-
-    def finish(self, partial: Arrays) -> Arrays:
-        """Return the counts with their edges."""
-        found = {name: one if self.per == FEATURE else one[0] for name, one in partial.items()}
-        return {"edges": np.asarray(self.edges), **{n: np.asarray(one) for n, one in found.items()}}
 
 
 _ACCURACY = 0.01

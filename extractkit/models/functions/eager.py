@@ -17,10 +17,9 @@ import numpy as np
 import tensorflow as tf
 
 from extractkit.core.catalog import Catalog, Kind, TensorRecord, address_of, escape
-from extractkit.core.digests import update
 from extractkit.core.requests import check_values
 from extractkit.core.spec import SAMPLE, numpy_dtype
-from extractkit.core.values import Array
+from extractkit.core.values import Array, add_to_digest
 from extractkit.errors import ConfigError, JobError, ModelError, SampleError
 from extractkit.inputs import InputSpec, Sample, Signature
 from extractkit.models import (
@@ -225,7 +224,7 @@ class EagerModel:
         sha = hashlib.sha256()
         for address, variable in self.variables.items():
             array = to_numpy(tf.convert_to_tensor(variable))
-            update(sha, address, tf.as_dtype(variable.dtype).name, array)
+            add_to_digest(sha, address, tf.as_dtype(variable.dtype).name, array)
         return sha.hexdigest()
 
     def definition_digest(self) -> None:

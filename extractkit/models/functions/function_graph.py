@@ -17,8 +17,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from extractkit.core import digests
-from extractkit.core.values import Array, as_array
+from extractkit.core.values import Array, as_array, digest_of_array, digest_of_table
 from extractkit.models.graphs.purity import consumers
 from extractkit.models.tensorflow_internals import inlined_graph_def
 
@@ -114,7 +113,7 @@ def _content(outside: Any, inside: tf.Tensor) -> str | None:
         return _table(outside, inside)
     if outside.dtype == tf.variant:
         return None
-    return f"constant {digests.of_array(as_array(tf.convert_to_tensor(outside).numpy()))}"
+    return f"constant {digest_of_array(as_array(tf.convert_to_tensor(outside).numpy()))}"
 
 
 def _table(handle: tf.Tensor, inside: tf.Tensor) -> str | None:
@@ -126,7 +125,7 @@ def _table(handle: tf.Tensor, inside: tf.Tensor) -> str | None:
                 Tkeys=operation.get_attr("Tin"),
                 Tvalues=operation.get_attr("Tout"),
             )
-            return f"table {digests.of_table(keys.numpy(), values.numpy())}"
+            return f"table {digest_of_table(keys.numpy(), values.numpy())}"
     return None
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from extractkit.core import digests
+from extractkit.core.values import add_to_digest
 
 _PYTHON = re.compile(r"^(Stateless|Eager)?PyFunc")
 # Attributes that only group nodes.
@@ -161,7 +161,7 @@ def _tensor(tensor: Any) -> bytes:
     except (TypeError, ValueError):  # NumPy does not have the type
         return bytes(tensor.SerializeToString(deterministic=True))
     sha = hashlib.sha256()
-    digests.update(sha, "", tf.as_dtype(tensor.dtype).name, array)
+    add_to_digest(sha, "", tf.as_dtype(tensor.dtype).name, array)
     return sha.digest()
 
 

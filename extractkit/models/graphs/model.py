@@ -9,11 +9,10 @@ from typing import Any, Self
 
 import tensorflow as tf
 
-from extractkit.core import digests
 from extractkit.core.catalog import VARIABLES, Catalog, Kind, TensorRecord
 from extractkit.core.plan import Layout
 from extractkit.core.transforms import Masked
-from extractkit.core.values import Array
+from extractkit.core.values import Array, add_to_digest, digest_of_plain_data
 from extractkit.inputs import Sample, Signature
 from extractkit.models import (
     CheckpointAxis,
@@ -110,7 +109,7 @@ class GraphModel(HasCheckpoints, ChecksSizes):
         sha = hashlib.sha256()
         for record, value in self._weights():
             # One at a time, to avoid a second copy of the model.
-            digests.update(sha, record.address, record.dtype, self.read(value))
+            add_to_digest(sha, record.address, record.dtype, self.read(value))
         return sha.hexdigest()
 
     def definition_digest(self) -> str | None:
@@ -139,7 +138,7 @@ class GraphModel(HasCheckpoints, ChecksSizes):
             "signature": signature,
             "preprocessing": self.preprocessing,
         }
-        return digests.of_plain_data(identity)
+        return digest_of_plain_data(identity)
 
     def describe(self) -> Mapping[str, object]:
         """Return the number of parameters, the preprocessing, and the origin."""

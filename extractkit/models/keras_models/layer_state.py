@@ -17,7 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from extractkit.core import digests
+from extractkit.core.values import digest_of_array
 from extractkit.errors import ModelError
 from extractkit.models.failures import error_summary
 from extractkit.models.keras_internals import IDENTIFIED, layers_in
@@ -173,7 +173,7 @@ def _tensor(tensor: Any) -> object:
 
 
 def _content(array: Any) -> object:
-    return array.dtype.str, array.shape, digests.of_array(array)
+    return array.dtype.str, array.shape, digest_of_array(array)
 
 
 def derive_state(model: Any, at: str) -> None:

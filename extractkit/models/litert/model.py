@@ -15,10 +15,9 @@ from importlib.metadata import version
 import numpy as np
 
 from extractkit.core.catalog import Catalog, Kind
-from extractkit.core.digests import of_plain_data, update
 from extractkit.core.requests import check_values
 from extractkit.core.spec import numpy_dtype
-from extractkit.core.values import Array, State, stacked
+from extractkit.core.values import Array, State, add_to_digest, digest_of_plain_data, stacked
 from extractkit.errors import ConfigError, JobError, ModelError, SampleError
 from extractkit.inputs import InputSpec, Sample, Signature
 from extractkit.models import (
@@ -282,14 +281,14 @@ class TFLiteModel(HasOwnCall):
         for one in self._weights():
             address = one.record.address
             array = self._stored([one])[address]
-            update(sha, address, str(array.dtype), array)
+            add_to_digest(sha, address, str(array.dtype), array)
         return sha.hexdigest()
 
     def definition_digest(self) -> str:
         """Return the SHA-256 over the whole file, weights included, and its entry point."""
         with self.file.opened() as opened:
             content = hashlib.sha256(opened).hexdigest()
-        return of_plain_data(
+        return digest_of_plain_data(
             [content, self.entry.signature, asdict(self.probed.reading), self.settings.xnnpack]
         )
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from extractkit.core import digests
 from extractkit.core.catalog import Kind
+from extractkit.core.values import digest_of_table
 from extractkit.errors import ModelError
 from extractkit.models.failures import error_summary
 from extractkit.models.given_weights import MovingAverages, named_averages
@@ -152,7 +152,7 @@ def _contents(session: tf.compat.v1.Session, nodes: list[Any]) -> Iterator[tuple
         except tf.errors.FailedPreconditionError:  # never filled
             yield node.name, "table"
         else:
-            yield node.name, f"table {digests.of_table(keys, values)}"
+            yield node.name, f"table {digest_of_table(keys, values)}"
 
 
 _MOST = 3

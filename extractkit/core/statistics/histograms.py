@@ -1,0 +1,220 @@
+"""Histograms: counts of elements between edges that are given, or found in the data."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from extractkit.core.statistics import Array, Arrays, Block, fits, numbers
+from extractkit.core.statistics.counts import FEATURE, added, parse_per, rows_per, width
+from extractkit.core.transforms import Operand, as_options, whole_number
+from extractkit.core.transforms.distributions import parse_edges
+
+_BINS = 50
+"""Intervals of a histogram without options."""
+
+_LEAST = -1000
+"""The smallest exponent of an interval's width."""
+
+_DIGITS = 40
+"""Intervals are at least 2**-40 as wide as the largest element, so that their numbers are exact."""
+
+_DRAWN = 6
+"""Intervals of elements that are all equal are at least 2**-6 as wide as these."""
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Counts of elements between edges, for each feature.
+
+    histogram                                   # 50 intervals, whose edges are found
+    histogram: {bins: 200}
+    histogram: {bins: 40, range: [-4, 4]}
+    histogram: {edges: [0, 0.5, 1], per: all}
+
+    Intervals include their lower edge; with given edges, the last one includes both. Results:
+    `edges` float64 (bins + 1,), `counts` int64 (features, bins), and `below`, `above`, `nan` int64
+    (features,). With `per: all` they have no axis of features.
+
+    Edges that are found are those of each feature, (features, bins + 1). The width is the smallest
+    power of two with which `bins` intervals, from a multiple of it, cover all finite elements: they
+    reach from the first interval to the middle or beyond. It depends only on the smallest and the
+    largest element, so that counts are exact and no second pass is needed. Infinite elements are
+    `below` or `above`.
+    """
+
+    name: ClassVar[str] = "histogram"
+    edges: tuple[float, ...] | None
+    bins: int
+    per: str
+    at: str
+
+    @classmethod
+    def parse(cls, options: object, at: str) -> "Histogram":
+        """Parse edges, or a number of intervals with or without their range."""
+        names = ("edges", "bins", "range", "per")
+        given = as_options(options, at, names, "{bins: 50}")
+        per = parse_per(given, at)
+        if "edges" in given or "range" in given:
+            edges = parse_edges(given, at)
+            return cls(edges, len(edges) - 1, per, at)
+        # With one interval, elements on both sides of 0 would never fit.
+        return cls(None, whole_number(given.get("bins", _BINS), f"{at}.bins", 2), per, at)
+
+    def check(self, operand: Operand) -> None:
+        """Check that the last axis has one size, if its elements are counted apart."""
+        fits(self.partial_bytes(operand), operand, self.at)
+
+    def partial_bytes(self, operand: Operand) -> int:
+        """Return the size of the counts, and of what determines edges that are found."""
+        found = 2 if self.edges is None else 0
+        return width(operand, self.per, self.at) * (self.bins + 3 + found) * 8
+
+    def of(self, block: Block) -> Arrays:
+        """Count the elements of each feature."""
+        rows = numbers(rows_per(block, self.per))
+        if self.edges is None:
+            return _found(rows, self.bins)
+        edges, bins = np.asarray(self.edges), self.bins
+        place = np.searchsorted(edges, rows, side="right") - 1
+        place[rows == edges[-1]] = bins - 1
+        inside = (rows >= edges[0]) & (rows <= edges[-1])
+        return {
+            "counts": _counted(place, inside, bins),
+            "below": (rows < edges[0]).sum(0),
+            "above": (rows > edges[-1]).sum(0),
+            "nan": np.isnan(rows).sum(0),
+        }
+
+    def merge(self, one: Arrays, other: Arrays) -> Arrays:
+        """Add the counts, of intervals of one width."""
+        return added(one, other) if self.edges is not None else _merged(one, other)
+
+    def finish(self, partial: Arrays) -> Arrays:
+        """Return the counts with their edges."""
+        if self.edges is not None:
+            found: Mapping[str, Array] = partial
+            edges = np.asarray(self.edges)
+        else:
+            found, edges = _with_edges(partial)
+        if self.per != FEATURE:
+            found = {name: one[0] for name, one in found.items()}
+            edges = edges if self.edges is not None else edges[0]
+        return {"edges": edges, **{name: np.asarray(one) for name, one in found.items()}}
+
+
+def _counted(place: Array, counted: Array, bins: int) -> npt.NDArray[np.int64]:
+    """Return how many elements of each feature are at each place: (features, bins).
+
+    Args:
+        place: int64 (rows, features).
+        counted: bool (rows, features), the elements to count.
+    """
+    count = place.shape[1]
+    flat = (np.arange(count) * bins + place)[counted]
+    return np.bincount(flat, minlength=count * bins).reshape(count, bins)
+
+
+def _intervals(elements: Array, exponent: Array) -> Array:
+    """Return the number of the interval that holds each element, as float64.
+
+    Products with powers of two are exact, unless they underflow.
+    """
+    number = np.floor(elements * np.exp2(-exponent))
+    return np.where((elements < 0) & (number >= 0), -1, number)
+
+
+def _found(rows: Array, bins: int) -> dict[str, Array]:
+    """Return the counts of a shard, in intervals as narrow as its elements allow."""
+    finite = np.isfinite(rows)
+    low = rows.min(0, where=finite, initial=np.inf)
+    high = rows.max(0, where=finite, initial=-np.inf)
+    low, high = (np.where(low > high, 0, end) for end in (low, high))
+    size = np.maximum(-low, high)
+    exponent = np.where(size > 0, np.maximum(np.frexp(size)[1] - _DIGITS, _LEAST), _LEAST)
+    while (wide := _intervals(high, exponent) - _intervals(low, exponent) >= bins).any():
+        exponent = exponent + wide
+    first = _intervals(low, exponent)
+    place = np.where(finite, _intervals(np.where(finite, rows, 0), exponent) - first, 0)
+    return {
+        "counts": _counted(place.astype(np.int64), finite, bins),
+        "exponent": exponent.astype(np.int64),
+        "first": first.astype(np.int64),
+        "below": (rows == -np.inf).sum(0),
+        "above": (rows == np.inf).sum(0),
+        "nan": np.isnan(rows).sum(0),
+    }
+
+
+def _merged(one: Arrays, other: Arrays) -> dict[str, Array]:
+    """Add counts, in the narrowest intervals of which there are enough for both."""
+    bins = one["counts"].shape[1]
+    exponent = np.maximum(one["exponent"], other["exponent"])
+    while True:
+        ends = [_ends(state, exponent - state["exponent"]) for state in (one, other)]
+        first = np.minimum(ends[0][0], ends[1][0])
+        last = np.maximum(ends[0][1], ends[1][1])
+        wide = last - first >= bins
+        if not wide.any():
+            break
+        exponent = exponent + wide
+    first = np.where(last < first, 0, first)
+    both = {name: one[name] + other[name] for name in ("below", "above", "nan")}
+    counts = sum(_moved(state, exponent - state["exponent"], first, bins) for state in (one, other))
+    return {"counts": np.asarray(counts), "exponent": exponent, "first": first, **both}
+
+
+def _ends(state: Arrays, shift: Array) -> tuple[Array, Array]:
+    """Return the numbers of the first and the last interval with elements, 2**shift times as wide.
+
+    Without elements the first comes after the last.
+    """
+    counts, first = state["counts"], state["first"]
+    bins = counts.shape[1]
+    some = counts > 0
+    numbers = (first + some.argmax(1), first + bins - 1 - some[:, ::-1].argmax(1))
+    low, high = (_halved(number, shift) for number in numbers)
+    limits, present = np.iinfo(np.int64), some.any(1)
+    # A quarter of the largest number, so that differences do not overflow.
+    return np.where(present, low, limits.max // 4), np.where(present, high, limits.min // 4)
+
+
+def _halved(number: Array, times: Array) -> Array:
+    """Return the number of the interval that holds this one, after widths have doubled."""
+    return np.right_shift(number, np.minimum(times, 63))
+
+
+def _moved(state: Arrays, shift: Array, first: Array, bins: int) -> Array:
+    """Return the counts in intervals 2**shift times as wide, from another first one."""
+    counts = state["counts"]
+    number = _halved(state["first"][:, None] + np.arange(bins), shift[:, None])
+    place = np.where(counts > 0, number - first[:, None], 0)
+    moved = np.zeros_like(counts)
+    np.add.at(moved, (np.arange(len(counts))[:, None], place), counts)
+    return moved
+
+
+def _with_edges(partial: Arrays) -> tuple[dict[str, Array], Array]:
+    """Return the counts and the edges of their intervals.
+
+    Elements that are all equal get an interval of a width that can be drawn.
+    """
+    counts, exponent = partial["counts"], partial["exponent"]
+    bins = counts.shape[1]
+    low, high = _ends(partial, np.zeros_like(exponent))
+    magnitude = np.frexp(np.abs(low).astype(np.float64))[1]
+    near_zero = (low == 0) | (low == -1) | (high < low)
+    wider = np.where(near_zero, -exponent, np.maximum(magnitude - _DRAWN, 0))
+    shift = np.where(low >= high, np.maximum(wider, 0), 0)
+    first = np.where(high < low, 0, _halved(low, shift))
+    found = {
+        "counts": _moved(partial, shift, first, bins),
+        **{name: partial[name] for name in ("below", "above", "nan")},
+    }
+    with np.errstate(over="ignore"):  # the edges after the largest number are infinite
+        edges = np.ldexp(
+            (first[:, None] + np.arange(bins + 1)).astype(np.float64), (exponent + shift)[:, None]
+        )
+    return found, edges
