@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from extractkit.runs.checking import Verification
     from extractkit.runs.comparing import diff
     from extractkit.runs.comparing.result import Comparison
+    from extractkit.runs.comparing.similarity import SimilarityMatrix, similarity
     from extractkit.runs.reader import Run
     from extractkit.runs.sweeps.reader import Sweep
     from extractkit.runs.sweeps.reader import open_path as open  # noqa: A004
@@ -62,6 +63,7 @@ __all__ = [
     "RunDirectoryError",
     "SampleError",
     "SelectionError",
+    "SimilarityMatrix",
     "Sweep",
     "TensorRecord",
     "TensorView",
@@ -77,6 +79,7 @@ __all__ = [
     "plan",
     "rerun",
     "resume",
+    "similarity",
     "verify",
 ]
 
@@ -98,6 +101,7 @@ _LAZY = {
     "RunDirectoryError": ("extractkit.errors", "RunDirectoryError"),
     "SampleError": ("extractkit.errors", "SampleError"),
     "SelectionError": ("extractkit.errors", "SelectionError"),
+    "SimilarityMatrix": ("extractkit.runs.comparing.similarity", "SimilarityMatrix"),
     "Sweep": ("extractkit.runs.sweeps.reader", "Sweep"),
     "TensorRecord": ("extractkit.core.catalog", "TensorRecord"),
     "TensorView": ("extractkit.runs.views", "TensorView"),
@@ -112,6 +116,7 @@ _LAZY = {
     "plan": ("extractkit.api", "plan"),
     "rerun": ("extractkit.api", "rerun"),
     "resume": ("extractkit.api", "resume"),
+    "similarity": ("extractkit.runs.comparing.similarity", "similarity"),
     "verify": ("extractkit.api", "verify"),
 }
 

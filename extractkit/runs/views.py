@@ -187,6 +187,11 @@ class TensorView:
         """The name of each axis; None for an axis without a name."""
         return self._stored.dims
 
+    @property
+    def sample_shape(self) -> tuple[int | None, ...]:
+        """The shape of one sample, or of a constant; None for axes whose length varies."""
+        return self._stored.shape
+
     @cached_property
     def shape(self) -> tuple[int, ...]:
         """The padded shape. Varying axes have the length of the longest committed sample."""

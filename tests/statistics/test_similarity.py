@@ -19,6 +19,8 @@ from extractkit.core.transforms import Axis, Operand
 from extractkit.core.values import Dense, Ragged
 from extractkit.errors import ConfigError, JobError, SelectionError
 from extractkit.testing.reference import ReferenceModel
+from tests.engine.checkpoint_examples import files, over
+from tests.engine.examples import executed
 from tests.statistics.test_runs import TEXTS
 
 WIDTHS = (3, 5, 1)
@@ -37,7 +39,7 @@ def by_gram(one: Array, other: Array) -> float:
     return float((k * other_k).sum() / np.sqrt((k * k).sum() * (other_k * other_k).sum()))
 
 
-def over(statistic: JointStatistic, tensors: Sequence[Array], cuts: Sequence[int] = ()) -> Arrays:
+def merged(statistic: JointStatistic, tensors: Sequence[Array], cuts: Sequence[int] = ()) -> Arrays:
     """The result over shards that end at these rows."""
     merging = Merging(statistic)
     count = len(tensors[0])
@@ -63,7 +65,7 @@ def tensors(seed: int, rows: int = 40) -> list[Array]:
 @given(st.integers(0, 1000), st.lists(st.integers(0, 40), max_size=4))
 def test_it_is_what_gram_matrices_give(seed: int, cuts: list[int]) -> None:
     every = tensors(seed)
-    found = over(asked(), every, cuts)
+    found = merged(asked(), every, cuts)
     expected = [[by_gram(one, other) for other in every] for one in every]
     np.testing.assert_allclose(found["cka"], expected, rtol=1e-10)
     assert int(found["count"]) == 40
@@ -74,7 +76,7 @@ def test_it_is_what_gram_matrices_give(seed: int, cuts: list[int]) -> None:
 def test_rotation_scale_and_offset_do_not_matter(seed: int, scale: float, offset: float) -> None:
     first, *others = tensors(seed)
     rotation, _ = np.linalg.qr(np.random.default_rng(seed).normal(size=(3, 3)))
-    found = over(asked(), [first, scale * first @ rotation + offset, *others])["cka"]
+    found = merged(asked(), [first, scale * first @ rotation + offset, *others])["cka"]
     np.testing.assert_allclose(found[0, 1], 1, rtol=1e-9)
     np.testing.assert_allclose(found[0, 2:], found[1, 2:], rtol=1e-7)
     np.testing.assert_array_equal(np.diagonal(found), 1)
@@ -84,20 +86,20 @@ def test_rotation_scale_and_offset_do_not_matter(seed: int, scale: float, offset
 @pytest.mark.parametrize("size", [1e-150, 1e150])
 def test_tiny_and_huge_numbers_keep_their_similarity(size: float) -> None:
     every = tensors(1)
-    found = over(asked(), [size * every[0], every[1]])["cka"]
-    np.testing.assert_allclose(found, over(asked(), every[:2])["cka"], rtol=1e-9)
+    found = merged(asked(), [size * every[0], every[1]])["cka"]
+    np.testing.assert_allclose(found, merged(asked(), every[:2])["cka"], rtol=1e-9)
 
 
 def test_a_tensor_that_never_changes_has_no_similarity() -> None:
     first, *_ = tensors(2)
     for options in (None, {"batch": 10}):
-        found = over(asked(options), [first, np.full((40, 2), 3.0)])["cka"]
+        found = merged(asked(options), [first, np.full((40, 2), 3.0)])["cka"]
         np.testing.assert_array_equal(found, [[1, np.nan], [np.nan, np.nan]])
 
 
 def test_without_rows_it_is_nan() -> None:
     for options in (None, {"batch": 10}):
-        found = over(asked(options), [np.zeros((0, 2)), np.zeros((0, 3))])
+        found = merged(asked(options), [np.zeros((0, 2)), np.zeros((0, 3))])
         assert int(found["count"]) == 0
         assert np.isnan(found["cka"]).all()
 
@@ -116,7 +118,7 @@ def unbiased(one: Array, other: Array) -> float:
 def test_minibatches_give_the_mean_of_unbiased_estimates() -> None:
     every = tensors(3, rows=19)
     # A rest of three rows after each shard is too small.
-    found = over(asked({"batch": 6}), every, [9])
+    found = merged(asked({"batch": 6}), every, [9])
     batches = [(0, 6), (9, 15), (15, 19)]
     expected = np.zeros((3, 3))
     for start, stop in batches:
@@ -129,8 +131,8 @@ def test_minibatches_give_the_mean_of_unbiased_estimates() -> None:
 
 def test_minibatches_estimate_what_all_rows_give() -> None:
     every = tensors(4, rows=4096)
-    estimate = over(asked({"batch": 128}), every, [1000, 3000])["cka"]
-    np.testing.assert_allclose(estimate, over(asked(), every)["cka"], atol=0.02)
+    estimate = merged(asked({"batch": 128}), every, [1000, 3000])["cka"]
+    np.testing.assert_allclose(estimate, merged(asked(), every)["cka"], atol=0.02)
 
 
 @pytest.mark.parametrize("options", [None, {"batch": 4}])
@@ -279,3 +281,80 @@ def test_plan_counts_the_bytes_of_a_group(tmp_path: Path) -> None:
             "bytes": 3 * each,
         }
     ]
+
+
+def stored(directory: Path, texts: Sequence[str], seed: int = 0, **selector: Any) -> extractkit.Run:
+    return extractkit.extract(
+        model=ReferenceModel(seed=seed),
+        inputs=texts,
+        selectors={"s": {"path": ["embedding:output", "attention:output"], **selector}},
+        runtime={"shard_size": 3},
+        run_dir=directory,
+    )
+
+
+@pytest.mark.parametrize("selector", [{}, {"do": [{"mean": "token"}]}], ids=["tokens", "means"])
+def test_two_runs_are_compared_by_their_rows(tmp_path: Path, selector: Any) -> None:
+    one = stored(tmp_path / "one", TEXTS, **selector)
+    other = stored(tmp_path / "other", TEXTS[:6], seed=1, **selector)
+
+    def rows(run: extractkit.Run, key: str) -> Array:
+        parts = [run[key].sample(number).reshape(-1, 4) for number in range(6)]
+        return np.concatenate(parts).astype(np.float64)
+
+    found = extractkit.similarity(one.path, other)
+    assert found.a == found.b == tuple(one)
+    expected = [[by_gram(rows(one, a), rows(other, b)) for b in found.b] for a in found.a]
+    np.testing.assert_allclose(found.cka, expected, rtol=1e-9)
+    assert found.samples.compared == 6
+    assert found["embedding:output", "attention:output"] == found.cka[0, 1]
+    array = found.to_xarray()
+    assert float(array.sel(tensor="attention:output", other="embedding:output")) == found.cka[1, 0]
+    alone = extractkit.similarity(one)
+    np.testing.assert_array_equal(np.diagonal(alone.cka), 1)
+
+
+def test_runs_that_cannot_be_compared_are_refused(tmp_path: Path) -> None:
+    one = stored(tmp_path / "one", TEXTS)
+    means = stored(tmp_path / "means", TEXTS, do=[{"mean": "token"}])
+    longer = stored(tmp_path / "longer", [f"{text}!" for text in TEXTS])
+    maps = extractkit.extract(
+        model=ReferenceModel(),
+        inputs=TEXTS,
+        selectors={"s": {"path": "*"}},
+        run_dir=tmp_path / "maps",
+    )
+    choose = "Choose tensors by their addresses: only=["
+    with pytest.raises(SelectionError, match=re.escape("differ: 'embedding:output of ")) as caught:
+        extractkit.similarity(one, means)
+    assert choose in str(caught.value)
+    with pytest.raises(SelectionError, match=r"those of sample '0' have shapes \[16, 4\] and \[17"):
+        extractkit.similarity(one, longer)
+    with pytest.raises(SelectionError, match="treats the last axis as features") as caught:
+        extractkit.similarity(maps)
+    assert choose in str(caught.value)
+    only = ["embedding:output", "attention:output"]
+    np.testing.assert_array_equal(
+        extractkit.similarity(maps, only=only).cka, extractkit.similarity(one).cka
+    )
+    with pytest.raises(SelectionError, match=r"only='pool:\*' matches none: .* stores no such"):
+        extractkit.similarity(one, only="pool:*")
+    with pytest.raises(SelectionError, match="stores one such tensor, 'embedding:output'"):
+        extractkit.similarity(one, only="embedding:*")
+    with pytest.raises(ConfigError, match=r"similarity\.batch=1 is not a whole number from 4"):
+        extractkit.similarity(one, batch=1)
+    with pytest.raises(extractkit.UnknownTensorError, match="'pool:output' was not compared"):
+        _ = extractkit.similarity(one)["pool:output", "embedding:output"]
+
+
+def test_checkpoints_are_compared_one_by_one(tmp_path: Path) -> None:
+    paths = files(tmp_path, [0, 1])
+    both = {"path": ["embedding:output", "attention:output"]}
+    run = executed(tmp_path / "run", over(paths, both, shard_size=7))
+    with pytest.raises(extractkit.RunDirectoryError) as caught:
+        extractkit.similarity(run)
+    assert "has 2 checkpoints" in str(caught.value)
+    assert "similarity(run.at('step_0'), run.at('step_1'))" in str(caught.value)
+    same = extractkit.similarity(run.at("step_0"), run.at("step_0"))
+    np.testing.assert_allclose(same.cka, extractkit.similarity(run.at("step_0")).cka, rtol=1e-12)
+    assert extractkit.similarity(run.at("step_0"), run.at("step_1")).cka[0, 0] < 1

@@ -70,24 +70,20 @@ class Similarity:
                 f"{self.at} compares the tensors that the selector matches with each other, and it "
                 f"stores {key!r} alone"
             )
-        (first, known), *others = operands.items()
         for operand in operands.values():
             features(operand, self.at)
-        for key, operand in others:
-            if _rows_of(operand) != _rows_of(known):
-                raise SelectionError(
-                    f"{self.at} compares tensors row by row, and their axes before the last one "
-                    f"differ: {first!r} has dims {list(map(str, _dims(known)))}, {key!r} "
-                    f"{list(map(str, _dims(operand)))}. Narrow the selector, for example with "
-                    f"dims: 'sample,token,#', or take one row of each sample: "
-                    f"do: [{{mean: '1:-1'}}]"
-                )
+        if (apart := unlike(operands)) is not None:
+            raise SelectionError(
+                f"{self.at} compares tensors row by row, and {apart}. Narrow the selector, for "
+                f"example with dims: 'sample,token,#', or take one row of each sample: "
+                f"do: [{{mean: '1:-1'}}]"
+            )
         if (size := self.partial_bytes(list(operands.values()))) > LARGEST_STATE:
             raise SelectionError(
                 f"{self.at} of {len(operands)} tensors would hold {size:,} bytes for each shard, "
                 f"more than {LARGEST_STATE:,}. Estimate it from minibatches with "
                 f"{{similarity: {{batch: 256}}}}, or narrow the last axes first, for example with "
-                f"do: [{{{narrowing(known, 128)}}}]"
+                f"do: [{{{narrowing(next(iter(operands.values())), 128)}}}]"
             )
 
     def partial_bytes(self, operands: Sequence[Operand]) -> int:
@@ -119,6 +115,19 @@ class Similarity:
         """Return the matrix. Without rows it is NaN."""
         sums = partial["sums"] if self.batch is not None else _squared(partial)
         return {"count": partial["count"], "cka": _aligned(sums)}
+
+
+def unlike(operands: Mapping[str, Operand]) -> str | None:
+    """Return how tensors differ in their rows, for messages; None if they do not."""
+    (first, known), *others = operands.items()
+    for key, operand in others:
+        if _rows_of(operand) != _rows_of(known):
+            dims = [list(map(str, _dims(one))) for one in (known, operand)]
+            return (
+                f"their axes before the last one differ: {first!r} has dims {dims[0]}, {key!r} "
+                f"{dims[1]}"
+            )
+    return None
 
 
 def _aligned(sums: Array) -> npt.NDArray[np.float64]:

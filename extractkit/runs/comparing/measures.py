@@ -87,7 +87,7 @@ def _constants(a: TensorView, b: TensorView) -> Iterator[_Pair]:
 
 
 def _samples(a: TensorView, b: TensorView, aligned: Alignment) -> Iterator[_Pair]:
-    both = zip(_picked(a, aligned.a), _picked(b, aligned.b), strict=True)
+    both = zip(picked(a, aligned.a), picked(b, aligned.b), strict=True)
     for pair, (one, other) in enumerate(both):
         if one.shape != other.shape:
             _check(one, other, f"sample {aligned.sample(pair).id!r}: ")
@@ -99,7 +99,7 @@ def _check(one: Array, other: Array, of: str) -> None:
         raise IncomparableError(f"{of}shape {list(one.shape)} against {list(other.shape)}")
 
 
-def _picked(view: TensorView, numbers: Pairs) -> Iterable[Array]:
+def picked(view: TensorView, numbers: Pairs) -> Iterable[Array]:
     """Return some samples, unpadded. In ascending order, every shard is read once."""
     if np.any(np.diff(numbers) <= 0):
         return (view.sample(int(number)) for number in numbers)

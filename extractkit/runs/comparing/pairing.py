@@ -212,7 +212,7 @@ def pair_tensors(
         SelectionError: an entry of the mapping, or a glob of `only`, matches no tensor.
     """
     found = {key: key for key in {*a} & {*b}} if mapping is None else _mapped(a, b, mapping)
-    wanted_a, wanted_b = (_wanted(run, only) for run in (a, b))
+    wanted_a, wanted_b = (wanted(run, only) for run in (a, b))
     _check(only, a, b)
     pairs = tuple((key, found[key]) for key in a if key in found and key in wanted_a)
     joined = set(found.values())
@@ -284,7 +284,7 @@ def _alone(
     return tuple(dict.fromkeys(found))
 
 
-def _wanted(run: Run, only: str | Sequence[str] | None) -> set[str]:
+def wanted(run: Run, only: str | Sequence[str] | None) -> set[str]:
     """Return the keys of tensors with values per sample whose address matches a glob."""
     return _matched({key: view.record for key, view in run.items()}, only)
 
@@ -306,7 +306,7 @@ def _check(only: str | Sequence[str] | None, a: Run, b: Run) -> None:
     """Raise for a glob that matches no tensor of either run, which is likely misspelt."""
     globs = [only] if isinstance(only, str) else only or ()
     for glob in globs:
-        if not any(_wanted(run, glob) or _wanted_statistics(run, glob) for run in (a, b)):
+        if not any(wanted(run, glob) or _wanted_statistics(run, glob) for run in (a, b)):
             counted = (one.key for run in (a, b) for one in run.manifest.statistics)
             raise SelectionError(
                 f"only={glob!r} matches no tensor of {a.path} or {b.path}. "

@@ -1,0 +1,235 @@
+"""Similarity of tensors in one run or two, from the rows that they store. Needs no TensorFlow."""
+
+import importlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from extractkit.advice import command
+from extractkit.core.spec import TensorSpec
+from extractkit.core.statistics import LARGEST_STATE, Block, Merging, features
+from extractkit.core.statistics.similarity import Similarity, unlike
+from extractkit.core.transforms import Axis, Operand
+from extractkit.core.values import Array, Ragged
+from extractkit.errors import (
+    MissingExtraError,
+    RunDirectoryError,
+    SelectionError,
+    UnknownTensorError,
+    choices,
+)
+from extractkit.runs.comparing.measures import picked
+from extractkit.runs.comparing.pairing import Alignment, align, wanted
+from extractkit.runs.comparing.result import SampleComparison
+from extractkit.runs.manifest import Status
+from extractkit.runs.reader import Run, open_run
+from extractkit.runs.views import TensorView
+
+_AT = "similarity"
+
+_ROWS = 4096
+"""Rows that are read before they are added to the sums."""
+
+
+@dataclass(frozen=True, eq=False)
+class SimilarityMatrix:
+    """Linear CKA between tensors of two runs.
+
+    Attributes:
+        a, b: keys of the tensors of each run, along the two axes.
+        cka: float64 (tensors of a, tensors of b), NaN for a tensor whose values never change.
+        count: the number of rows compared: of samples, or of their positions.
+        samples: how samples were paired, and which were not.
+    """
+
+    a: tuple[str, ...]
+    b: tuple[str, ...]
+    cka: npt.NDArray[np.float64]
+    count: int
+    samples: SampleComparison
+
+    def __getitem__(self, keys: tuple[str, str]) -> float:
+        """Return the similarity of a tensor of the first run and one of the second.
+
+        Raises:
+            UnknownTensorError: one of them was not compared.
+        """
+        for key, known in zip(keys, (self.a, self.b), strict=True):
+            if key not in known:
+                raise UnknownTensorError(f"{key!r} was not compared. {choices(key, known)}")
+        return float(self.cka[self.a.index(keys[0]), self.b.index(keys[1])])
+
+    def to_xarray(self) -> Any:
+        """Return an `xarray.DataArray` with the keys along its axes, `tensor` and `other`.
+
+        Raises:
+            MissingExtraError: xarray is not installed.
+        """
+        try:
+            xarray = importlib.import_module("xarray")
+        except ModuleNotFoundError as error:
+            raise MissingExtraError(
+                "to_xarray needs xarray. Install it: pip install 'extractkit[xarray]'"
+            ) from error
+        coordinates = {"tensor": list(self.a), "other": list(self.b)}
+        return xarray.DataArray(self.cka, coordinates, ("tensor", "other"), name="cka")
+
+    def __repr__(self) -> str:
+        return f"<SimilarityMatrix: {len(self.a)} × {len(self.b)} tensors, {self.count:,} rows>"
+
+
+def similarity(
+    a: Run | str | Path,
+    b: Run | str | Path | None = None,
+    *,
+    only: str | Sequence[str] | None = None,
+    batch: int | None = None,
+    trust: Sequence[str] = (),
+) -> SimilarityMatrix:
+    """Return linear CKA between all tensors of two runs that store values of the same samples.
+
+    Tensors are streamed, with a shard of each in memory at a time. Samples are paired as by `diff`.
+    All tensors need the same axes before the last one, which holds the features. To compare
+    tensors without storing values, use the statistic `similarity`.
+
+    Args:
+        a, b: finished runs, or their directories. None: the tensors of `a` with each other. Of a
+            run with checkpoints, give `run.at(checkpoint)`.
+        only: globs over addresses, for both runs. None: all tensors with a value per sample.
+        batch: rows of a minibatch, for an estimate that needs little memory. None: exact. The sums
+            of the exact result take eight bytes for each pair of features.
+        trust: modules whose callables the configurations of runs given by directory may name.
+
+    Raises:
+        ConfigError: `batch` is not a whole number of at least 4.
+        SelectionError: tensors have no common rows, or the sums do not fit into memory.
+        RunDirectoryError: a run is unfinished or damaged, or has checkpoints.
+    """
+    statistic = Similarity.parse({"batch": batch}, _AT)
+    first = _opened(a, trust)
+    second = first if b is None else _opened(b, trust)
+    ours = _views(first, only)
+    theirs = ours if b is None else _views(second, only)
+    _check(statistic, first, ours, second, {} if b is None else theirs)
+    aligned = align(first, second)
+    if not len(aligned):
+        raise SelectionError(f"{first.path} and {second.path} have no samples in common")
+    sources = [(view, aligned.a) for view in ours.values()]
+    if b is not None:
+        sources += [(view, aligned.b) for view in theirs.values()]
+    merging = Merging(statistic)
+    for block in _blocks(sources, aligned):
+        merging.add(statistic.of(block))
+    found = merging.finish()
+    begin = 0 if b is None else len(ours)
+    return SimilarityMatrix(
+        tuple(ours),
+        tuple(theirs),
+        np.ascontiguousarray(found["cka"][: len(ours), begin:]),
+        int(found["count"]),
+        aligned.found,
+    )
+
+
+def _opened(run: Run | str | Path, trust: Sequence[str]) -> Run:
+    opened = run if isinstance(run, Run) else open_run(run, trust=trust)
+    if opened.status is not Status.FINISHED:
+        raise RunDirectoryError(
+            f"{opened.path} is not finished (status: {opened.status}), so it cannot be compared. "
+            f"Finish it: {command('resume', opened.path)}"
+        )
+    if labels := opened.checkpoints:
+        raise RunDirectoryError(
+            f"{opened.path} has {len(labels)} checkpoints. Compare those that you want: "
+            f"similarity(run.at({labels[0]!r}), run.at({labels[-1]!r}))"
+        )
+    return opened
+
+
+def _views(run: Run, only: str | Sequence[str] | None) -> dict[str, TensorView]:
+    keys = wanted(run, only)
+    found = {key: view for key, view in run.items() if key in keys and not view.constant}
+    if not found:
+        given = "" if only is None else f"only={only!r} matches none: "
+        raise SelectionError(
+            f"{given}{run.path} stores no such tensor with a value per sample. "
+            f"{choices(str(only or ''), [key for key, view in run.items() if not view.constant])}"
+        )
+    return found
+
+
+def _check(
+    statistic: Similarity,
+    a: Run,
+    ours: Mapping[str, TensorView],
+    b: Run,
+    theirs: Mapping[str, TensorView],
+) -> None:
+    """Check that all tensors have the same rows, and that the sums fit into memory."""
+    named = [(a, ours), (b, theirs)]
+    operands = {
+        f"{key} of {run.path}": _operand(view)
+        for run, views in named
+        for key, view in views.items()
+    }
+    choose = "Choose tensors by their addresses: only=[…]"
+    if len(operands) < 2:
+        raise SelectionError(f"{a.path} stores one such tensor, {next(iter(ours))!r}. {choose}")
+    for operand in operands.values():
+        try:
+            features(operand, _AT)
+        except SelectionError as error:
+            raise SelectionError(f"{error}. {choose}") from error
+    if (apart := unlike(operands)) is not None:
+        raise SelectionError(f"{_AT} compares tensors row by row, and {apart}. {choose}")
+    size = statistic.partial_bytes(list(operands.values()))
+    if size > LARGEST_STATE:
+        raise SelectionError(
+            f"{_AT} of {len(operands)} tensors would hold {size:,} bytes, more than "
+            f"{LARGEST_STATE:,}. Estimate it from minibatches with batch=256. {choose}"
+        )
+
+
+def _operand(view: TensorView) -> Operand:
+    spec = TensorSpec.of(view.dtype.name, view.dims, (None, *view.sample_shape))
+    dtype = "string" if view.dtype == object else view.dtype.name
+    return Operand(dtype, tuple(map(Axis, spec.dims)), view.key)
+
+
+def _blocks(
+    sources: Sequence[tuple[TensorView, npt.NDArray[np.int64]]], aligned: Alignment
+) -> Iterator[list[Block]]:
+    """Yield the rows of all tensors, of a few thousand positions at a time."""
+    widths = [(view.sample_shape or (1,))[-1] or 0 for view, _ in sources]
+    waiting: list[list[Array]] = [[] for _ in sources]
+    count = begin = 0
+    values = zip(*(picked(view, numbers) for view, numbers in sources), strict=True)
+    for pair, sample in enumerate(values):
+        if len({value.shape[:-1] for value in sample}) > 1:
+            shapes = " and ".join(dict.fromkeys(str(list(value.shape)) for value in sample))
+            raise SelectionError(
+                f"{_AT} compares tensors row by row, and those of sample "
+                f"{aligned.sample(pair).id!r} have shapes {shapes}"
+            )
+        for rows, value, width in zip(waiting, sample, widths, strict=True):
+            rows.append(value.reshape(-1, width))
+        count += len(waiting[0][-1])
+        if count >= _ROWS:
+            yield _joined(waiting, widths, begin)
+            waiting, count, begin = [[] for _ in sources], 0, pair + 1
+    if waiting[0]:
+        yield _joined(waiting, widths, begin)
+
+
+def _joined(waiting: Sequence[Sequence[Array]], widths: Sequence[int], begin: int) -> list[Block]:
+    counts = np.array([len(rows) for rows in waiting[0]], np.int64)
+    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
+    samples = np.arange(begin, begin + len(counts))
+    return [
+        Block(Ragged(np.concatenate(rows), offsets), samples, width)
+        for rows, width in zip(waiting, widths, strict=True)
+    ]
