@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -17,7 +18,13 @@ from extractkit.engine.distributed.driver import Hired, hired
 from extractkit.engine.identity import described
 from extractkit.engine.loading import forget
 from extractkit.engine.prepare import Prepared, prepare
-from extractkit.engine.samples import SampleRow, Survey, recorded_survey, survey
+from extractkit.engine.samples import (
+    SampleRow,
+    Survey,
+    recorded_survey,
+    survey,
+    too_short,
+)
 from extractkit.engine.self_check import refuse_differences, self_check
 from extractkit.engine.stream import ShardValues
 from extractkit.errors import ExtractkitError, FinalError, RunDirectoryError, UserError
@@ -164,6 +171,7 @@ class _Execution:
     reopened: bool = False
     timings: dict[str, float] = field(default_factory=dict)
     computed: int = 0
+    truncated: int = 0
 
     def run(self) -> None:
         _log.info("job: %s", " ".join(self.job.given) or "(no overrides)")
@@ -175,13 +183,16 @@ class _Execution:
             with hired(self.job, self.listener.note) as workers:
                 planned = self.manifest.plan is not None
                 settings = self.manifest.settings if planned else None
-                prepared = prepare(self.job, settings, self.listener.stage)
+                record = None if planned else partial(self._record, recorder)
+                prepared = prepare(self.job, settings, self.listener.stage, record)
                 self.timings.update(prepared.timings)
                 found = self._planned(prepared, recorder)
                 self._check(prepared, found, recorder)
                 self._commit(prepared, found, recorder, workers)
             self._finish(prepared, recorder)
         except AlreadyStored:
+            assert recorder is not None
+            recorder.discard_samples()
             raise  # not a failure, and the directory is cleaned up
         except BaseException as error:
             if not isinstance(error, UserError):
@@ -213,26 +224,32 @@ class _Execution:
             check_repeats(self.repeats, manifests.read(self.repeats), now)
         if not self.resumed:
             self._look_for_finished(now)
-        found, truncated = self._surveyed(prepared, recorder)
-        inputs = now.inputs and replace(now.inputs, truncated=truncated)
+        found = self._surveyed(prepared, recorder)
+        inputs = now.inputs and replace(now.inputs, truncated=self.truncated)
         recorder.freeze(replace(now, inputs=inputs, plan=self._plan(prepared, found, recorder)))
         return found
 
-    def _surveyed(self, prepared: Prepared, recorder: Recorder) -> tuple[Survey, int]:
-        """Read all samples and record their rows; return also the number of truncated samples."""
+    def _record(self, recorder: Recorder, rows: Sequence[SampleRow]) -> None:
+        """Record the rows of the next samples, and count those that were truncated."""
+        self.truncated += sum(bool(row.get("truncated")) for row in rows)
+        recorder.add_samples(rows)
+
+    def _surveyed(self, prepared: Prepared, recorder: Recorder) -> Survey:
+        """Return the survey of all samples, whose rows have been recorded."""
+        opened, policy = prepared.opened, self.job.runtime.bad_samples
+        if opened.surveyor is not None:
+            found = opened.surveyor.result()
+            # Which samples are too short for a slice was not known when their rows were recorded.
+            if not too_short(found, prepared.varying):
+                return found
+        recorder.discard_samples()
+        self.truncated = 0
         self.listener.stage("reading the samples")
         began = time.perf_counter()
-        truncated = 0
-
-        def record(rows: Sequence[SampleRow]) -> None:
-            nonlocal truncated
-            truncated += sum(bool(row.get("truncated")) for row in rows)
-            recorder.add_samples(rows)
-
-        opened, policy = prepared.opened, self.job.runtime.bad_samples
+        record = partial(self._record, recorder)
         found = survey(opened.model, opened.source, record, policy, prepared.varying)
-        self.timings["survey"] = time.perf_counter() - began
-        return found, truncated
+        self.timings["survey"] = self.timings.get("survey", 0) + time.perf_counter() - began
+        return found
 
     def _recorded(self, prepared: Prepared, recorder: Recorder) -> Survey:
         """Return the survey of the original run, read from the samples' rows."""
@@ -246,7 +263,7 @@ class _Execution:
             file.check(self.directory)
         except RunDirectoryError as error:
             self._note(f"{error}; it is written again")
-            found, _ = self._surveyed(prepared, recorder)
+            found = self._surveyed(prepared, recorder)
             recorder.restore_samples(file)
             return found
         signature = prepared.opened.model.signature

@@ -15,6 +15,7 @@ from extractkit.core.component import Component
 from extractkit.core.job import Job
 from extractkit.core.plan import PlannedTensor
 from extractkit.engine.prepare import Prepared
+from extractkit.inputs import HashesFiles
 from extractkit.models.process import environment
 from extractkit.runs.environment import (
     PACKAGES,
@@ -156,7 +157,10 @@ def described(manifest: Manifest, prepared: Prepared) -> Manifest:
             if tensor.statistics
         ),
         unextractable=tuple(Unextractable(r.address, r.reason or "") for r in opened.unextractable),
-        origins=origins([job.model, job.inputs]),
+        origins=origins(
+            [job.model, job.inputs],
+            source.file_digests if isinstance(source, HashesFiles) else {},
+        ),
         environment=environment(runtime.threads),
         seeds={"runtime": runtime.seed},
         versions={**package_versions((*PACKAGES, *plugins)), **imported},

@@ -8,8 +8,9 @@ are never kept.
 """
 
 import os
+import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -28,8 +29,9 @@ from extractkit.core.selectors import Selector
 from extractkit.engine.carrying import check_count, check_lengths, check_runtime
 from extractkit.engine.failing_samples import try_out
 from extractkit.engine.measure import measure_axes
+from extractkit.engine.samples import Record, Surveyor
 from extractkit.errors import ConfigError, InputError, SelectionError
-from extractkit.inputs import Inputs, Source
+from extractkit.inputs import Inputs, Scanning, Source
 from extractkit.inputs.file_access import Stamp
 from extractkit.inputs.in_memory import NoSamples
 from extractkit.models import (
@@ -75,6 +77,8 @@ class Opened:
         why_alone: the reason, unless the job itself asks for it.
         samples_carried: number of samples per call if the model carries its state from call to
             call; None if each call starts from the initial state.
+        surveyor: has seen every sample; None if that was not asked for, or needs another pass.
+        scanned: seconds spent reading the samples.
     """
 
     model: Model
@@ -89,6 +93,8 @@ class Opened:
     alone: bool = False
     why_alone: str | None = None
     samples_carried: int | None = None
+    surveyor: Surveyor | None = None
+    scanned: float = 0.0
 
     @property
     def sets_of_weights(self) -> int:
@@ -188,8 +194,17 @@ def list_tensors(job: Job) -> Listing:
         return Listing(catalog, _matches(catalog, job.selectors))
 
 
-def open_job(job: Job) -> Opened:
+def open_job(
+    job: Job,
+    record: Record | None = None,
+    stage: Callable[[str], None] = lambda _: None,
+) -> Opened:
     """Load the model, bind the inputs and select tensors.
+
+    Args:
+        record: receives the samples' rows, if inputs can be surveyed while they are bound. None: no
+            survey is needed.
+        stage: called with the name of each stage that begins.
 
     Raises:
         UserError: one of these steps fails, or there is no selector.
@@ -200,6 +215,7 @@ def open_job(job: Job) -> Opened:
             f"'+selectors.mine.path=…'. List what there is: {job.listing}"
         )
     runtime = job.runtime
+    stage("loading the model")
     with without_collections():
         model, axis = _loaded(job)
         # Before the catalog, because tracing may draw seeds.
@@ -212,8 +228,17 @@ def open_job(job: Job) -> Opened:
         chosen = _chosen(model, job)
     tensors = chosen.tensors
     source: Source = NoSamples()
+    surveyor = None
+    began = time.perf_counter()
     if not all(tensor.constant for tensor in tensors):
-        source = cast(Inputs, job.inputs.build()).bind(model.signature)
+        stage("reading the samples")
+        inputs = cast(Inputs, job.inputs.build())
+        if record is not None and isinstance(inputs, Scanning):
+            surveyor = Surveyor(model, record, runtime.bad_samples)
+            source = inputs.scan(model.signature, surveyor.see)
+            surveyor = surveyor if surveyor.seen else None
+        else:
+            source = inputs.bind(model.signature)
         if not len(source):
             raise InputError("inputs holds no sample. Give at least one")
         if carried is not None:
@@ -237,6 +262,8 @@ def open_job(job: Job) -> Opened:
         alone=chosen.alone,
         why_alone=chosen.why_alone,
         samples_carried=carried,
+        surveyor=surveyor,
+        scanned=time.perf_counter() - began,
     )
 
 

@@ -16,7 +16,7 @@ from extractkit.engine.batches import BatchRules, encoded_bytes, in_blocks, read
 from extractkit.engine.carrying import Carried
 from extractkit.engine.failing_samples import first_explained, refuse_non_finite, try_out
 from extractkit.engine.loading import Opened, open_job, program_of
-from extractkit.engine.samples import Survey
+from extractkit.engine.samples import Record, Survey
 from extractkit.engine.sharing import Shared, Sharing, measure_sharing
 from extractkit.engine.sizes import SizeFaults
 from extractkit.engine.stream import ShardValues, Stream, assembly, fetch, put
@@ -141,6 +141,7 @@ def prepare(
     job: Job,
     settings: Mapping[str, object] | None = None,
     stage: Callable[[str], None] = lambda _: None,
+    record: Record | None = None,
 ) -> Prepared:
     """Load, bind, select, measure and compile.
 
@@ -149,21 +150,20 @@ def prepare(
     Args:
         settings: the settings of the run that the job belongs to, which record which samples share
             a batch, so that every process decides the same way. None: measure it.
-        stage: called with the name of each stage that begins.
+        stage, record: see `open_job`.
 
     Raises:
         UserError: a mistake in the job.
         JobError: the model fails on the first sample.
     """
     began = time.perf_counter()
-    stage("loading the model")
-    opened = open_job(job)
+    opened = open_job(job, record, stage)
     stage("measuring how tensors follow the samples' sizes")
     opened = opened.measured()
     loaded = time.perf_counter()
     varying = [tensor for tensor in opened.tensors if not tensor.constant]
     if not varying:
-        timings = {"load": loaded - began}
+        timings = {"load": loaded - began - opened.scanned}
         nothing = Trial(Lengths(1, {}), 0)
         return Prepared(job, opened, None, nothing, Shared(Sharing.PADDED), timings)
     stage("compiling, and running the first sample")
@@ -176,7 +176,11 @@ def prepare(
         assert isinstance(opened.model, CarriesState)
         fetches = [fetch(tensor) for tensor in varying]
         carrying = opened.model.carrying_program(fetches, opened.compilation)
-    timings = {"load": loaded - began, "compile": time.perf_counter() - loaded}
+    timings = {
+        "load": loaded - began - opened.scanned,
+        "survey": opened.scanned,
+        "compile": time.perf_counter() - loaded,
+    }
     return Prepared(job, opened, program, trial, shared, timings, carrying)
 
 

@@ -11,7 +11,7 @@ from extractkit.core.plan import Lengths, PlannedTensor, Shard, bytes_per_sample
 from extractkit.core.values import varies
 from extractkit.engine.loading import Opened, open_job
 from extractkit.engine.prepare import sharing_of
-from extractkit.engine.samples import longest, survey
+from extractkit.engine.samples import longest, survey, too_short
 from extractkit.engine.sharing import Shared
 from extractkit.runs.directory import check_space, free_bytes
 from extractkit.runs.schema import plain
@@ -121,7 +121,7 @@ def preview(job: Job, directory: Path, *, exact: bool = False) -> Preview:
         UserError: the job cannot be planned.
         DiskSpaceError: the predicted bytes do not fit on the disk of `directory`.
     """
-    unmeasured = open_job(job)
+    unmeasured = open_job(job, (lambda rows: None) if exact else None)
     measured = {tensor.key for tensor in unmeasured.tensors if tensor.layout is None}
     opened = unmeasured.measured()
     varying = any(not tensor.constant for tensor in opened.tensors)
@@ -171,6 +171,10 @@ def _planned(
 def _lengths(opened: Opened) -> Lengths:
     """Return the lengths of every sample, by reading them all."""
     varying = [tensor for tensor in opened.tensors if not tensor.constant]
+    if opened.surveyor is not None:
+        found = opened.surveyor.result()
+        if not too_short(found, varying):
+            return found.lengths
     found = survey(opened.model, opened.source, lambda rows: None, opened.bad_samples, varying)
     return found.lengths
 

@@ -1,4 +1,7 @@
-"""The survey: one pass over all samples before any value is computed, for lengths and rows."""
+"""The survey of all samples, before any value is computed: lengths, rows, missing samples.
+
+It is taken in the pass in which inputs compute their digest, or in a pass of its own.
+"""
 
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -8,7 +11,7 @@ import numpy as np
 
 from extractkit.core.plan import Lengths, PlannedTensor
 from extractkit.errors import InputError, RunDirectoryError
-from extractkit.inputs import Identity, Sample, Signature, Source, identity
+from extractkit.inputs import Identity, Sample, Signature, Source, Unreadable, identity
 from extractkit.models import CarriesState, Encoded, Model
 from extractkit.runs.samples import MISSING, RESERVED, Row, why_missing
 
@@ -55,45 +58,121 @@ class _Examined:
     reason: str | None = None
 
 
+Record = Callable[[Sequence[SampleRow]], None]
+"""Receives the rows of the next samples."""
+
+
+class Surveyor:
+    """Takes the survey of samples that are shown one after the other.
+
+    Memory grows by eight bytes per sample and axis, independent of the samples' contents.
+
+    Args:
+        record: receives the samples' rows in turn.
+        policy: "fail", or "skip" samples that cannot be read or encoded, or that are too short for
+            a slice.
+        tensors: tensors whose slices the samples must be long enough for, if they are known yet.
+
+    Attributes:
+        seen: number of samples so far.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        record: Record,
+        policy: str = "fail",
+        tensors: Sequence[PlannedTensor] = (),
+    ) -> None:
+        self.seen = 0
+        self._record = record
+        self._axes = {axis: array("q") for axis in model.signature.free_axes}
+        self._missing: dict[int, str] = {}
+        self._skip = policy == "skip"
+        # Samples of fixed shape are encoded only to check that they can be.
+        encode = bool(self._axes) or self._skip
+        self._examiner = _Examiner(model, encode=encode, skip=self._skip, tensors=tensors)
+        self._waiting: list[Sample | Unreadable] = []
+        self._refusal: InputError | None = None
+
+    def see(self, sample: Sample | Unreadable) -> None:
+        """Take the next sample. Those that cannot be used are refused by `result`."""
+        self.seen += 1
+        if self._refusal is None:
+            self._waiting.append(sample)
+            if len(self._waiting) == _CHUNK:
+                self._examine()
+
+    def _examine(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        try:
+            found = self._examiner.examined(waiting)
+        except InputError as error:
+            self._refusal = error
+            return
+        self._record([_row(one, tuple(self._axes)) for one in found])
+        self._missing |= {one.index: one.reason for one in found if one.reason is not None}
+        for axis, sizes in self._axes.items():
+            sizes.extend(_sizes(one, (axis,))[axis] for one in found)
+
+    def result(self) -> Survey:
+        """Return the survey of all samples.
+
+        Raises:
+            InputError: a sample cannot be used (the message names it), or none can with "skip".
+        """
+        if self._waiting:
+            self._examine()
+        if self._refusal is not None:
+            raise self._refusal
+        _check_left(self._missing, self.seen)
+        axes = {axis: np.array(sizes, dtype=np.int64) for axis, sizes in self._axes.items()}
+        return Survey(Lengths(self.seen, axes), self._missing)
+
+
 def survey(
     model: Model,
     source: Source,
-    record: Callable[[Sequence[SampleRow]], None],
+    record: Record,
     policy: str = "fail",
     tensors: Sequence[PlannedTensor] = (),
 ) -> Survey:
     """Read every sample, and pass the samples' rows to `record` in turn.
 
-    Memory grows by eight bytes per sample and axis, independent of the samples' contents.
-
     Args:
-        policy: "fail", or "skip" samples that cannot be read or encoded, or that are too short for
-            a slice.
-        tensors: tensors whose slices the samples must be long enough for.
+        record, policy, tensors: see `Surveyor`.
 
     Raises:
         InputError: a sample cannot be used (the message names it), or none can with "skip".
         SelectionError: a sample is too short for a slice.
     """
-    skip = policy == "skip"
-    axes = {axis: array("q") for axis in model.signature.free_axes}
-    missing: dict[int, str] = {}
-    # Samples of fixed shape are encoded only to check that they can be.
-    examiner = _Examiner(model, source, encode=bool(axes) or skip, skip=skip, tensors=tensors)
+    surveyor = Surveyor(model, record, policy, tensors)
     for start in range(0, len(source), _CHUNK):
-        found = examiner.examine(start, min(start + _CHUNK, len(source)))
-        record([_row(one, tuple(axes)) for one in found])
-        missing |= {one.index: one.reason for one in found if one.reason is not None}
-        for axis, sizes in axes.items():
-            sizes.extend(_sizes(one, (axis,))[axis] for one in found)
-    lengths = Lengths(
-        len(source), {axis: np.array(sizes, dtype=np.int64) for axis, sizes in axes.items()}
-    )
-    _check_left(missing, len(source))
-    if not skip:
+        for sample in _read(source, start, min(start + _CHUNK, len(source))):
+            surveyor.see(sample)
+    found = surveyor.result()
+    if policy != "skip":
         for tensor in tensors:
-            tensor.check_lengths(lengths)
-    return Survey(lengths, missing)
+            tensor.check_lengths(found.lengths)
+    return found
+
+
+def _read(source: Source, start: int, stop: int) -> Sequence[Sample | Unreadable]:
+    """Read samples start … stop-1. After a failure, read them one by one."""
+    try:
+        return source.read(start, stop)
+    except InputError as error:
+        if stop - start == 1:
+            return [Unreadable(start, identity(source, start), error)]
+    return [one for index in range(start, stop) for one in _read(source, index, index + 1)]
+
+
+def too_short(found: Survey, tensors: Sequence[PlannedTensor]) -> bool:
+    """Return whether samples that are not missing are too short for a slice."""
+    lengths = found.lengths
+    if found.missing:
+        lengths = lengths.take([n for n in range(lengths.samples) if n not in found.missing])
+    return any(tensor.too_short(lengths) for tensor in tensors)
 
 
 def check_first(model: Model, source: Source) -> None:
@@ -102,7 +181,8 @@ def check_first(model: Model, source: Source) -> None:
     Raises:
         InputError: a sample cannot be used; the message names it.
     """
-    _Examiner(model, source, encode=True, skip=False).examine(0, min(_CHUNK, len(source)))
+    first = _read(source, 0, min(_CHUNK, len(source)))
+    _Examiner(model, encode=True, skip=False).examined(first)
 
 
 def longest(model: Model, source: Source) -> Lengths | None:
@@ -129,11 +209,11 @@ def first_usable(
     Raises:
         InputError: there is none.
     """
-    examiner = _Examiner(model, source, encode=True, skip=True, tensors=tensors)
+    examiner = _Examiner(model, encode=True, skip=True, tensors=tensors)
     good: list[Sample] = []
     missing: dict[int, str] = {}
     for start in range(0, len(source), most):
-        for one in examiner.examine(start, min(start + most, len(source))):
+        for one in examiner.examined(_read(source, start, min(start + most, len(source)))):
             if one.reason is not None:
                 missing[one.index] = one.reason
             elif one.sample is not None:
@@ -171,7 +251,7 @@ class FewSamples:
 
 @dataclass(frozen=True, eq=False)
 class _Examiner:
-    """Reads and checks samples.
+    """Checks samples.
 
     Attributes:
         encode: whether to encode them.
@@ -180,36 +260,41 @@ class _Examiner:
     """
 
     model: Model
-    source: Source
     encode: bool
     skip: bool
     tensors: Sequence[PlannedTensor] = ()
 
-    def examine(self, start: int, stop: int) -> list[_Examined]:
-        """Check samples start … stop-1. After a failure, check them one by one."""
-        try:
-            samples = self.source.read(start, stop)
-            if not self.encode:
-                return [_looked(sample) for sample in samples]
-            pairs = zip(samples, self.model.encode(samples), strict=True)
-        except InputError as error:
-            found = [self._alone(index) for index in range(start, stop)]
-            if not self.skip:
-                refusal = _refusal(found, skippable=not isinstance(self.model, CarriesState))
-                if refusal is None:
-                    raise
-                raise refusal from error
-            return found
-        return [self._long_enough(_looked(one, encoded)) for one, encoded in pairs]
+    def examined(self, samples: Sequence[Sample | Unreadable]) -> list[_Examined]:
+        """Check samples. After a failure, check them one by one.
 
-    def _alone(self, index: int) -> _Examined:
-        sample = None
+        Raises:
+            InputError: a sample cannot be used, and none may be missing.
+        """
+        readable = [one for one in samples if isinstance(one, Sample)]
+        failure = next((one.error for one in samples if isinstance(one, Unreadable)), None)
+        if failure is None:
+            try:
+                if not self.encode:
+                    return [_looked(sample) for sample in readable]
+                pairs = zip(readable, self.model.encode(readable), strict=True)
+                return [self._long_enough(_looked(one, encoded)) for one, encoded in pairs]
+            except InputError as error:
+                failure = error
+        found = [self._alone(one) for one in samples]
+        if self.skip:
+            return found
+        refusal = _refusal(found, skippable=not isinstance(self.model, CarriesState))
+        if refusal is None:
+            raise failure
+        raise refusal from failure
+
+    def _alone(self, sample: Sample | Unreadable) -> _Examined:
+        if isinstance(sample, Unreadable):
+            return _Examined(sample.index, sample.identity, reason=str(sample.error))
         try:
-            (sample,) = self.source.read(index, index + 1)
             (encoded,) = self.model.encode([sample])
         except InputError as error:
-            own = identity(self.source, index) if sample is None else _identity(sample)
-            return _Examined(index, own, sample, reason=str(error))
+            return _Examined(sample.index, _identity(sample), sample, reason=str(error))
         return self._long_enough(_looked(sample, encoded))
 
     def _long_enough(self, one: _Examined) -> _Examined:

@@ -1,11 +1,13 @@
 """Sources of samples, and the protocols that they implement. NumPy only."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from extractkit.core.spec import TEXT
 from extractkit.core.values import Array
+from extractkit.errors import InputError
 
 PICTURE = "picture"
 """The name of a picture that the model's own image processor prepares.
@@ -174,6 +176,35 @@ def identity(source: Source, index: int) -> Identity:
 
 
 @runtime_checkable
+class HashesFiles(Protocol):
+    """The ability to give digests of files that were read whole, optional for a `Source`."""
+
+    @property
+    def file_digests(self) -> Mapping[Path, str]:
+        """The SHA-256 of each of these files, in hexadecimal, by absolute path."""
+        ...
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A sample that cannot be read, or does not fit the model.
+
+    Attributes:
+        index: Its position in the source, from 0.
+        identity: Its identity.
+        error: Why it cannot be used.
+    """
+
+    index: int
+    identity: Identity
+    error: InputError
+
+
+Visit = Callable[[Sample | Unreadable], None]
+"""Receives the samples of a source one after the other. Arrays may be views: copy what is kept."""
+
+
+@runtime_checkable
 class Inputs(Protocol):
     """A configured source that is not yet bound to a model."""
 
@@ -184,5 +215,29 @@ class Inputs(Protocol):
 
         Raises:
             InputError: It is missing, empty or unreadable, or does not fit the signature.
+        """
+        ...
+
+
+@runtime_checkable
+class Scanning(Inputs, Protocol):
+    """The ability to show every sample in the pass that computes the digest, optional for `Inputs`.
+
+    A job then reads its samples twice: once for identity, digest and lengths, and once to compute.
+    """
+
+    def bind(self, signature: Signature) -> Source:
+        """Open the source for a model with this signature; see `Inputs`."""
+        return self.scan(signature, None)
+
+    def scan(self, signature: Signature, visit: Visit | None) -> Source:
+        """Open the source as `bind` does.
+
+        Args:
+            visit: Called for every sample in order, unless the source needs a pass of its own for
+                that: then it is not called at all. If None, the samples are not needed.
+
+        Raises:
+            InputError: See `Inputs.bind`.
         """
         ...

@@ -17,7 +17,7 @@ from extractkit.advice import nested_override, override
 from extractkit.core.keys import Values
 from extractkit.core.values import Array
 from extractkit.errors import InputError
-from extractkit.inputs import Signature
+from extractkit.inputs import Scanning, Signature, Visit
 from extractkit.inputs.checks import DType, check_limit, check_names, describe
 from extractkit.inputs.columns import Column, ColumnSource, bind_columns
 from extractkit.inputs.file_access import PathLike, Stamp, find_file
@@ -69,17 +69,17 @@ class StoredArray:
     order: Literal["C", "F"]
 
     def __getitem__(self, rows: slice, /) -> Array:
-        """Return these rows as a view of the mapped file.
+        """Return a copy of these rows.
 
         Raises:
             JobError: The file has changed.
         """
-        # Mapped anew each time: reading a mapping of a file that has shrunk crashes the process.
-        self.stamp.check(self.path)
         if 0 in self.shape:
             return np.empty(self.shape, self.dtype)[rows]
-        mapped: Array = np.memmap(self.path, self.dtype, "r", self.offset, self.shape, self.order)
-        return mapped[rows]
+        # Mapped anew each time: reading a mapping of a file that has shrunk crashes the process.
+        with self.stamp.unchanged(self.path):
+            mapped = np.memmap(self.path, self.dtype, "r", self.offset, self.shape, self.order)
+            return np.array(mapped[rows])
 
 
 def is_archive(path: Path, at: str) -> bool:
@@ -201,7 +201,7 @@ def _bytes(array: StoredArray) -> int:
 
 
 @dataclass(frozen=True)
-class Arrays:
+class Arrays(Scanning):
     """Arrays from files, with samples along their first axis.
 
     Files are memory-mapped, except compressed .npz files, which are read into memory.
@@ -221,7 +221,7 @@ class Arrays:
     def __post_init__(self) -> None:
         check_limit(self.limit)
 
-    def bind(self, signature: Signature) -> ColumnSource:
+    def scan(self, signature: Signature, visit: Visit | None) -> ColumnSource:
         """Open the arrays, read them once and check them against the model's inputs.
 
         Values are converted to the model's dtype: real numbers may lose digits, and whole numbers
@@ -236,10 +236,12 @@ class Arrays:
                 f"Give an array for each: inputs.path=FILE.npz"
             )
         if isinstance(self.path, Mapping):
-            return self._bind_each(self.path, signature)
-        return self._bind_file(self.path, signature)
+            return self._bind_each(self.path, signature, visit)
+        return self._bind_file(self.path, signature, visit)
 
-    def _bind_file(self, given: PathLike, signature: Signature) -> ColumnSource:
+    def _bind_file(
+        self, given: PathLike, signature: Signature, visit: Visit | None
+    ) -> ColumnSource:
         at = f"inputs.path={str(given)!r}"
         path = find_file(given, ".npz")
         columns: Mapping[str, Column]
@@ -254,15 +256,20 @@ class Arrays:
             signature,
             at=at,
             origin=path.name,
+            visit=visit,
             limit=self.limit,
             notes=(note,) if in_memory else (),
         )
 
-    def _bind_each(self, given: Mapping[str, PathLike], signature: Signature) -> ColumnSource:
+    def _bind_each(
+        self, given: Mapping[str, PathLike], signature: Signature, visit: Visit | None
+    ) -> ColumnSource:
         check_names(list(given), signature, "inputs.path")
         columns = {name: _one_array(name, file) for name, file in given.items()}
         origin = ", ".join(Path(file).name for file in given.values())
-        return bind_columns(columns, signature, at="inputs.path", origin=origin, limit=self.limit)
+        return bind_columns(
+            columns, signature, at="inputs.path", origin=origin, visit=visit, limit=self.limit
+        )
 
 
 def _one_array(name: str, given: PathLike) -> Column:

@@ -10,7 +10,7 @@ import numpy as np
 from extractkit.advice import hydra_text, nested_override
 from extractkit.core.values import Array
 from extractkit.errors import InputError, choices
-from extractkit.inputs import Identity, InputSpec, Sample, Signature
+from extractkit.inputs import Identity, InputSpec, Sample, Signature, Unreadable, Visit
 from extractkit.inputs.checks import (
     FAULT,
     DType,
@@ -199,6 +199,7 @@ def bind_columns(
     *,
     at: str,
     origin: str,
+    visit: Visit | None,
     limit: int | None = None,
     notes: tuple[str, ...] = (),
 ) -> ColumnSource:
@@ -207,6 +208,8 @@ def bind_columns(
     Args:
         at: The configuration key and value, for messages.
         origin: The origin of the samples.
+        visit: Receives every sample of a single array. Several are read one after the other, so
+            samples that need all of them take a pass of their own.
         limit: The number of samples to use. If None, all.
 
     Raises:
@@ -219,6 +222,7 @@ def bind_columns(
             check_objects(spec, columns[spec.name][:_SHOWN_OBJECTS], signature, at)
         check_dtype(spec, columns[spec.name].dtype, signature, at)
     ordered = {spec.name: _as_taken(columns[spec.name], spec) for spec in signature.specs}
+    shown = _Shown(origin, visit if len(ordered) == 1 else None)
     found = check_shapes({name: ordered[name].shape for name in ordered}, signature, at)
     count = found if limit is None else min(limit, found)
     return ColumnSource(
@@ -227,7 +231,7 @@ def bind_columns(
         at,
         origin,
         count,
-        _digest(ordered, signature, count, at),
+        _digest(ordered, signature, count, at, shown),
         (*notes, *_cut_strings(ordered, signature)),
     )
 
@@ -266,7 +270,29 @@ def _cut_strings(columns: Mapping[str, Column], signature: Signature) -> list[st
     ]
 
 
-def _digest(columns: Mapping[str, Column], signature: Signature, count: int, at: str) -> str:
+@dataclass(frozen=True)
+class _Shown:
+    """Passes the rows of a single column on as samples."""
+
+    origin: str
+    visit: Visit | None
+
+    def values(self, name: str, start: int, values: Array) -> None:
+        """Pass on the rows from number `start` on."""
+        if self.visit is not None:
+            for index, row in enumerate(range(len(values)), start=start):
+                # The ellipsis returns an array instead of a scalar.
+                self.visit(Sample(index, str(index), self.origin, {name: values[row, ...]}))
+
+    def fault(self, index: int, error: InputError) -> None:
+        """Pass on the error of a row."""
+        if self.visit is not None:
+            self.visit(Unreadable(index, Identity(str(index), self.origin), error))
+
+
+def _digest(
+    columns: Mapping[str, Column], signature: Signature, count: int, at: str, shown: _Shown
+) -> str:
     """Return a digest of the values as they will be read, in bounded memory."""
     digest = hashlib.sha256()
     for spec in signature.specs:
@@ -274,29 +300,39 @@ def _digest(columns: Mapping[str, Column], signature: Signature, count: int, at:
         digest.update(f"{spec.name}\0{spec.dtype}\0{(count, *column.shape[1:])}\0".encode())
         faults = Faults()
         for start, stop in _chunks(column, count):
-            for part in _contents(column, spec, start, stop, at, faults):
+            for part in _contents(column, spec, start, stop, at, faults, shown):
                 digest.update(part)
         faults.check(count)
     return digest.hexdigest()
 
 
 def _contents(
-    column: Column, spec: InputSpec, start: int, stop: int, at: str, faults: Faults
+    column: Column,
+    spec: InputSpec,
+    start: int,
+    stop: int,
+    at: str,
+    faults: Faults,
+    shown: _Shown,
 ) -> Iterator[bytes]:
     """Yield the contents of these rows in parts. Invalid rows are found by bisection."""
     try:
-        values = _held(column, spec, start, stop, at)
-        yield contents(converted(values, spec, copy=False))
+        values = converted(_held(column, spec, start, stop, at), spec, copy=False)
+        part = contents(values)
     except CutStringsError:
         raise  # without the rows that show it, other cut rows would be accepted
     except InputError as error:
         if stop - start == 1:
             faults.add(error)
+            shown.fault(start, error)
             yield FAULT
             return
         middle = (start + stop) // 2
-        yield from _contents(column, spec, start, middle, at, faults)
-        yield from _contents(column, spec, middle, stop, at, faults)
+        yield from _contents(column, spec, start, middle, at, faults, shown)
+        yield from _contents(column, spec, middle, stop, at, faults, shown)
+    else:
+        shown.values(spec.name, start, values)
+        yield part
 
 
 def _held(column: Column, spec: InputSpec, start: int, stop: int, at: str) -> Array:

@@ -7,6 +7,7 @@ their names.
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import count, islice
 from threading import Lock
 from typing import Annotated, Any
@@ -18,7 +19,7 @@ from extractkit.core.keys import Values
 from extractkit.core.spec import TEXT, numpy_dtype
 from extractkit.core.values import Array, as_array
 from extractkit.errors import InputError, UserError
-from extractkit.inputs import Identity, InputSpec, Sample, Signature
+from extractkit.inputs import Identity, InputSpec, Sample, Scanning, Signature, Visit
 from extractkit.inputs.checks import check_limit, describe
 from extractkit.inputs.columns import TEXT_COLUMN, input_fields, reads_text, text_field
 from extractkit.inputs.conversion import (
@@ -28,7 +29,7 @@ from extractkit.inputs.conversion import (
     row_of,
     string_data,
 )
-from extractkit.inputs.records import RecordSource, Spool, bind_records, fitted
+from extractkit.inputs.records import RecordSource, Scan, Spool, bind_records
 
 
 @dataclass(frozen=True)
@@ -238,7 +239,7 @@ _INFINITE = -1
 
 
 @dataclass(frozen=True)
-class Dataset:
+class Dataset(Scanning):
     """The samples that a callable returns.
 
     It may return a sequence of samples (anything with `__len__` and `__getitem__`: a list, a
@@ -272,7 +273,7 @@ class Dataset:
         if not isinstance(self.batched, bool):
             raise InputError(f"inputs.batched={self.batched!r} is not true or false")
 
-    def bind(self, signature: Signature) -> RecordSource:
+    def scan(self, signature: Signature, visit: Visit | None) -> RecordSource:
         """Call the callable, read every sample once and check it against the model's inputs.
 
         Raises:
@@ -294,21 +295,15 @@ class Dataset:
         sequence = None if self.batched else _sequence(returned, at)
         if sequence is not None:
             records = Sequential(sequence, elements, at)
-            return bind_records(records, signature, at=at, limit=self.limit)
-        spool = self._spooled(_iterable(returned, self.limit, at), elements, at)
-        note = "inputs.dataset gives its samples in turn; they were kept in a temporary file"
-        return bind_records(spool, signature, at=at, notes=(note,))
-
-    def _spooled(self, iterable: Iterable[object], elements: Elements, at: str) -> Spool:
-        spool = Spool(elements.source)
+            return bind_records(records, signature, at=at, visit=visit, limit=self.limit)
+        iterable = _iterable(returned, self.limit, at)
         given = _unbatched(iterable, at) if self.batched else iterable
+        spool, scan = Spool(elements.source), Scan(signature, at, visit)
         for index, element in enumerate(_guarded(islice(given, self.limit), at)):
-            try:
-                sample = elements.sample(index, element, f"{at}, sample {index}")
-                spool.append(fitted(sample, index, elements.signature, at))
-            except InputError as error:
-                spool.append(error)
-        return spool
+            read = partial(elements.sample, index, element, f"{at}, sample {index}")
+            spool.append(scan.add(read, partial(spool.identify, index)))
+        note = "inputs.dataset gives its samples in turn; they were kept in a temporary file"
+        return scan.source(spool, (note,))
 
 
 def _called(component: Component, at: str) -> object:

@@ -13,7 +13,8 @@ import os
 import shlex
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,29 +34,51 @@ _MEND = "Restore it and resume the run, or start a new one"
 
 @dataclass(frozen=True)
 class Stamp:
-    """The size in bytes and modification time in ns of a file, to detect changes."""
+    """The state of a file, to detect changes.
+
+    Attributes:
+        size: Its size in bytes.
+        modified: Its modification time in ns.
+        changed: The time in ns of its last change of any kind. Unlike `modified`, it cannot be set,
+            so it shows that a file has been replaced by one of the same size and date.
+    """
 
     size: int
     modified: int
+    changed: int
 
     @classmethod
     def of(cls, path: Path) -> "Stamp":
         """Return the current stamp of a file."""
         status = path.stat()
-        return cls(status.st_size, status.st_mtime_ns)
+        return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+    @contextmanager
+    def unchanged(self, path: Path) -> Iterator[None]:
+        """Check before and after the block, which reads the file, that it has not changed.
+
+        Raises:
+            JobError: See `check`. It takes precedence over an error of reading.
+        """
+        self.check(path)
+        try:
+            yield
+        finally:
+            self.check(path)
 
     def check(self, path: Path) -> None:
         """Check that a file has not changed.
 
         Raises:
-            JobError: Its size or time differs, or it is gone.
+            JobError: Its size or a time differs, or it is gone.
         """
         try:
             now = Stamp.of(path)
         except OSError as error:
             raise JobError(f"{path} can no longer be read: {error.strerror}. {_MEND}") from error
         if now != self:
-            was = f"{self.size} bytes" if now.size != self.size else "another modification time"
+            time = "modification time" if now.modified != self.modified else "time of change"
+            was = f"{self.size} bytes" if now.size != self.size else f"another {time}"
             raise JobError(f"{path} changed while the job ran (it had {was}). {_MEND}")
 
 
@@ -198,12 +221,14 @@ class Lines:
         stamp: The state of the file when the lines were found.
         offsets: int64 (non-blank lines), the first byte of each.
         blanks: int64 (blank lines), the number of non-blank lines before each.
+        sha256: The SHA-256 of the file in hexadecimal, or None if it was not read to its end.
     """
 
     path: Path
     stamp: Stamp
     offsets: npt.NDArray[np.int64]
     blanks: npt.NDArray[np.int64]
+    sha256: str | None
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -212,20 +237,21 @@ class Lines:
         """Return the line number, from 1, of the non-blank line with this index."""
         return index + 1 + int(np.searchsorted(self.blanks, index, side="right"))
 
-    def read(self, start: int, stop: int) -> Iterator[tuple[int, str]]:
-        """Yield the non-blank lines start … stop-1, each with its line number from 1.
+    def read(self, start: int, stop: int) -> list[tuple[int, str]]:
+        """Return the non-blank lines start … stop-1, each with its line number from 1.
 
         Raises:
             InputError: One of them is not UTF-8.
             JobError: The file has changed.
         """
-        self.stamp.check(self.path)
         blanks = np.searchsorted(self.blanks, np.arange(start, stop), side="right")
-        with self.path.open("rb") as file:
+        lines: list[tuple[int, str]] = []
+        with self.stamp.unchanged(self.path), self.path.open("rb") as file:
             for index in range(start, stop):
                 file.seek(int(self.offsets[index]))
                 number = index + 1 + int(blanks[index - start])
-                yield number, _text(file.readline(), self.path, number)
+                lines.append((number, _text(file.readline(), self.path, number)))
+        return lines
 
 
 def find_lines(
@@ -236,15 +262,22 @@ def find_lines(
     Args:
         visit: Called for each non-blank line with its number (from 1) and its text, or the error
             if it is not UTF-8.
+
+    Raises:
+        JobError: The file changes while it is read.
     """
     stamp = Stamp.of(path)
     offsets, blanks = array("q"), array("q")
-    with path.open("rb") as file:
+    whole, sha = True, hashlib.sha256()
+    with stamp.unchanged(path), path.open("rb") as file:
         position = len(_BOM) if file.read(len(_BOM)) == _BOM else 0
+        sha.update(_BOM[:position])
         file.seek(position)
         for number, line in enumerate(file, start=1):
             if len(offsets) == limit:
+                whole = False
                 break
+            sha.update(line)
             text = _text_or_error(line, path, number)
             if isinstance(text, str) and (not text or text.isspace()):
                 blanks.append(len(offsets))
@@ -252,7 +285,13 @@ def find_lines(
                 visit(number, text)
                 offsets.append(position)
             position += len(line)
-    return Lines(path, stamp, np.asarray(offsets, np.int64), np.asarray(blanks, np.int64))
+    found = (np.asarray(offsets, np.int64), np.asarray(blanks, np.int64))
+    return Lines(path, stamp, *found, sha.hexdigest() if whole else None)
+
+
+def digests_of(lines: Iterable[Lines]) -> dict[Path, str]:
+    """Return the SHA-256 of the files that were read to their ends, by absolute path."""
+    return {one.path.absolute(): one.sha256 for one in lines if one.sha256 is not None}
 
 
 def _text_or_error(line: bytes, path: Path, number: int) -> str | InputError:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from extractkit.core.keys import Values
 from extractkit.core.spec import TEXT
 from extractkit.core.values import Array, as_bytes
 from extractkit.errors import InputError, choices
-from extractkit.inputs import Signature
+from extractkit.inputs import Scanning, Signature, Visit
 from extractkit.inputs.checks import DType, check_limit, describe
 from extractkit.inputs.columns import ColumnSource, bind_columns, input_fields
 from extractkit.inputs.conversion import is_string
@@ -27,7 +28,7 @@ _UNREADABLE = (
 
 
 @dataclass(frozen=True)
-class Hdf5:
+class Hdf5(Scanning):
     """Datasets of an HDF5 file, with samples along their first axis.
 
     Links and external datasets are refused, since HDF5 would follow them to any file that the user
@@ -50,7 +51,7 @@ class Hdf5:
     def __post_init__(self) -> None:
         check_limit(self.limit)
 
-    def bind(self, signature: Signature) -> ColumnSource:
+    def scan(self, signature: Signature, visit: Visit | None) -> ColumnSource:
         """Open the file, read its datasets once and check them against the model's inputs.
 
         Raises:
@@ -66,7 +67,9 @@ class Hdf5:
         at = f"inputs.path={str(self.path)!r}"
         stamp = Stamp.of(path)
         try:
-            file = h5py.File(path, "r")
+            # Opened by name, a file that is open already in this process is shared, with what HDF5
+            # has cached of it before it changed.
+            file = h5py.File(_Opened(path), "r")
             # A given name is looked up directly: it may be a link, which the listing omits.
             available = [*_datasets(file), *map(str, (self.columns or {}).values())]
             strings = {spec.name for spec in signature.specs if spec.dtype == TEXT}
@@ -76,7 +79,9 @@ class Hdf5:
             }
         except _UNREADABLE as error:
             raise InputError(f"{at} cannot be read as HDF5: {error}") from error
-        return bind_columns(columns, signature, at=at, origin=path.name, limit=self.limit)
+        return bind_columns(
+            columns, signature, at=at, origin=path.name, visit=visit, limit=self.limit
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,12 +153,19 @@ class StoredDataset:
             InputError: They are damaged, or their compression is not supported.
             JobError: The file has changed.
         """
-        self.stamp.check(self.path)
         try:
-            values: Array = self.dataset[rows]
-            return as_bytes(values) if _holds_bytes(self.dataset) else values
+            with self.stamp.unchanged(self.path):
+                values: Array = self.dataset[rows]
+                return as_bytes(values) if _holds_bytes(self.dataset) else values
         except _UNREADABLE as error:
             raise InputError(f"{self.at} cannot be read: {error}") from error
+
+
+class _Opened(FileIO):
+    """A file that is read without a buffer, and closed when HDF5 drops it."""
+
+    def __del__(self) -> None:
+        self.close()
 
 
 def _holds_bytes(node: Any) -> bool:

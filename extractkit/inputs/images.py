@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from extractkit.advice import override
 from extractkit.core.keys import Values
 from extractkit.errors import InputError
-from extractkit.inputs import PICTURE, Sample, Signature
+from extractkit.inputs import PICTURE, Sample, Scanning, Signature, Unreadable, Visit
 from extractkit.inputs.checks import Faults, check_limit, describe
 from extractkit.inputs.file_access import PathLike, sample_digest
 from extractkit.inputs.pictures import RESIZES, Pixels, decoder
@@ -18,7 +18,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 
 
 @dataclass(frozen=True)
-class Images:
+class Images(Scanning):
     """Pictures, one per file: the first frame, upright and without transparency.
 
     They are decoded when they are read.
@@ -49,8 +49,10 @@ class Images:
     def __post_init__(self) -> None:
         check_limit(self.limit)
 
-    def bind(self, signature: Signature) -> "ImageSource":
-        """Find the pictures, and read every file once. Broken ones are found when decoded.
+    def scan(self, signature: Signature, visit: Visit | None) -> "ImageSource":
+        """Find the pictures, and read every file once.
+
+        Without `visit`, only the first that is not broken is decoded.
 
         Raises:
             InputError: The model does not take one picture, or there is none, or all are broken.
@@ -71,15 +73,33 @@ class Images:
         pixels = self._pixels(signature)
         files, notes = self._find()
         digest = hashlib.sha256(f"{decoder()}\0{pixels}\0".encode())
-        for file in files:
-            digest.update(f"{file.id}\0".encode())
-            digest.update(hashlib.sha256(file.read()).digest())
+        source = ImageSource(files, signature, pixels, "", ())
+        digests: list[bytes] = []
+        faults = Faults()
+        first: bytes | None = None
+        for index, file in enumerate(files):
+            content = file.read()
+            digests.append(hashlib.sha256(content).digest())
+            digest.update(f"{file.id}\0".encode() + digests[index])
+            if first is not None and visit is None:
+                continue
+            try:
+                sample = source.sample(index, content)
+            except InputError as error:
+                faults.add(error)
+                if visit is not None:
+                    visit(Unreadable(index, file.identity, error))
+                continue
+            first = first or sample_digest(replace(sample, extra={}))
+            if visit is not None:
+                visit(sample)
+        faults.check(len(files))
+        assert first is not None
         # The versions of the libraries that Pillow was built with do not follow from Pillow's.
-        first = _first_decoded(files, signature, pixels)
-        digest.update(sample_digest(replace(first, extra={})))
+        digest.update(first)
         if pixels.note is not None:
             notes = (*notes, pixels.note)
-        return ImageSource(files, signature, pixels, digest.hexdigest(), notes)
+        return ImageSource(files, signature, pixels, digest.hexdigest(), tuple(digests), notes)
 
     def _pixels(self, signature: Signature) -> Pixels:
         if signature.takes_pictures:
@@ -111,23 +131,6 @@ class Images:
         return files, (note,) if others else ()
 
 
-def _sample(file: SampleFile, index: int, signature: Signature, pixels: Pixels) -> Sample:
-    """Return the decoded picture as a sample.
-
-    Raises:
-        InputError: The picture is broken.
-        JobError: The file has changed since it was found.
-    """
-    picture = pixels.decode(file.read(), file.at)
-    own = file.identity
-    extra = {**own.extra, "width": picture.width, "height": picture.height}
-    if signature.takes_pictures:
-        return Sample(index, own.id, own.source, {PICTURE: picture.values}, extra)
-    data = {signature.specs[0].name: picture.values}
-    sample = Sample(index, own.id, own.source, data, extra)
-    return fitted(sample, index, signature, file.at)
-
-
 @dataclass(frozen=True, eq=False)
 class ImageSource(FileSamples):
     """A source of pictures that are decoded when they are read.
@@ -138,6 +141,7 @@ class ImageSource(FileSamples):
         pixels: Their conversion.
         fingerprint: The SHA-256 over the files' names and contents, the settings, the decoder and
             its first result.
+        digests: The SHA-256 of each file, 32 bytes.
         notes: Notes for the log and the manifest.
     """
 
@@ -145,19 +149,21 @@ class ImageSource(FileSamples):
     signature: Signature
     pixels: Pixels
     fingerprint: str
+    digests: tuple[bytes, ...]
     notes: tuple[str, ...] = ()
 
-    def sample(self, index: int) -> Sample:
-        """Return the decoded picture of this number."""
-        return _sample(self.files[index], index, self.signature, self.pixels)
+    def sample(self, index: int, content: bytes) -> Sample:
+        """Return the decoded picture of this number.
 
-
-def _first_decoded(files: Sequence[SampleFile], signature: Signature, pixels: Pixels) -> Sample:
-    faults = Faults()
-    for index, file in enumerate(files):
-        try:
-            return _sample(file, index, signature, pixels)
-        except InputError as error:
-            faults.add(error)
-    faults.check(len(files))
-    raise AssertionError("a source of pictures has at least one file")
+        Raises:
+            InputError: The picture is broken.
+        """
+        file = self.files[index]
+        picture = self.pixels.decode(content, file.at)
+        own = file.identity
+        extra = {**own.extra, "width": picture.width, "height": picture.height}
+        if self.signature.takes_pictures:
+            return Sample(index, own.id, own.source, {PICTURE: picture.values}, extra)
+        data = {self.signature.specs[0].name: picture.values}
+        sample = Sample(index, own.id, own.source, data, extra)
+        return fitted(sample, index, self.signature, file.at)

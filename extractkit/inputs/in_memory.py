@@ -10,7 +10,16 @@ import numpy.typing as npt
 from extractkit.core.spec import TEXT
 from extractkit.core.values import Array, as_array
 from extractkit.errors import InputError
-from extractkit.inputs import Identity, InputSpec, Sample, Signature, Source
+from extractkit.inputs import (
+    Identity,
+    InputSpec,
+    Sample,
+    Scanning,
+    Signature,
+    Source,
+    Unreadable,
+    Visit,
+)
 from extractkit.inputs.checks import (
     FAULT,
     Faults,
@@ -28,7 +37,7 @@ ORIGIN = "memory"
 
 
 @dataclass(frozen=True, eq=False)
-class LiveArrays:
+class LiveArrays(Scanning):
     """Arrays in memory with samples along their first axis, copied only when read.
 
     Attributes:
@@ -39,7 +48,7 @@ class LiveArrays:
 
     arrays: npt.ArrayLike | Mapping[str, npt.ArrayLike] | Sequence[npt.ArrayLike]
 
-    def bind(self, signature: Signature) -> Source:
+    def scan(self, signature: Signature, visit: Visit | None) -> Source:
         """Check the arrays against the model's inputs.
 
         Raises:
@@ -50,18 +59,18 @@ class LiveArrays:
         if (tuples := _samples_as_tuples(self.arrays, signature)) is not None:
             # By name: otherwise a model with a tokenizer would read texts.
             rows = [dict(zip(specs, values, strict=True)) for values in tuples]
-            return LiveRows(rows).bind(signature)
+            return LiveRows(rows).scan(signature, visit)
         named = {
             name: _by_sample(given, specs[name]) if name in specs else given
             for name, given in self._named(signature).items()
         }
         if any(name in specs and _uneven(named[name], specs[name]) for name in named):
-            return LiveRows(list(Rows(named, "inputs"))).bind(signature)
+            return LiveRows(list(Rows(named, "inputs"))).scan(signature, visit)
         columns = {
             name: _array(name, given, name in specs and specs[name].dtype == TEXT)
             for name, given in named.items()
         }
-        return bind_columns(columns, signature, at="inputs", origin=ORIGIN)
+        return bind_columns(columns, signature, at="inputs", origin=ORIGIN, visit=visit)
 
     def _named(self, signature: Signature) -> Mapping[str, object]:
         names = [spec.name for spec in signature.specs]
@@ -80,7 +89,7 @@ class LiveArrays:
 
 
 @dataclass(frozen=True, eq=False)
-class LiveRows:
+class LiveRows(Scanning):
     """Samples in memory, one by one, which may differ in length.
 
     Attributes:
@@ -90,7 +99,7 @@ class LiveRows:
 
     rows: Sequence[object]
 
-    def bind(self, signature: Signature) -> RecordSource:
+    def scan(self, signature: Signature, visit: Visit | None) -> RecordSource:
         """Check each sample against the model's inputs.
 
         Raises:
@@ -102,11 +111,12 @@ class LiveRows:
         named = isinstance(first, Mapping) and all(name in first for name in names)
         columns = {name: name for name in names} if named else None
         elements = Elements(signature, columns, TEXT_COLUMN, ORIGIN)
-        return bind_records(Sequential(self.rows, elements, "inputs"), signature, at="inputs")
+        records = Sequential(self.rows, elements, "inputs")
+        return bind_records(records, signature, at="inputs", visit=visit)
 
 
 @dataclass(frozen=True, eq=False)
-class LiveTexts:
+class LiveTexts(Scanning):
     """Texts in memory. Empty texts are samples too.
 
     Attributes:
@@ -115,7 +125,7 @@ class LiveTexts:
 
     texts: Sequence[str]
 
-    def bind(self, signature: Signature) -> "LiveTextSource":
+    def scan(self, signature: Signature, visit: Visit | None) -> "LiveTextSource":
         """Check every text.
 
         Raises:
@@ -130,11 +140,16 @@ class LiveTexts:
         digest = hashlib.sha256()
         faults = Faults()
         for index, text in enumerate(texts):
+            own = Identity(str(index), ORIGIN)
+            shown: Sample | Unreadable = Sample(index, own.id, own.source, text)
             try:
                 encoded = check_text(text, f"inputs[{index}]")
             except InputError as error:
                 faults.add(error)
                 encoded = FAULT
+                shown = Unreadable(index, own, error)
+            if visit is not None:
+                visit(shown)
             digest.update(f"{len(encoded)}\0".encode())
             digest.update(encoded)
         faults.check(len(texts))

@@ -15,7 +15,7 @@ import numpy as np
 from extractkit.core.keys import Values
 from extractkit.core.values import Array
 from extractkit.errors import InputError
-from extractkit.inputs import Identity, InputSpec, Sample, Signature
+from extractkit.inputs import Identity, InputSpec, Sample, Scanning, Signature, Visit
 from extractkit.inputs.checks import check_limit, describe, require
 from extractkit.inputs.columns import TEXT_COLUMN, input_fields, reads_text, text_field
 from extractkit.inputs.conversion import INDICES, VALUES, positions_of, row_of, string_data
@@ -168,7 +168,7 @@ _UNREADABLE = (OSError, ValueError, KeyError, IndexError, OverflowError)
 
 
 @dataclass(frozen=True)
-class Parquet:
+class Parquet(Scanning):
     """Rows of Parquet files: numbers, lists of them, and texts.
 
     They stay in their files. A row group, the smallest unit that Parquet can read, is decoded as a
@@ -194,7 +194,7 @@ class Parquet:
     def __post_init__(self) -> None:
         check_limit(self.limit)
 
-    def bind(self, signature: Signature) -> RecordSource:
+    def scan(self, signature: Signature, visit: Visit | None) -> RecordSource:
         """Read the columns once and check every row against the model's inputs.
 
         Raises:
@@ -214,7 +214,7 @@ class Parquet:
             for path, name in zip(paths, short_names(paths), strict=True)
         ]
         at = f"inputs.path={str(paths[0])!r}" if len(paths) == 1 else "inputs.path"
-        return bind_records(Chain(tables), signature, at=at, limit=self.limit)
+        return bind_records(Chain(tables), signature, at=at, visit=visit, limit=self.limit)
 
     def _open(self, path: Path, name: str, groups: "RowGroups", signature: Signature) -> "Table":
         stamp = Stamp.of(path)
@@ -267,10 +267,10 @@ class Table:
             InputError: It holds no value, or cannot be read.
             JobError: The file has changed since it was opened.
         """
-        self.stamp.check(self.path)
         group = bisect_right(self.ends, index)
         row = index - (self.ends[group - 1] if group else 0)
-        cells = self.groups.read(self.path, group, sorted(set(self.fields.values())))
+        with self.stamp.unchanged(self.path):
+            cells = self.groups.read(self.path, group, sorted(set(self.fields.values())))
         at = f"inputs.path={str(self.path)!r}, row {index}"
         own = self.identify(index)
         if self.text:

@@ -8,14 +8,16 @@ import tempfile
 import weakref
 from array import array
 from bisect import bisect_right
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import accumulate
+from pathlib import Path
 from typing import Protocol
 
 from extractkit.core.values import Array
 from extractkit.errors import DiskSpaceError, InputError
-from extractkit.inputs import Identity, Sample, Signature
+from extractkit.inputs import Identity, Sample, Signature, Unreadable, Visit
 from extractkit.inputs.checks import (
     FAULT,
     Faults,
@@ -157,6 +159,7 @@ class RecordSource:
         marks: The first 8 bytes of every sample's digest, concatenated.
         fingerprint: The SHA-256 over the digests of all samples.
         notes: Notes for the log and the manifest.
+        file_digests: See `HashesFiles`.
     """
 
     records: Records
@@ -165,6 +168,7 @@ class RecordSource:
     marks: bytes
     fingerprint: str
     notes: tuple[str, ...] = ()
+    file_digests: Mapping[Path, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.marks) // _MARK
@@ -194,48 +198,112 @@ class RecordSource:
         return sample
 
 
+class Scan:
+    """One pass over records: checks them against the model's inputs and computes their digest.
+
+    Memory grows by 8 bytes per record.
+
+    Args:
+        signature: The model's inputs.
+        at: The configuration key and value, for messages.
+        visit: Receives every sample. If None, no one needs them.
+    """
+
+    def __init__(self, signature: Signature, at: str, visit: Visit | None) -> None:
+        self._signature = signature
+        self._at = at
+        self._visit = visit
+        self._digest = hashlib.sha256()
+        self._marks = bytearray()
+        self._faults = Faults()
+        self._first_good: int | None = None
+
+    def add(
+        self, record: Callable[[], Sample], identify: Callable[[], Identity]
+    ) -> Sample | InputError:
+        """Add the next record, and return its sample in the model's types, or why it has none.
+
+        Args:
+            record: Reads it; may raise InputError.
+            identify: Returns its identity if that fails.
+        """
+        index = len(self)
+        found: Sample | InputError
+        try:
+            found = fitted(record(), index, self._signature, self._at)
+            digest = sample_digest(found)
+        except InputError as error:
+            found = error
+            self._faults.add(error)
+            digest = FAULT
+            if self._visit is not None:
+                self._visit(Unreadable(index, identify(), error))
+        else:
+            self._first_good = index if self._first_good is None else self._first_good
+            if self._visit is not None:
+                self._visit(found)
+        self._digest.update(digest)
+        self._marks += digest[:_MARK]
+        return found
+
+    def __len__(self) -> int:
+        return len(self._marks) // _MARK
+
+    def source(
+        self,
+        records: Records,
+        notes: tuple[str, ...] = (),
+        file_digests: Mapping[Path, str] | None = None,
+    ) -> RecordSource:
+        """Return the source of the records that were added.
+
+        Args:
+            records: The same records.
+            notes, file_digests: See `RecordSource`.
+
+        Raises:
+            InputError: There is no record, or none can be read and fits.
+        """
+        if not len(self):
+            raise InputError(f"{self._at} holds no sample. Give at least one")
+        self._faults.check(len(self))
+        source = RecordSource(
+            records,
+            self._signature,
+            self._at,
+            bytes(self._marks),
+            self._digest.hexdigest(),
+            notes,
+            file_digests or {},
+        )
+        # Random samples are detected by reading the first one twice.
+        if self._first_good is not None:
+            source.read(self._first_good, self._first_good + 1)
+        return source
+
+
 def bind_records(
     records: Records,
     signature: Signature,
     *,
     at: str,
+    visit: Visit | None,
     limit: int | None = None,
-    notes: tuple[str, ...] = (),
 ) -> RecordSource:
-    """Read every record once and check it against the model's inputs.
-
-    Memory grows by 8 bytes per record.
+    """Read every record once; see `Scan`.
 
     Args:
         at: The configuration key and value, for messages.
+        visit: Receives every sample.
         limit: The number of samples to use. If None, all.
 
     Raises:
         InputError: There is no record, or none can be read and fits.
     """
-    count = len(records) if limit is None else min(limit, len(records))
-    if not count:
-        raise InputError(f"{at} holds no sample. Give at least one")
-    digest = hashlib.sha256()
-    marks = bytearray()
-    faults = Faults()
-    first_good: int | None = None
-    for index in range(count):
-        try:
-            one = sample_digest(fitted(records.record(index), index, signature, at))
-        except InputError as error:
-            faults.add(error)
-            one = FAULT
-        else:
-            first_good = index if first_good is None else first_good
-        digest.update(one)
-        marks += one[:_MARK]
-    faults.check(count)
-    source = RecordSource(records, signature, at, bytes(marks), digest.hexdigest(), notes)
-    # Random samples are detected by reading the first one twice.
-    if first_good is not None:
-        source.read(first_good, first_good + 1)
-    return source
+    scan = Scan(signature, at, visit)
+    for index in range(len(records) if limit is None else min(limit, len(records))):
+        scan.add(partial(records.record, index), partial(records.identify, index))
+    return scan.source(records)
 
 
 def fitted(sample: Sample, index: int, signature: Signature, at: str) -> Sample:

@@ -3,15 +3,16 @@
 import hashlib
 import json
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from extractkit.advice import override
 from extractkit.core.keys import Values
 from extractkit.core.spec import TEXT
 from extractkit.errors import InputError, choices, nearest
-from extractkit.inputs import Identity, Sample, Signature
+from extractkit.inputs import Identity, Sample, Scanning, Signature, Unreadable, Visit
 from extractkit.inputs.checks import (
     FAULT,
     Faults,
@@ -22,8 +23,15 @@ from extractkit.inputs.checks import (
 )
 from extractkit.inputs.columns import TEXT_COLUMN, reads_text
 from extractkit.inputs.dataset import Elements
-from extractkit.inputs.file_access import Lines, PathLike, find_files, find_lines, short_names
-from extractkit.inputs.records import Chain, RecordSource, bind_records
+from extractkit.inputs.file_access import (
+    Lines,
+    PathLike,
+    digests_of,
+    find_files,
+    find_lines,
+    short_names,
+)
+from extractkit.inputs.records import Chain, RecordSource, Scan
 
 _KINDS = {type(None): "null", bool: "true or false", list: "a list", dict: "an object"}
 _WANTED = (
@@ -107,14 +115,27 @@ class JsonRows:
             JobError: The file has changed since its lines were found.
         """
         ((number, line),) = self.lines.read(index, index + 1)
-        path, own = self.lines.path, self.identify(index)
-        at = f"inputs.path={str(path)!r}, line {number}"
-        sample = self.elements.sample(index, object_of(line, path, number), at)
-        return replace(sample, id=own.id, source=own.source)
+        return _row(self.elements, index, line, self.lines.path, self.name, number)
 
     def identify(self, index: int) -> Identity:
         """Return the identity of this row's sample."""
-        return Identity(f"{self.name}:{self.lines.number(index)}", self.lines.path.name)
+        return _line_identity(self.name, self.lines.path, self.lines.number(index))
+
+
+def _row(
+    elements: Elements, index: int, line: str | InputError, path: Path, name: str, number: int
+) -> Sample:
+    """Return the row of a line as a sample; raise the error in its place."""
+    if isinstance(line, InputError):
+        raise line
+    at = f"inputs.path={str(path)!r}, line {number}"
+    sample = elements.sample(index, object_of(line, path, number), at)
+    own = _line_identity(name, path, number)
+    return replace(sample, id=own.id, source=own.source)
+
+
+def _line_identity(name: str, path: Path, number: int) -> Identity:
+    return Identity(f"{name}:{number}", path.name)
 
 
 def bind_json_rows(
@@ -122,23 +143,36 @@ def bind_json_rows(
     columns: Mapping[str, str] | None,
     signature: Signature,
     limit: int | None,
+    visit: Visit | None,
 ) -> RecordSource:
     """Find the rows of files and check each against the model's inputs. Blank lines are ignored.
 
     Args:
         columns: The name of the value for each of the model's inputs. If None, the inputs' names.
         limit: The number of rows to use. If None, all.
+        visit: Receives every sample.
 
     Raises:
         InputError: There is no row, or none can be read and fits the model.
     """
     elements = Elements(signature, columns or _own_names(signature), TEXT_COLUMN, "")
-    files = [
-        JsonRows(name, find_lines(path, limit, lambda number, line: None), elements)
-        for path, name in zip(paths, short_names(paths), strict=True)
-    ]
-    at = f"inputs.path={str(paths[0])!r}" if len(paths) == 1 else "inputs.path"
-    return bind_records(Chain(files), signature, at=at, limit=limit)
+    scan = Scan(
+        signature, f"inputs.path={str(paths[0])!r}" if len(paths) == 1 else "inputs.path", visit
+    )
+    files = []
+    for path, name in zip(paths, short_names(paths), strict=True):
+        left = None if limit is None else limit - len(scan)
+        if left == 0:
+            break
+
+        def add(number: int, line: str | InputError, path: Path = path, name: str = name) -> None:
+            scan.add(
+                partial(_row, elements, len(scan), line, path, name, number),
+                partial(_line_identity, name, path, number),
+            )
+
+        files.append(JsonRows(name, find_lines(path, left, add), elements))
+    return scan.source(Chain(files), file_digests=digests_of(file.lines for file in files))
 
 
 def _own_names(signature: Signature) -> dict[str, str]:
@@ -155,7 +189,7 @@ _ANY_COLUMN = "text"
 
 
 @dataclass(frozen=True)
-class Texts:
+class Texts(Scanning):
     """Texts from UTF-8 files.
 
     Blank lines are ignored. The texts stay in their files: memory grows by 8 bytes per line.
@@ -181,8 +215,8 @@ class Texts:
         if not isinstance(self.column, str):
             raise InputError(f"inputs.column={self.column!r} is not the name of a column")
 
-    def bind(self, signature: Signature) -> "TextSource | RecordSource":
-        """Find every line.
+    def scan(self, signature: Signature, visit: Visit | None) -> "TextSource | RecordSource":
+        """Find every line, and read each once.
 
         Raises:
             InputError: The model takes no text, a file is missing, or there is no valid text: all
@@ -192,7 +226,7 @@ class Texts:
         _refuse_tables(paths)
         reads_text(self.columns, self.column, signature)
         if self._reads_rows(signature, paths):
-            return bind_json_rows(paths, self.columns, signature, self.limit)
+            return bind_json_rows(paths, self.columns, signature, self.limit, visit)
         # Random samples cannot be strings.
         strings = any(spec.dtype == TEXT for spec in signature.specs)
         other = "JSON lines: inputs.path=FILE.jsonl" if strings else "inputs=random"
@@ -200,25 +234,21 @@ class Texts:
         check_takes_text(signature, "inputs=texts", remedy)
         self._check_column(paths)
         files: list[TextFile] = []
-        digest = hashlib.sha256()
-        faults = Faults()
-        found = 0
+        scan = _TextScan(visit)
         for path, name in zip(paths, short_names(paths), strict=True):
-            left = None if self.limit is None else self.limit - found
+            left = None if self.limit is None else self.limit - scan.found
             if left == 0:
                 break
             column = self.column if _holds_json(path) else None
-            file = TextFile.find(path, name, column, left, digest.update, faults)
-            files.append(file)
-            found += len(file)
-        faults.check(found)
-        if not found:
+            files.append(scan.file(path, name, column, left))
+        scan.faults.check(scan.found)
+        if not scan.found:
             named = ", ".join(repr(str(path)) for path in paths)
             raise InputError(
                 f"inputs.path={named} holds no text: all lines are blank. "
                 f"Give a file with one sample per line"
             )
-        return TextSource(tuple(files), digest.hexdigest())
+        return TextSource(tuple(files), scan.digest.hexdigest())
 
     def _reads_rows(self, signature: Signature, paths: Sequence[Path]) -> bool:
         """Return whether a sample is a row of JSON with a value for each of the model's inputs.
@@ -259,39 +289,12 @@ class TextFile:
     column: str | None
     lines: Lines
 
-    @classmethod
-    def find(
-        cls,
-        path: Path,
-        name: str,
-        column: str | None,
-        limit: int | None,
-        digest: Callable[[bytes], None],
-        faults: Faults,
-    ) -> "TextFile":
-        """Find the texts of a file, and add ids and texts to the digest."""
-
-        def visit(number: int, line: str | InputError) -> None:
-            try:
-                if isinstance(line, InputError):
-                    raise line
-                text = line if column is None else text_of(line, column, path, number)
-            except InputError as error:
-                faults.add(error)
-                digest(f"{name}:{number}\0".encode() + FAULT)
-                return
-            encoded = text.encode()
-            digest(f"{name}:{number}\0{len(encoded)}\0".encode())
-            digest(encoded)
-
-        return cls(name, column, find_lines(path, limit, visit))
-
     def __len__(self) -> int:
         return len(self.lines)
 
     def identify(self, index: int) -> Identity:
         """Return the identity of sample `index` of this file."""
-        return Identity(f"{self.name}:{self.lines.number(index)}", self.lines.path.name)
+        return _line_identity(self.name, self.lines.path, self.lines.number(index))
 
     def read(self, start: int, stop: int) -> Iterator[tuple[str, str]]:
         """Yield the id and text of samples start … stop-1 of this file.
@@ -303,6 +306,44 @@ class TextFile:
             column = self.column
             text = line if column is None else text_of(line, column, self.lines.path, number)
             yield f"{self.name}:{number}", text
+
+
+class _TextScan:
+    """One pass over texts: their digest, ids included, and invalid ones.
+
+    Args:
+        visit: Receives every sample.
+    """
+
+    def __init__(self, visit: Visit | None) -> None:
+        self._visit = visit
+        self.digest = hashlib.sha256()
+        self.faults = Faults()
+        self.found = 0
+
+    def file(self, path: Path, name: str, column: str | None, limit: int | None) -> TextFile:
+        """Find the first `limit` texts of a file, or all."""
+
+        def add(number: int, line: str | InputError) -> None:
+            try:
+                if isinstance(line, InputError):
+                    raise line
+                text = line if column is None else text_of(line, column, path, number)
+            except InputError as error:
+                self.faults.add(error)
+                self.digest.update(f"{name}:{number}\0".encode() + FAULT)
+                if self._visit is not None:
+                    own = _line_identity(name, path, number)
+                    self._visit(Unreadable(self.found, own, error))
+            else:
+                encoded = text.encode()
+                self.digest.update(f"{name}:{number}\0{len(encoded)}\0".encode())
+                self.digest.update(encoded)
+                if self._visit is not None:
+                    self._visit(Sample(self.found, f"{name}:{number}", path.name, text))
+            self.found += 1
+
+        return TextFile(name, column, find_lines(path, limit, add))
 
 
 @dataclass(frozen=True, eq=False)
@@ -331,6 +372,11 @@ class TextSource:
             if count
         ]
         return (*empty, *blank)
+
+    @property
+    def file_digests(self) -> Mapping[Path, str]:
+        """See `HashesFiles`."""
+        return digests_of(file.lines for file in self.files)
 
     def read(self, start: int, stop: int) -> list[Sample]:
         """Return the samples start … stop-1; their ids are FILE:LINE.

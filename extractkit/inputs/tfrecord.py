@@ -2,8 +2,9 @@
 
 import shlex
 from array import array
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from extractkit.core.keys import Values
 from extractkit.core.spec import TEXT
 from extractkit.core.values import Array
 from extractkit.errors import InputError, choices
-from extractkit.inputs import Identity, InputSpec, Sample, Signature
+from extractkit.inputs import Identity, InputSpec, Sample, Scanning, Signature, Visit
 from extractkit.inputs.checks import (
     check_direction,
     check_limit,
@@ -25,7 +26,7 @@ from extractkit.inputs.checks import (
 from extractkit.inputs.conversion import bytes_data
 from extractkit.inputs.file_access import PathLike, Stamp, find_files, printable, short_names
 from extractkit.inputs.pictures import Pixels
-from extractkit.inputs.records import Chain, RecordSource, bind_records, shaped
+from extractkit.inputs.records import Chain, RecordSource, Scan, shaped
 
 _LISTS = {"float_list": np.float32, "int64_list": np.int64, "bytes_list": object}
 _WHOLE = ". Or give the model each record whole: inputs.whole=true"
@@ -267,7 +268,7 @@ _READ_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
-class TFRecord:
+class TFRecord(Scanning):
     """Records of TFRecord files: examples, or bytes for a model that takes a string.
 
     The records stay in their files.
@@ -298,8 +299,8 @@ class TFRecord:
         if self.whole and self.features is not None:
             raise InputError("inputs.whole=true takes no features. Leave inputs.features out")
 
-    def bind(self, signature: Signature) -> RecordSource:
-        """Find every record, verify its checksums and check its features against the model.
+    def scan(self, signature: Signature, visit: Visit | None) -> RecordSource:
+        """Read every record once, verify its checksums and check its features against the model.
 
         Raises:
             InputError: A file is missing, compressed or damaged, or no record fits the model.
@@ -317,29 +318,112 @@ class TFRecord:
             )
         features = parse_features(self.features, signature)
         paths = find_files(self.path, ".tfrecord")
+        whole = self._whole(paths, signature)
+        reading = RecordReading(features, signature if whole else None)
+        at = f"inputs.path={str(paths[0])!r}" if len(paths) == 1 else "inputs.path"
+        scan = Scan(signature, at, visit)
         files: list[RecordFile] = []
-        left = self.limit
         for path, name in zip(paths, short_names(paths), strict=True):
+            left = None if self.limit is None else self.limit - len(scan)
             if left == 0:
                 break
-            files.append(RecordFile.find(path, name, features, left))
-            left = None if left is None else left - len(files[-1])
-        at = f"inputs.path={str(paths[0])!r}" if len(paths) == 1 else "inputs.path"
+
+            def add(number: int, record: bytes, path: Path = path, name: str = name) -> None:
+                scan.add(
+                    partial(reading.sample, number, record, path, name),
+                    partial(_identity, name, path, number),
+                )
+
+            files.append(RecordFile(path, name, *_found(path, left, add), reading))
         pixels = [one.pixels for one in features if one.pixels is not None]
         notes = tuple(one.note for one in pixels if one.note is not None)
-        if self._whole(files, signature):
-            files = [replace(file, whole=signature) for file in files]
+        if whole:
             notes = ("each record is one sample, given whole; its features: inputs.whole=false",)
-        return bind_records(Chain(files), signature, at=at, notes=notes)
+        return scan.source(Chain(files), notes)
 
-    def _whole(self, files: Sequence["RecordFile"], signature: Signature) -> bool:
+    def _whole(self, paths: Sequence[Path], signature: Signature) -> bool:
+        """Return whether records are used as bytes, by the first one if it is not configured."""
         if self.whole is not None or self.features is not None or signature.string is None:
             return bool(self.whole)
-        first = next((file for file in files if len(file)), None)
-        found = None if first is None else first.features_of(0)
-        if found is None:
-            return first is not None
-        return signature.string.parsed and signature.string.name not in found
+        first: list[bytes] = []
+        for path in paths:
+            if not first:
+                _found(path, 1, lambda number, record: first.append(record))
+        if not first:
+            return False
+        try:
+            features = _example(first[0], "").features.feature
+        except InputError:
+            return True
+        return signature.string.parsed and signature.string.name not in features
+
+
+def _found(
+    path: Path, limit: int | None, visit: Callable[[int, bytes], None]
+) -> tuple[Stamp, "array[int]"]:
+    """Find the records of a file, the first `limit` of them (None: all).
+
+    Args:
+        visit: Called for each record with its number and its content.
+
+    Returns:
+        The state of the file, and its `RecordFile.offsets`.
+
+    Raises:
+        InputError: It is compressed or cut short, or a checksum in it is wrong.
+        JobError: It changes while it is read.
+    """
+    import tensorflow as tf
+
+    at = f"inputs.path={str(path)!r}"
+    stamp = Stamp.of(path)
+    records = tf.data.TFRecordDataset(str(path)).take(-1 if limit is None else limit)
+    offsets = array("q", [0])
+    with stamp.unchanged(path):
+        try:
+            # Verifying one record at a time would take longer than reading them.
+            for batch in records.batch(_READ_AT_ONCE).as_numpy_iterator():
+                for record in batch:
+                    visit(len(offsets) - 1, record)
+                    offsets.append(offsets[-1] + len(record) + _AROUND)
+        except tf.errors.DataLossError as error:
+            raise InputError(f"{at} {_why_unreadable(path, str(error))}") from error
+    # TensorFlow ignores trailing bytes that are shorter than a record's header.
+    rest = stamp.size - offsets[-1]
+    if rest and len(offsets) - 1 != limit:
+        raise InputError(f"{at} {_why_unreadable(path, f'{rest} bytes follow the last record')}")
+    return stamp, offsets
+
+
+def _identity(name: str, path: Path, number: int) -> Identity:
+    return Identity(f"{name}:{number}", printable(Path(path.name)))
+
+
+@dataclass(frozen=True, eq=False)
+class RecordReading:
+    """The conversion of a record to a sample.
+
+    Attributes:
+        features: The features to read.
+        whole: The signature of a model that takes whole records. If None, features are read.
+    """
+
+    features: tuple[Feature, ...]
+    whole: Signature | None = None
+
+    def sample(self, number: int, record: bytes, path: Path, name: str) -> Sample:
+        """Return the record of this number as a sample.
+
+        Raises:
+            InputError: It is not a `tf.train.Example`, or lacks a feature.
+        """
+        own = _identity(name, path, number)
+        if self.whole is not None:
+            return Sample(number, own.id, own.source, bytes_data(record, self.whole))
+        at = f"inputs.path={str(path)!r}, record {number}"
+        held = _example(record, at).features.feature
+        values = {feature.input: feature.values(held, at) for feature in self.features}
+        return Sample(number, own.id, own.source, values)
 
 
 @dataclass(frozen=True, eq=False)
@@ -350,47 +434,15 @@ class RecordFile:
         path: The file's path.
         name: The prefix of its samples' ids.
         stamp: The state of the file when its records were found.
-        features: The features to read.
         offsets: int64 (records + 1), the first byte of each record, and the end of the last.
-        whole: The signature of a model that takes whole records. If None, features are read.
+        reading: The conversion of records.
     """
 
     path: Path
     name: str
     stamp: Stamp
-    features: tuple[Feature, ...]
     offsets: "array[int]"
-    whole: Signature | None = None
-
-    @classmethod
-    def find(
-        cls, path: Path, name: str, features: tuple[Feature, ...], limit: int | None
-    ) -> "RecordFile":
-        """Find the records of a file, the first `limit` of them (None: all).
-
-        Raises:
-            InputError: It is compressed or cut short, or a checksum in it is wrong.
-        """
-        import tensorflow as tf
-
-        at = f"inputs.path={str(path)!r}"
-        stamp = Stamp.of(path)
-        records = tf.data.TFRecordDataset(str(path)).take(-1 if limit is None else limit)
-        offsets = array("q", [0])
-        try:
-            # Verifying one record at a time would take longer than reading them.
-            for batch in records.batch(_READ_AT_ONCE).as_numpy_iterator():
-                for record in batch:
-                    offsets.append(offsets[-1] + len(record) + _AROUND)
-        except tf.errors.DataLossError as error:
-            raise InputError(f"{at} {_why_unreadable(path, str(error))}") from error
-        # TensorFlow ignores trailing bytes that are shorter than a record's header.
-        rest = stamp.size - offsets[-1]
-        if rest and len(offsets) - 1 != limit:
-            raise InputError(
-                f"{at} {_why_unreadable(path, f'{rest} bytes follow the last record')}"
-            )
-        return cls(path, name, stamp, features, offsets)
+    reading: RecordReading
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -402,30 +454,14 @@ class RecordFile:
             InputError: It is not a `tf.train.Example`, or lacks a feature.
             JobError: The file has changed since it was opened.
         """
-        own, data = self.identify(index), self._data(index)
-        if self.whole is not None:
-            return Sample(index, own.id, own.source, bytes_data(data, self.whole))
-        at = f"inputs.path={str(self.path)!r}, record {index}"
-        held = _example(data, at).features.feature
-        values = {feature.input: feature.values(held, at) for feature in self.features}
-        return Sample(index, own.id, own.source, values)
-
-    def features_of(self, index: int) -> list[str] | None:
-        """Return the names of a record's features, or None if it is not a `tf.train.Example`."""
-        try:
-            return list(_example(self._data(index), "").features.feature)
-        except InputError:
-            return None
-
-    def _data(self, index: int) -> bytes:
-        self.stamp.check(self.path)
-        with self.path.open("rb") as file:
+        with self.stamp.unchanged(self.path), self.path.open("rb") as file:
             file.seek(self.offsets[index] + _BEFORE)
-            return file.read(self.offsets[index + 1] - self.offsets[index] - _AROUND)
+            record = file.read(self.offsets[index + 1] - self.offsets[index] - _AROUND)
+        return self.reading.sample(index, record, self.path, self.name)
 
     def identify(self, index: int) -> Identity:
         """Return the identity of this record's sample."""
-        return Identity(f"{self.name}:{index}", printable(Path(self.path.name)))
+        return _identity(self.name, self.path, index)
 
 
 def _why_unreadable(path: Path, reason: str) -> str:

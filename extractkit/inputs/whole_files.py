@@ -9,7 +9,7 @@ from pathlib import Path
 from extractkit.core.keys import Values
 from extractkit.core.values import Array
 from extractkit.errors import InputError
-from extractkit.inputs import Identity, Sample, Signature
+from extractkit.inputs import Identity, Sample, Scanning, Signature, Unreadable, Visit
 from extractkit.inputs.checks import FAULT, Faults, check_limit, check_range, describe
 from extractkit.inputs.conversion import bytes_data
 from extractkit.inputs.file_access import (
@@ -64,21 +64,33 @@ class SampleFile:
             InputError: It cannot be read.
             JobError: It has changed since it was found.
         """
-        self.stamp.check(self.path)
-        try:
-            return self.path.read_bytes()
-        except OSError as error:
-            raise InputError(f"{self.at} cannot be read: {error.strerror}") from error
+        with self.stamp.unchanged(self.path):
+            try:
+                return self.path.read_bytes()
+            except OSError as error:
+                raise InputError(f"{self.at} cannot be read: {error.strerror}") from error
 
 
 class FileSamples:
-    """A source whose samples are files. Subclasses define how one is read."""
+    """A source whose samples are files. Subclasses define how the content of one is read.
+
+    Attributes:
+        files: The files, in order.
+        digests: The SHA-256 of each file that was read, 32 bytes.
+    """
 
     files: tuple[SampleFile, ...]
+    digests: tuple[bytes, ...]
 
-    def sample(self, index: int) -> Sample:
-        """Return the sample of this number."""
+    def sample(self, index: int, content: bytes) -> Sample:
+        """Return the sample of this number, given the content of its file."""
         raise NotImplementedError
+
+    @property
+    def file_digests(self) -> Mapping[Path, str]:
+        """See `HashesFiles`."""
+        pairs = zip(self.files, self.digests, strict=True)
+        return {file.path.absolute(): digest.hex() for file, digest in pairs if digest}
 
     def __len__(self) -> int:
         return len(self.files)
@@ -92,7 +104,7 @@ class FileSamples:
             IndexError: There are no such samples.
         """
         check_range(start, stop, len(self))
-        return [self.sample(index) for index in range(start, stop)]
+        return [self.sample(index, self.files[index].read()) for index in range(start, stop)]
 
     def identify(self, index: int) -> Identity:
         """Return the identity of the sample of this number."""
@@ -123,7 +135,7 @@ def find_sample_files(
 
 
 @dataclass(frozen=True)
-class Files:
+class Files(Scanning):
     """Whole files, without decoding or truncation. An empty file is a sample, too.
 
     Files are read when their sample is read.
@@ -143,7 +155,7 @@ class Files:
     def __post_init__(self) -> None:
         check_limit(self.limit)
 
-    def bind(self, signature: Signature) -> "FileSource":
+    def scan(self, signature: Signature, visit: Visit | None) -> "FileSource":
         """Find the files, and read each once.
 
         Raises:
@@ -157,20 +169,27 @@ class Files:
         if self.path is None:
             raise InputError("inputs.path is missing. Give a folder of files: inputs.path=DIR")
         files, _ = find_sample_files(self.path, (), self.limit)
-        source = FileSource(files, signature, "")
+        source = FileSource(files, signature, "", ())
         digest, faults = hashlib.sha256(), Faults()
-        for file in files:
+        digests: list[bytes] = []
+        for index, file in enumerate(files):
             digest.update(f"{file.id}\0{file.label}\0".encode())
+            digests.append(b"")
             try:
                 content = file.read()
-                source.data(file, content)
+                digests[index] = hashlib.sha256(content).digest()
+                sample = source.sample(index, content)
             except InputError as error:
                 faults.add(error)
                 digest.update(FAULT)
+                if visit is not None:
+                    visit(Unreadable(index, file.identity, error))
                 continue
-            digest.update(hashlib.sha256(content).digest())
+            digest.update(digests[index])
+            if visit is not None:
+                visit(sample)
         faults.check(len(files))
-        return FileSource(files, signature, digest.hexdigest())
+        return FileSource(files, signature, digest.hexdigest(), tuple(digests))
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,12 +200,14 @@ class FileSource(FileSamples):
         files: The files, in order.
         signature: The model's inputs.
         fingerprint: The SHA-256 over the files' names, labels and contents.
+        digests: The SHA-256 of each file, 32 bytes; empty for one that cannot be read.
         notes: Always empty.
     """
 
     files: tuple[SampleFile, ...]
     signature: Signature
     fingerprint: str
+    digests: tuple[bytes, ...]
     notes: tuple[str, ...] = ()
 
     def data(self, file: SampleFile, content: bytes) -> str | Mapping[str, Array]:
@@ -206,9 +227,9 @@ class FileSource(FileSamples):
                 f"{error}. Convert it: iconv -f ENCODING -t UTF-8 {path} > NEW"
             ) from error
 
-    def sample(self, index: int) -> Sample:
-        """Return the content of the file of this number."""
+    def sample(self, index: int, content: bytes) -> Sample:
+        """Return the content of the file of this number as a sample."""
         file = self.files[index]
-        own, content = file.identity, file.read()
+        own = file.identity
         extra = {**own.extra, "bytes": len(content)}
         return Sample(index, own.id, own.source, self.data(file, content), extra)

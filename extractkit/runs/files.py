@@ -287,8 +287,13 @@ class Origin:
     bytes: int
 
 
-def origins(components: Iterable[Component]) -> tuple[Origin, ...]:
+def origins(
+    components: Iterable[Component], known: Mapping[Path, str] | None = None
+) -> tuple[Origin, ...]:
     """Return the files that arguments of these components name, with digests of their content.
+
+    Args:
+        known: the SHA-256 of files that have been read already, by absolute path.
 
     Raises:
         InputError: a file cannot be read.
@@ -296,7 +301,7 @@ def origins(components: Iterable[Component]) -> tuple[Origin, ...]:
     found = []
     for component in components:
         for key, text in _texts(component.at, component.arguments):
-            if (one := origin(key, text)) is not None:
+            if (one := origin(key, text, known)) is not None:
                 found.append(one)
     return tuple(found)
 
@@ -307,8 +312,11 @@ def files_of(component: Component) -> Iterator[Path]:
         yield from _files(text)[0]
 
 
-def origin(key: str, text: str) -> Origin | None:
+def origin(key: str, text: str, known: Mapping[Path, str] | None = None) -> Origin | None:
     """Return the files that a text names, with a digest of their content, or None if none exist.
+
+    Args:
+        known: see `origins`.
 
     Raises:
         InputError: a file cannot be read.
@@ -319,12 +327,12 @@ def origin(key: str, text: str) -> Origin | None:
     path = str(Path(text).expanduser().absolute())
     try:
         if len(files) == 1 and str(files[0].absolute()) == path:
-            return Origin(key, path, _sha256(files[0]), files[0].stat().st_size)
+            return Origin(key, path, _sha256(files[0], known), files[0].stat().st_size)
         sha = hashlib.sha256()
         total = 0
         for file in files:
             name, size = file.relative_to(parent).as_posix(), file.stat().st_size
-            sha.update(f"{name}\0{size}\0{_sha256(file)}\n".encode())
+            sha.update(f"{name}\0{size}\0{_sha256(file, known)}\n".encode())
             total += size
     except OSError as error:
         raise InputError(f"{key}={text!r} cannot be read: {error.strerror}") from error
@@ -399,6 +407,8 @@ def _files(text: str) -> tuple[list[Path], Path]:
     return files, Path(os.path.commonpath([p.parent for p in files])) if files else Path()
 
 
-def _sha256(path: Path) -> str:
+def _sha256(path: Path, known: Mapping[Path, str] | None) -> str:
+    if known is not None and (found := known.get(path.absolute())) is not None:
+        return found
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -354,6 +354,10 @@ class Recorder:
 
     def abandon(self) -> None:
         """Leave the run as recorded. Rows of samples that were never published are lost."""
+        self.discard_samples()
+
+    def discard_samples(self) -> None:
+        """Remove the samples' rows that have been added but not yet published."""
         if self._samples is not None:
             self._samples.discard()
             self._samples = None

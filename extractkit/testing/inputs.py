@@ -13,6 +13,7 @@ A test module of a source subclasses `SourceContract` and provides the inputs an
 pytest then collects the tests below. Use at least two samples.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,7 +21,17 @@ from pathlib import Path
 import numpy as np
 
 from extractkit.core.spec import numpy_dtype
-from extractkit.inputs import Identifying, Inputs, Sample, Signature, Source, identity
+from extractkit.inputs import (
+    HashesFiles,
+    Identifying,
+    Inputs,
+    Sample,
+    Scanning,
+    Signature,
+    Source,
+    Unreadable,
+    identity,
+)
 from extractkit.inputs.file_access import contents
 
 
@@ -110,6 +121,26 @@ class SourceContract:
             except IndexError:
                 continue
             raise AssertionError(f"read({start}, {stop}) raised no IndexError")
+
+    def test_a_scan_shows_every_sample_once(self, tmp_path: Path) -> None:
+        inputs = self.inputs(tmp_path)
+        if not isinstance(inputs, Scanning):  # optional: a job then reads the samples once more
+            return
+        shown: list[Sample | Unreadable] = []
+        source = inputs.scan(self.signature(), shown.append)
+        bound = inputs.bind(self.signature())
+        assert source.fingerprint == bound.fingerprint
+        samples = [one for one in shown if isinstance(one, Sample)]
+        assert len(samples) == len(shown)
+        if samples:  # a source may need a pass of its own to show them
+            assert_same(samples, source.read(0, len(source)))
+
+    def test_digests_of_files_are_those_of_their_contents(self, tmp_path: Path) -> None:
+        source = self.source(tmp_path)
+        if isinstance(source, HashesFiles):
+            for path, digest in source.file_digests.items():
+                assert path.is_absolute()
+                assert digest == hashlib.sha256(path.read_bytes()).hexdigest()
 
     def test_bound_again_it_has_the_same_digest_and_samples(self, tmp_path: Path) -> None:
         inputs = self.inputs(tmp_path)

@@ -29,7 +29,7 @@ def test_everything_is_known_and_compiled_once() -> None:
 
     prepared = prepare(job({"path": "embedding:output"}, model=Watched()))
     assert compiled[-1] == ["embedding:output"]
-    assert set(prepared.timings) == {"load", "compile"}
+    assert set(prepared.timings) == {"load", "survey", "compile"}
     assert [tensor.key for tensor in prepared.tensors] == ["embedding:output"]
     assert prepared.program is not None
 

@@ -152,10 +152,10 @@ def test_every_stage_of_a_job_has_a_name_of_its_own(tmp_path: Path) -> None:
     executed(tmp_path / "run", job(HIDDEN), listener)
     assert listener.stages == [
         "loading the model",
+        "reading the samples",
         "measuring how tensors follow the samples' sizes",
         "compiling, and running the first sample",
         "measuring whether samples may share a batch",
-        "reading the samples",
         "checking the outputs against the model's own call",
         "finishing the run: checks and index",
     ]
