@@ -223,7 +223,7 @@ def resume(
     if not is_whole(directory, recorded):
         check_versions(directory, recorded)
         impose(recorded.environment)
-        job = recorded_job(recorded, trust, _live(model, inputs), where)
+        job = recorded_job(directory, recorded, trust, _live(model, inputs), where)
         resume_run(job, directory, listener=listener or Silent())
     elif listener is not None:
         listener.note(f"{directory} is finished, and nothing of it is damaged")
@@ -280,7 +280,7 @@ def rerun(
     listener = listener or Silent()
     original = _digests(Path(run), listener.note)
     impose(recorded.environment)
-    job = recorded_job(recorded, trust, _live(model, inputs), where)
+    job = recorded_job(Path(run), recorded, trust, _live(model, inputs), where)
     directory = new_run_directory() if run_dir is None else Path(run_dir).absolute()
     made = execute(
         replace(job, runtime=replace(job.runtime, reuse_from=None)),
@@ -356,7 +356,7 @@ def verify(
                 f"extractkit.verify(…, recompute={recompute}, {arguments})"
             )
         impose(sound.manifest.environment)
-        job = recorded_job(sound.manifest, trust, live, {"engine": "local"})
+        job = recorded_job(Path(run), sound.manifest, trust, live, {"engine": "local"})
         return recompute_shards(job, sound, recompute, seed)
 
     return verify_run(Path(run), reader=reader, recompute=again if recompute else None)

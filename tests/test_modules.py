@@ -10,8 +10,8 @@ PACKAGE = Path(__file__).parents[1] / "extractkit"
 FILES = sorted(PACKAGE.rglob("*.py"))
 MOST = 190
 FEWEST_LINES = 40
-GROWING = ("core/transforms/", "core/statistics/", "report/")
-"""Folders with one file a family, which do not count."""
+GROWING = ("core/transforms/", "core/statistics/", "report/", "testing/")
+"""Folders with one file a family or a contract, which do not count."""
 
 Imports = Mapping[str, set[str]]
 

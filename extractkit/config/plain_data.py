@@ -22,6 +22,7 @@ from extractkit.core.job import Job, Runtime, moved
 from extractkit.core.selectors import parse_selector
 from extractkit.core.trust import NO_TRUST, RAY_ADDRESS, Trust
 from extractkit.errors import ConfigError, RunDirectoryError, choices
+from extractkit.runs.components import Offer, frozen, reading_runs
 from extractkit.runs.files import relocated
 from extractkit.runs.manifest import Manifest
 
@@ -53,6 +54,7 @@ def job_of(
     live: Mapping[str, Component] | None = None,
     trust: Trust = NO_TRUST,
     options: Sequence[str] = (),
+    components: Offer | None = None,
 ) -> Job:
     """Return the job that plain configuration data describes, such as a manifest's.
 
@@ -63,10 +65,13 @@ def job_of(
         live: components that replace the groups of their names, for objects in memory.
         trust: the user's trust. Other callables that a file names are not imported.
         options: the command line's options for the location of configuration files, for messages.
+        components: what projections onto the principal components of other runs get; None: what
+            these runs hold now.
 
     Raises:
         ConfigError: a key does not exist, at any level; a value does not fit; a `_target_` or a Ray
-            cluster is not trusted; or a `_target_` cannot be called with these arguments.
+            cluster is not trusted; a `_target_` cannot be called with these arguments; or a run
+            does not have principal components.
     """
     live = live or {}
     for key in entries:
@@ -82,10 +87,14 @@ def job_of(
     else:
         words = [*options, *(word for module in trust.modules for word in ("--trust", module))]
         listing = advice.listing(model_name, given_overrides, words, selectors)
+    offer = components or reading_runs()
     job = Job(
         model=model,
         inputs=live.get("inputs") or _component("inputs", entries, trust),
-        selectors=tuple(parse_selector(name, mapping) for name, mapping in selectors.items()),
+        selectors=tuple(
+            replace(selector, pipeline=selector.pipeline.given(offer))
+            for selector in map(parse_selector, selectors, selectors.values())
+        ),
         sinks=_sinks(_group("sinks", entries), trust),
         runtime=runtime,
         model_name=model_name,
@@ -138,6 +147,7 @@ def in_memory(manifest: Manifest, live: Mapping[str, Component]) -> list[str]:
 
 
 def recorded_job(
+    directory: Path,
     manifest: Manifest,
     trusted: Sequence[str] = (),
     live: Mapping[str, Component] | None = None,
@@ -146,6 +156,8 @@ def recorded_job(
     """Return the job of a run. A manifest is trusted no more than any other file.
 
     Args:
+        directory: the run directory, which holds the components that are frozen with the run.
+        manifest: its manifest.
         trusted: modules named by `--trust`.
         live: components that replace the groups of their names ("model", "inputs"). Objects that
             were in memory have to be given again.
@@ -154,7 +166,8 @@ def recorded_job(
 
     Raises:
         ConfigError: the configuration names a callable that is not trusted, or does not fit.
-        RunDirectoryError: the model or the inputs were in memory and are not given.
+        RunDirectoryError: the model or the inputs were in memory and are not given; or the
+            components onto which the run projects are damaged.
     """
     if lost := in_memory(manifest, live or {}):
         arguments = ", ".join(f"{group}=…" for group in lost)
@@ -165,14 +178,16 @@ def recorded_job(
     entries: Mapping[str, object] = manifest.job_resolved
     if manifest.volatile.working_directory is not None:
         entries = relocated(entries, Path(manifest.volatile.working_directory))
+    components = None if manifest.plan is None else frozen(directory, manifest)
+    of_run = (manifest.job_given, manifest.model_name, live)
     if not where:
-        return job_of(entries, manifest.job_given, manifest.model_name, live, Trust(tuple(trusted)))
+        return job_of(entries, *of_run, Trust(tuple(trusted)), components=components)
     runtime = entries.get("runtime")
     settled = moved(runtime if isinstance(runtime, Mapping) else {}, where)
     typed = frozenset(f"runtime.{key}={value}" for key, value in where.items())
     trust = Trust(tuple(trusted), settings=typed)
     now = {**entries, "runtime": settled}
-    job = job_of(now, manifest.job_given, manifest.model_name, live, trust)
+    job = job_of(now, *of_run, trust, components=components)
     return replace(job, resolved=entries)
 
 

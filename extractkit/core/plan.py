@@ -15,7 +15,7 @@ import numpy.typing as npt
 from extractkit.core.catalog import Catalog, Kind, TensorRecord
 from extractkit.core.requests import Request, Value
 from extractkit.core.selectors import Selector
-from extractkit.core.spec import SAMPLE, TEXT, UNKNOWN, TensorSpec, numpy_dtype, storable
+from extractkit.core.spec import SAMPLE, TEXT, UNKNOWN, TensorSpec, file_dtype, storable
 from extractkit.core.statistics.registry import Asked, Group, groups
 from extractkit.core.transforms import Array, Operand
 from extractkit.core.transforms.pipeline import BoundPipeline, Pipeline
@@ -240,7 +240,7 @@ class PlannedTensor:
         columns = self._stored_lengths(lengths) if self.predictable else None
         if columns is None:
             return None
-        total = np.full(lengths.samples, numpy_dtype(self.dtype).itemsize, np.int64)
+        total = np.full(lengths.samples, file_dtype(self.dtype).itemsize, np.int64)
         for column in columns:
             total *= column
         return total
@@ -261,7 +261,7 @@ class PlannedTensor:
         """Stored bytes of a tensor that does not depend on the inputs; None if unknown."""
         if not self.predictable:
             return None
-        return prod(size or 0 for size in self.sample_shape) * numpy_dtype(self.dtype).itemsize
+        return prod(size or 0 for size in self.sample_shape) * file_dtype(self.dtype).itemsize
 
 
 def _after(own: Array, whole: Array) -> str:
@@ -417,12 +417,12 @@ def _planned(
     of_record = (Value(record.address), record.kind, names, pipeline)
     layout = Layout.of(record)
     if layout is None:
-        dtype = storable(pipeline.cast or record.dtype)
+        dtype = pipeline.cast or storable(record.dtype)
         yield PlannedTensor(key, *of_record, None, None, dtype, None, None, asked)
         return
     spec = TensorSpec.of(record.dtype, layout.dims, layout.shape)
     for name, bound in pipeline.bind(record.address, spec).items():
-        dtype, dims, shape = storable(bound.spec.dtype), bound.spec.labels, bound.spec.shape
+        dtype, dims, shape = bound.stored_dtype, bound.spec.labels, bound.spec.shape
         own = f"{key}@{name}" if name else key
         of_result = Asked() if name else asked
         one = PlannedTensor(own, *of_record, layout, bound, dtype, dims, shape, of_result)

@@ -128,11 +128,20 @@ class TensorSpec:
         return tuple(dim.size for dim in self.dims)
 
 
+BFLOAT16 = "bfloat16"
+"""A dtype that NumPy and HDF5 lack. float32 represents all of its values exactly."""
+
+
 def storable(dtype: str) -> str:
-    """Return the stored dtype: bfloat16, which HDF5 and NumPy lack, is stored as float32."""
-    return "float32" if dtype == "bfloat16" else dtype
+    """Return the dtype in which a tensor is stored if it is not cast: bfloat16 as float32."""
+    return "float32" if dtype == BFLOAT16 else dtype
 
 
 def numpy_dtype(dtype: str) -> np.dtype[Any]:
-    """Return NumPy's type for stored values. Texts, which have any length, are objects."""
+    """Return NumPy's type for values in memory: float32 for bfloat16, objects for texts."""
     return np.dtype(object if dtype == TEXT else storable(dtype))
+
+
+def file_dtype(dtype: str) -> np.dtype[Any]:
+    """Return NumPy's type for a stored dtype in files: uint16, the bits, for bfloat16."""
+    return np.dtype(np.uint16) if dtype == BFLOAT16 else numpy_dtype(dtype)

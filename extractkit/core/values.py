@@ -10,13 +10,13 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from extractkit.core.spec import numpy_dtype
+from extractkit.core.spec import BFLOAT16, numpy_dtype
 from extractkit.errors import JobError
 
 Array = npt.NDArray[Any]
@@ -149,6 +149,28 @@ def from_parts(parts: Mapping[str, Array]) -> Values:
         parts[OFFSETS].astype(np.int64, copy=False),
         None if shapes is None else shapes.astype(np.int64, copy=False),
     )
+
+
+def as_stored(values: Values, dtype: str) -> Values:
+    """Return values as files hold them: those of the stored dtype bfloat16 as their bits, uint16.
+
+    Raises:
+        JobError: a value is not a bfloat16.
+    """
+    if dtype != BFLOAT16:
+        return values
+    bits = np.asarray(values.values, np.float32, order="C").view(np.uint32)
+    if (bits & 0xFFFF).any():
+        raise JobError("a value to be stored as bfloat16 has more than its 16 bits")
+    return replace(values, values=np.asarray(bits >> 16, np.uint16))
+
+
+def from_stored(values: Values, dtype: str) -> Values:
+    """Return values from how files hold them. This is the inverse of `as_stored`."""
+    if dtype != BFLOAT16 or values.values.dtype != np.uint16:
+        return values
+    bits = np.asarray(values.values.astype(np.uint32) << 16)
+    return replace(values, values=bits.view(np.float32))
 
 
 def without(values: Values, absent: Sequence[int], shape: Sequence[int | None]) -> Values:

@@ -15,12 +15,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TextIO
 
-import numpy as np
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.segment import Segment
 
 from extractkit.core.catalog import Kind
-from extractkit.core.spec import SAMPLE, storable
+from extractkit.core.spec import SAMPLE, TEXT, file_dtype
 from extractkit.runs.directory import human_bytes
 
 _PLURALS = {
@@ -56,9 +55,9 @@ def shape_text(dims: Sequence[str | None] | None, shape: Sequence[int | None] | 
 def size_text(
     dims: Sequence[str | None] | None, shape: Sequence[int | None] | None, dtype: str
 ) -> str:
-    """Return stored bytes for each element of the free axes: `1.5 kB/token`, `576 kB`."""
+    """Return bytes in files for each element of the free axes: `1.5 kB/token`, `576 kB`."""
     try:
-        size = np.dtype(storable(dtype)).itemsize
+        size = 0 if dtype == TEXT else file_dtype(dtype).itemsize
     except TypeError:
         return ""
     if dims is None or shape is None or "?" in dims or not size:

@@ -17,6 +17,7 @@ from rich.tree import Tree
 from extractkit.core.catalog import VARIABLES, Catalog, Kind, TensorRecord
 from extractkit.core.checkpoints import ExcludedCheckpoint
 from extractkit.core.plan import PlannedTensor, groups_of
+from extractkit.core.spec import storable
 from extractkit.display import counts_text, plural, safe, shape_text, size_text
 from extractkit.engine.preview import AT_LEAST, EXACT, UPPER_BOUND, Preview
 from extractkit.runs.directory import human_bytes
@@ -105,7 +106,7 @@ def _leaf(record: TensorRecord) -> Text:
     leaf = Text(f":{safe(record.port)}", style="" if record.extractable else "dim")
     leaf.append(f"  {safe(record.dtype)}", style="green")
     leaf.append(f"  {shape_text(record.dims, record.shape)}")
-    if size := size_text(record.dims, record.shape, record.dtype):
+    if size := size_text(record.dims, record.shape, storable(record.dtype)):
         leaf.append(f"  {size}", style="dim")
     if record.reason is not None:
         leaf.append(f"  cannot be extracted: {safe(record.reason)}", style="yellow")

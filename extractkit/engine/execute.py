@@ -29,7 +29,7 @@ from extractkit.engine.self_check import refuse_differences, self_check
 from extractkit.engine.stream import ShardValues
 from extractkit.errors import ExtractkitError, FinalError, RunDirectoryError, UserError
 from extractkit.models.process import environment, impose
-from extractkit.runs import SAMPLES
+from extractkit.runs import SAMPLES, components
 from extractkit.runs import manifest as manifests
 from extractkit.runs.checking import counted
 from extractkit.runs.checking.files import damage, lasting_damage
@@ -160,6 +160,10 @@ def is_whole(directory: Path, recorded: Manifest) -> bool:
     return recorded.status is Status.FINISHED and not damage(directory, recorded)
 
 
+def _components(prepared: Prepared) -> bytes:
+    return components.serialized(components.used(prepared.tensors))
+
+
 @dataclass
 class _Execution:
     job: Job
@@ -216,6 +220,8 @@ class _Execution:
             forget()  # Python code, for example, that may keep state between calls
         if recorder.manifest.plan is not None:
             check_same(recorder.manifest, now, str(self.directory))
+            if recorder.manifest.components:
+                recorder.restore_components(_components(prepared))
             found = self._recorded(prepared, recorder)
             recorder.reopen()
             self.reopened = True
@@ -226,7 +232,8 @@ class _Execution:
             self._look_for_finished(now)
         found = self._surveyed(prepared, recorder)
         inputs = now.inputs and replace(now.inputs, truncated=self.truncated)
-        recorder.freeze(replace(now, inputs=inputs, plan=self._plan(prepared, found, recorder)))
+        planned = replace(now, inputs=inputs, plan=self._plan(prepared, found, recorder))
+        recorder.freeze(planned, _components(prepared) if planned.components else None)
         return found
 
     def _record(self, recorder: Recorder, rows: Sequence[SampleRow]) -> None:

@@ -17,6 +17,7 @@ from extractkit.core.plan import PlannedTensor
 from extractkit.engine.prepare import Prepared
 from extractkit.inputs import HashesFiles
 from extractkit.models.process import environment
+from extractkit.runs import components
 from extractkit.runs.environment import (
     PACKAGES,
     VALUE_PACKAGES,
@@ -55,10 +56,11 @@ def identity(prepared: Prepared, described: Manifest) -> str | None:
         "components": _components(prepared.job, described),
         "tensors": tensors_key(described.tensors),
         "transforms": [
-            plain((tensor.key, tensor.pipeline.written, tensor.layout))
+            plain((tensor.key, tensor.pipeline.decisive, tensor.layout))
             for tensor in prepared.tensors
         ],
-        **({"statistics": tensors_key(described.statistics)} if described.statistics else {}),
+        **_statistics(prepared, described),
+        **_components_of_runs(prepared),
         "runtime": prepared.job.runtime.identifying(),
         "settings": {
             name: plain(value)
@@ -75,6 +77,23 @@ def identity(prepared: Prepared, described: Manifest) -> str | None:
         },
     }
     return digest(key)
+
+
+def _statistics(prepared: Prepared, described: Manifest) -> dict[str, Any]:
+    if not described.statistics:
+        return {}
+    decisive = {tensor.key: tensor.pipeline.decisive for tensor in prepared.tensors}
+    each = (replace(one, transforms=decisive[one.key]) for one in described.statistics)
+    return {"statistics": tensors_key(each)}
+
+
+def _components_of_runs(prepared: Prepared) -> dict[str, Any]:
+    found = {
+        tensor.key: [one.sha256 for one in tensor.bound.components.values()]
+        for tensor in prepared.tensors
+        if tensor.bound is not None and tensor.bound.components
+    }
+    return {"projections": found} if found else {}
 
 
 def weights_of(checkpoints: Sequence[Checkpoint]) -> str:
@@ -156,6 +175,7 @@ def described(manifest: Manifest, prepared: Prepared) -> Manifest:
             for tensor in prepared.tensors
             if tensor.statistics
         ),
+        components=components.recorded(components.used(prepared.tensors)),
         unextractable=tuple(Unextractable(r.address, r.reason or "") for r in opened.unextractable),
         origins=origins(
             [job.model, job.inputs],

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from extractkit.core.job import Job
 from extractkit.core.plan import CONSTANTS_SHARD, Lengths, PlannedTensor, Shard
 from extractkit.core.value_checks import EXAMINATION
-from extractkit.core.values import Dense, State, Values
+from extractkit.core.values import Dense, State, Values, as_stored
 from extractkit.engine.batches import BatchRules, encoded_bytes, in_blocks, read_batch
 from extractkit.engine.carrying import Carried
 from extractkit.engine.failing_samples import first_explained, refuse_non_finite, try_out
@@ -85,8 +85,9 @@ class Prepared:
         stats = {key: EXAMINATION.of((value, None)) for key, value in values.items()}
         if self.job.runtime.non_finite == "fail":
             refuse_non_finite(stats, str)
+        stored = {tensor.key: as_stored(values[tensor.key], tensor.dtype) for tensor in constant}
         seconds = time.perf_counter() - began
-        return ShardValues(shard, values, stats, {}, seconds)
+        return ShardValues(shard, stored, stats, {}, seconds)
 
     def ordered(self, shards: Sequence[Shard], found: Survey) -> list[Shard]:
         """Return the same shards in the order in which they are computed fastest."""

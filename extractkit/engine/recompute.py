@@ -9,7 +9,8 @@ from itertools import zip_longest
 
 from extractkit.core.job import Job
 from extractkit.core.plan import Lengths, Shard
-from extractkit.core.values import Array, State, digest
+from extractkit.core.spec import BFLOAT16
+from extractkit.core.values import Array, State, digest, from_stored
 from extractkit.engine.identity import described
 from extractkit.engine.prepare import Prepared, prepare
 from extractkit.engine.samples import Survey, recorded_survey
@@ -186,7 +187,9 @@ class _Recomputation:
             if tensor.key not in one.values:
                 continue
             stored = read_whole(self.sound.sinks[name], path, one.shard, tensor.stored)
-            apart = compare_values(one.values[tensor.key], stored)
+            dtype = tensor.stored.dtype
+            again = from_stored(one.values[tensor.key], dtype)
+            apart = compare_values(again, from_stored(stored, dtype), coarse=dtype == BFLOAT16)
             largest = max(largest, apart.error)
             if apart.unequal if exactly else apart.beyond:
                 message = f"{path}, {tensor.key!r}: computed again it is another: {apart}"

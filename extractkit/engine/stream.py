@@ -24,7 +24,7 @@ from extractkit.core.plan import Lengths, PlannedTensor, Shard, groups_of
 from extractkit.core.statistics import Arrays, Block, Partials, without_samples
 from extractkit.core.statistics.registry import Group
 from extractkit.core.value_checks import EXAMINATION, ValueChecks
-from extractkit.core.values import Array, Assembly, State, Values, without
+from extractkit.core.values import Array, Assembly, State, Values, as_stored, without
 from extractkit.engine.batches import (
     Batch,
     BatchRules,
@@ -138,7 +138,7 @@ class ShardValues:
 
     Attributes:
         shard: the shard.
-        values: the values of each tensor, by key.
+        values: the values of each tensor, by key, as files hold them.
         stats: what the checks found in them, by the same keys.
         missing: samples of the shard without values: by index, the reason.
         compute_seconds: seconds spent in the model.
@@ -430,10 +430,12 @@ class Stream:
             missing = missing | {start + at: reason for at, reason in reasons.items()}
         ordered = {index: missing[index] for index in sorted(missing)}
         statistics = self._statistics(computed.shard, values, ordered)
-        for tensor in self.tensors:
-            if tensor.statistics:
-                values.pop(tensor.key)
-        return replace(computed, values=values, stats=stats, missing=ordered, statistics=statistics)
+        stored = {
+            tensor.key: as_stored(values[tensor.key], tensor.dtype)
+            for tensor in self.tensors
+            if not tensor.statistics
+        }
+        return replace(computed, values=stored, stats=stats, missing=ordered, statistics=statistics)
 
     def _statistics(
         self, shard: Shard, values: Mapping[str, Values], missing: Mapping[int, str]

@@ -14,6 +14,9 @@ SHARDS = "shards"
 LOG = "extractkit.log"
 HYDRA = ".hydra"
 
+COMPONENTS = "components.npz"
+"""Name of the file with the principal components of other runs onto which a run projects."""
+
 LOCK = ".lock"
 """Name of the lock file. It is left behind only if its owner was killed."""
 

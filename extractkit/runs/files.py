@@ -73,6 +73,14 @@ class StoredFile:
             sha256, _ = _digest(file, self.size)
         self._compare(directory, sha256)
 
+    def whole(self, directory: Path) -> bool:
+        """Return True if the file is there and as recorded."""
+        try:
+            self.check(directory)
+        except RunDirectoryError:
+            return False
+        return True
+
     def content(self, directory: Path) -> bytes:
         """Read the file once, and return its content if it is the recorded one.
 
@@ -355,18 +363,30 @@ def relocated(entries: Mapping[str, Any], directory: Path) -> dict[str, Any]:
             return {key: resolved(str(key), entry) for key, entry in value.items()}
         if isinstance(value, list | tuple):
             return [resolved(name, entry) for entry in value]
-        if (
-            not isinstance(value, str)
-            or name not in _RELOCATED
-            or Path(value).expanduser().is_absolute()
-        ):
+        return located(value) if name in _RELOCATED else value
+
+    def located(value: Any) -> Any:
+        if not isinstance(value, str) or Path(value).expanduser().is_absolute():
             return value
         absolute = str(directory / value)
         return absolute if _files(absolute)[0] else value
 
-    # A selector's path is a glob over addresses, even if a file has the same name.
+    def selecting(value: Any) -> Any:
+        """Resolve the runs of projections. A selector's path is a glob over addresses, never a
+        file."""
+        if isinstance(value, list | tuple):
+            return [selecting(entry) for entry in value]
+        if not isinstance(value, Mapping):
+            return value
+        found = {key: selecting(entry) for key, entry in value.items()}
+        of_run = found.get("project")
+        if isinstance(of_run, Mapping) and "run" in of_run:
+            found["project"] = {**of_run, "run": located(of_run["run"])}
+        return found
+
     return {
-        key: entry if key == "selectors" else resolved(key, entry) for key, entry in entries.items()
+        key: selecting(entry) if key == "selectors" else resolved(key, entry)
+        for key, entry in entries.items()
     }
 
 

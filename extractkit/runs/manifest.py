@@ -161,6 +161,29 @@ class RunStatistics:
 
 
 @dataclass(frozen=True)
+class RunComponents:
+    """Principal components of another run onto which a transform projects.
+
+    `components.npz` holds them.
+
+    Attributes:
+        at: the configuration key of the transform.
+        run: the directory of the other run.
+        identity: its identity; None if it is unknown.
+        tensor: the tensor's key there.
+        address: the tensor's address there.
+        sha256: digest of mean and components.
+    """
+
+    at: str
+    run: str
+    identity: str | None
+    tensor: str
+    address: str
+    sha256: str
+
+
+@dataclass(frozen=True)
 class Unextractable:
     """A tensor that a selector matched but that cannot be extracted."""
 
@@ -280,6 +303,7 @@ class Manifest:
         inputs, tensors, unextractable, plan, actual: see their types. `actual` is null until
             finished.
         statistics: the statistics over all samples, whose tensors have no value per sample.
+        components: the principal components of other runs that transforms use.
         checkpoints: the sets of weights given to the model in turn: an axis of every tensor. Empty
             if the run has no such axis.
         excluded: checkpoints that could not be used.
@@ -309,6 +333,7 @@ class Manifest:
     inputs: RunInputs | None = None
     tensors: tuple[RunTensor, ...] = ()
     statistics: tuple[RunStatistics, ...] = ()
+    components: tuple[RunComponents, ...] = ()
     unextractable: tuple[Unextractable, ...] = ()
     plan: RunPlan | None = None
     actual: Actual | None = None

@@ -16,6 +16,7 @@ from extractkit.advice import command, override
 from extractkit.core.plan import Part, Shard
 from extractkit.errors import RunDirectoryError
 from extractkit.runs import (
+    COMPONENTS,
     ELSEWHERE,
     HYDRA,
     JOURNAL,
@@ -291,11 +292,12 @@ def _moves(directory: Path, finished: FinishedPart) -> list[tuple[Path, Path]]:
         recorded = {file.name: file for file in finished.manifest.files}
         if SAMPLES not in recorded:
             raise RunDirectoryError(f"{finished.directory} records no {SAMPLES}: damaged")
-        files += [recorded[SAMPLES], *_hydra(finished.manifest)]
+        beside = [recorded[COMPONENTS]] if COMPONENTS in recorded else []
+        files += [recorded[SAMPLES], *beside, *_hydra(finished.manifest)]
     moves = []
     for file in files:
         source, target = finished.directory / file.name, directory / file.name
-        if not source.exists() and _whole(file, directory):
+        if not source.exists() and file.whole(directory):
             continue
         try:
             file.check(finished.directory)
@@ -306,14 +308,6 @@ def _moves(directory: Path, finished: FinishedPart) -> list[tuple[Path, Path]]:
             ) from error
         moves.append((source, target))
     return moves
-
-
-def _whole(file: StoredFile, directory: Path) -> bool:
-    try:
-        file.check(directory)
-    except RunDirectoryError:
-        return False
-    return True
 
 
 def _hydra(manifest: Manifest) -> list[StoredFile]:
@@ -399,7 +393,7 @@ def _lacking(at: Path, joined: Mapping[str, str]) -> str | None:
 
 def _remove_part(at: Path) -> None:
     """Remove a joined part, whose lock is held."""
-    for path in (*(at / name for name in (JOURNAL, SAMPLES, LOG)), *_hydra_left(at)):
+    for path in (*(at / name for name in (JOURNAL, SAMPLES, COMPONENTS, LOG)), *_hydra_left(at)):
         remove(path)
     remove(at / MANIFEST)  # last of the files, because it lists the others
     for folder in (at / SHARDS, at / HYDRA):

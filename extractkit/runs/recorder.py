@@ -15,7 +15,18 @@ from extractkit.core.statistics import Partials
 from extractkit.core.value_checks import EXAMINATION, ValueChecks
 from extractkit.core.values import State, Values
 from extractkit.errors import ConfigError, JobError, RunDirectoryError, UserError
-from extractkit.runs import HYDRA, JOURNAL, LOCK, LOG, MANIFEST, SAMPLES, SHARDS, journal, manifest
+from extractkit.runs import (
+    COMPONENTS,
+    HYDRA,
+    JOURNAL,
+    LOCK,
+    LOG,
+    MANIFEST,
+    SAMPLES,
+    SHARDS,
+    journal,
+    manifest,
+)
 from extractkit.runs import manifest as manifests
 from extractkit.runs.checking.files import damage
 from extractkit.runs.directory import check_unused, new_directory
@@ -114,7 +125,7 @@ def _undo(directory: Path) -> None:
         return
     # While there is a manifest, the run is complete. The manifest is therefore removed last.
     shutil.rmtree(directory / SHARDS, ignore_errors=True)
-    for name in (LOG, SAMPLES, MANIFEST):
+    for name in (LOG, SAMPLES, COMPONENTS, MANIFEST):
         (directory / name).unlink(missing_ok=True)
     shutil.rmtree(directory / HYDRA, ignore_errors=True)
 
@@ -191,15 +202,22 @@ class Recorder:
             self._samples = SamplesWriter(self.directory / SAMPLES)
         self._samples.extend(rows)
 
-    def freeze(self, planned: Manifest) -> None:
+    def freeze(self, planned: Manifest, components: bytes | None = None) -> None:
         """Publish the samples' rows, once complete, and record the plan made from them.
 
         From here on, the manifest does not change until the run ends.
+
+        Args:
+            components: the content of `components.npz`; None: the run has no such file.
         """
         self.add_samples(())
         assert self._samples is not None
         samples, self._samples = self._samples.publish(), None
-        files = _with(planned.files, [samples])
+        made = [samples]
+        if components is not None:
+            write_durably(self.directory / COMPONENTS, components)
+            made.append(StoredFile.of(COMPONENTS, components))
+        files = _with(planned.files, made)
         self._write(
             replace(planned, status=Status.STARTED, files=files, samples_schema=ROWS_SCHEMA)
         )
@@ -229,6 +247,16 @@ class Recorder:
             )
         samples, self._samples = self._samples, None
         samples.publish()
+
+    def restore_components(self, content: bytes) -> None:
+        """Write `components.npz` again, if it is missing or damaged.
+
+        Args:
+            content: its recorded content.
+        """
+        for file in self.manifest.files:
+            if file.name == COMPONENTS and not file.whole(self.directory):
+                write_durably(self.directory / COMPONENTS, content)
 
     def commit(
         self,

@@ -43,6 +43,7 @@ def job_differences(recorded: Manifest, now: Manifest) -> list[str]:
             "the inputs": (_samples(recorded), _samples(now)),
             "the tensors": (_stored_keys(recorded), _stored_keys(now)),
             "the statistics": (_statistics(recorded), _statistics(now)),
+            "the components of other runs": (_components(recorded), _components(now)),
             "the seed": (plain(recorded.seeds), plain(now.seeds)),
         }
     )
@@ -50,6 +51,10 @@ def job_differences(recorded: Manifest, now: Manifest) -> list[str]:
 
 def _statistics(manifest: Manifest) -> list[Any]:
     return [plain((one.key, one.transforms, one.statistics)) for one in manifest.statistics]
+
+
+def _components(manifest: Manifest) -> list[Any]:
+    return [[one.at, one.tensor, one.sha256] for one in manifest.components]
 
 
 def surrounding_differences(recorded: Manifest, now: Manifest) -> list[str]:

@@ -156,11 +156,12 @@ def _manifest_10(fields: Mapping[str, Any]) -> dict[str, Any]:
     keys = {_key_of(tensor) for tensor in tensors} if isinstance(tensors, list) else set()
 
     def with_transforms(tensor: Any) -> Any:
-        added = {"transforms": _transforms(tensor, selectors), "result": _result(tensor, keys)}
-        return _with(tensor, 9, added)
+        own = {"transforms": _transforms(tensor, selectors), "result": _result(tensor, keys)}
+        return _with(tensor, 9, own)
 
+    added: dict[str, Any] = {"plugins": [], "components": []}
     return {
-        **_with(fields, 9, {"plugins": []}),
+        **_with(fields, 9, added),
         "tensors": _each(tensors, with_transforms),
         "volatile": _with(fields.get("volatile"), 9, {"sharing": None}),
     }

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from extractkit.core.catalog import TensorRecord
 from extractkit.core.plan import Shard
 from extractkit.core.spec import numpy_dtype
-from extractkit.core.values import Array, Dense, Values, varies
+from extractkit.core.values import Array, Dense, Values, from_stored, varies
 from extractkit.errors import RunDirectoryError
 from extractkit.runs.files import reading
 from extractkit.runs.journal import Entry
@@ -179,7 +179,7 @@ class TensorView:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """The type of its elements."""
+        """The type of its elements. Values stored as bfloat16 are read as float32, exactly."""
         return numpy_dtype(self._stored.dtype)
 
     @property
@@ -230,11 +230,11 @@ class TensorView:
         if self.constant:
             raise IndexError(f"{self.key!r} is constant: it has no samples, use np.asarray(view)")
         row = np.array([range(len(self))[index]])
-        ((_, _, values),) = self._committed.read(self.key, row)
+        ((_, _, values),) = self._read(row)
         return values.sample(0)
 
     def by_shard(self) -> Iterator[tuple[int, Values]]:
-        """Yield the first sample and the stored values of each shard, one in memory at a time.
+        """Yield the first sample and the values of each shard, one in memory at a time.
 
         Raises:
             IndexError: the tensor is constant.
@@ -242,7 +242,7 @@ class TensorView:
         if self.constant:
             raise IndexError(f"{self.key!r} is constant: it has no samples, use np.asarray(view)")
         self._committed.require_all()
-        for part, _, values in self._committed.read(self.key, np.arange(len(self))):
+        for part, _, values in self._read(np.arange(len(self))):
             yield part.start, values
 
     def padded(self, fill: object = None) -> Array:
@@ -260,7 +260,7 @@ class TensorView:
             yield from self._value
             return
         self._committed.require_all()
-        for _, positions, values in self._committed.read(self.key, np.arange(len(self))):
+        for _, positions, values in self._read(np.arange(len(self))):
             for position in positions:
                 yield values.sample(int(position))
 
@@ -293,7 +293,12 @@ class TensorView:
 
     @cached_property
     def _value(self) -> Array:
-        return self._committed.constant(self.key)
+        return from_stored(Dense(self._committed.constant(self.key)), self._stored.dtype).values
+
+    def _read(self, rows: Positions) -> Iterator[tuple[slice, Positions, Values]]:
+        """Yield what `Committed.read` yields, with values as in memory."""
+        for part, positions, values in self._committed.read(self.key, rows):
+            yield part, positions, from_stored(values, self._stored.dtype)
 
     def _wanted(self, first: Any) -> npt.NDArray[np.intp] | None:
         """Return the rows that an index on the first axis names, or None if it covers more axes."""
@@ -311,7 +316,7 @@ class TensorView:
         """Return some samples (ascending, each once), padded."""
         shape = (len(rows), *self.shape[1:])
         result = np.full(shape, self.blank if fill is None else fill, self.dtype)
-        for part, positions, values in self._committed.read(self.key, rows):
+        for part, positions, values in self._read(rows):
             if isinstance(values, Dense):
                 result[part] = values.values[positions]
                 continue

@@ -20,7 +20,7 @@ class StoredTensor:
 
     Attributes:
         key: its name in the run.
-        dtype: NumPy name of the element type.
+        dtype: NumPy name of the element type. Sinks get and return bfloat16 as its bits, uint16.
         dims: dims of the stored tensor; the first is "sample" unless the tensor is constant.
         shape: shape of one sample (or of a constant), with None where it varies.
         constant: whether it does not depend on the inputs, and is in the constants shard.

@@ -4,6 +4,9 @@ In a shard, as in `tensors.h5`, a tensor with one shape for all samples is the d
 one is the group KEY with `values`, `offsets` and, where more than its first axis varies, `shapes`.
 A key holds a colon in its last step, so no tensor is a scope of another.
 
+bfloat16 is stored as its bits, uint16: the upper half of a float32. In `tensors.h5` its datasets
+have the attribute `dtype`, "bfloat16".
+
 Strings are HDF5 strings of variable length, which end at their first zero byte. If a value in a
 shard contains one, each value of the tensor is a row of uint8 of variable length instead, and is
 read back as bytes.
@@ -35,6 +38,7 @@ import numpy.typing as npt
 
 from extractkit.core.checkpoints import AXIS
 from extractkit.core.keys import Layout
+from extractkit.core.spec import BFLOAT16
 from extractkit.core.values import (
     OFFSETS,
     SHAPES,
@@ -387,6 +391,8 @@ class _Tensor:
         else:
             for axis, label in enumerate(labels[: len(node.shape)]):
                 node.dims[axis].label = label
+        if self.stored.dtype == BFLOAT16:
+            node.attrs["dtype"] = BFLOAT16
         node.attrs["dims"] = np.array(labels, h5py.string_dtype())
         if self.present.by_checkpoint:
             self.present.write(file, directory)

@@ -46,7 +46,7 @@ def test_axes_show_by_name_or_size(
 
 def test_a_type_without_a_size_shows_none() -> None:
     assert size_text((None,), (3,), "string") == ""
-    assert size_text((None,), (3,), "bfloat16") == "12 B"  # stored as float32
+    assert size_text((None,), (3,), "bfloat16") == "6 B"  # stored as its bits
 
 
 def test_counts() -> None:

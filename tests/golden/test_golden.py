@@ -25,6 +25,7 @@ from extractkit.runs.manifest import (
     Actual,
     Manifest,
     Resumed,
+    RunComponents,
     RunInputs,
     RunPlan,
     RunTensor,
@@ -80,6 +81,11 @@ EXPECTED = Manifest(
             result="count",
         ),
     ),
+    components=(
+        RunComponents(
+            "selectors.mine.do.0.project", "/runs/é", "d" * 64, "a:b@pca", "a:b", "e" * 64
+        ),
+    ),
     unextractable=(Unextractable("b:op/MatMul", "made inside a loop"),),
     plan=RunPlan(96, True, ((0, 2), (2, 3))),
     actual=Actual(samples=3, shards=2, bytes=800, missing=1, values={"a:output": STATS}),
@@ -105,6 +111,7 @@ BEFORE_TRANSFORMS = replace(
     EXPECTED,
     # Unknown, as this configuration has no selectors.
     tensors=tuple(replace(one, transforms=None, result="") for one in EXPECTED.tensors),
+    components=(),
     plugins=(),
     volatile=replace(EXPECTED.volatile, sharing=None),
 )

@@ -75,7 +75,7 @@ def test_two_selectors_may_ask_for_the_same() -> None:
     [
         (
             {"cast": "float31"},
-            "cast='float31' is not a dtype. Nearest: 'float16', 'float32', 'float64'.",
+            "cast='float31' is not a dtype. Nearest: 'float16', 'float32', 'bfloat16'.",
         ),
         ({"cast": ["int8"]}, "cast=['int8'] is not a dtype. Nearest: 'int8', 'uint8', 'int16'."),
         (

@@ -237,7 +237,10 @@ class Transform(Protocol):
         ...
 
     def in_numpy(self, operand: Operand, value: Array) -> Sequence[Array]:
-        """Return the results for one sample. Its sample axis, if any, has one element."""
+        """Return the results for one sample. Its sample axis, if any, has one element.
+
+        Operands and results of dtype bfloat16 are float32, which represents all of its values.
+        """
         ...
 
 

@@ -5,12 +5,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+import ml_dtypes
 import numpy as np
 
+from extractkit.core.spec import BFLOAT16
 from extractkit.core.transforms import Array, Lengths, Masked, Operand, Tensor, present
 from extractkit.errors import ConfigError, choices
 
-CASTS = ("float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "bool")
+CASTS = (
+    *("float16", "bfloat16", "float32", "float64"),
+    *("int8", "int16", "int32", "int64", "uint8", "bool"),
+)
 
 
 OVERFLOW = "overflow"
@@ -18,7 +23,7 @@ OVERFLOW = "overflow"
 
 
 def _floating(dtype: str) -> bool:
-    return dtype == "bfloat16" or np.dtype(dtype).kind == "f"
+    return dtype == BFLOAT16 or np.dtype(dtype).kind == "f"
 
 
 def _wide(dtype: str) -> str:
@@ -49,7 +54,8 @@ class Cast:
     Integers are truncated towards zero. Elements beyond an integer type's range get its nearest
     limit, and NaN becomes 0 (true for bool). Where that may happen, the number of such elements of
     each sample, int64 (sample,), is stored beside it as `ADDRESS@overflow`. Elements beyond float16
-    become infinities, which are counted as those of other values are.
+    or bfloat16 become infinities, which are counted as those of other values are. Floats are
+    rounded to the nearest, half to even. bfloat16 is stored as its bits, and read as float32.
     """
 
     name: ClassVar[str] = "cast"
@@ -73,7 +79,7 @@ class Cast:
         return result
 
     def _may_overflow(self, operand: Operand) -> bool:
-        if np.dtype(self.dtype).kind not in "iub":
+        if _floating(self.dtype):
             return False
         if _floating(operand.dtype):
             return True
@@ -114,6 +120,8 @@ class Cast:
     def in_numpy(self, operand: Operand, value: Array) -> Sequence[Array]:
         """Cast in NumPy, whose own cast is not defined beyond the range."""
         with np.errstate(over="ignore", invalid="ignore"):
+            if self.dtype == BFLOAT16:
+                return [value.astype(ml_dtypes.bfloat16).astype(np.float32)]
             if not self._may_overflow(operand):
                 return [value.astype(self.dtype)]
             dtype = _wide(operand.dtype)

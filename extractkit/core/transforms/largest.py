@@ -23,8 +23,8 @@ from extractkit.core.transforms import (
     present,
     whole_number,
 )
+from extractkit.core.transforms.flattening import Flatten
 from extractkit.core.transforms.reductions import farthest
-from extractkit.core.transforms.shaping import Flatten
 from extractkit.errors import ConfigError, SelectionError
 
 INDICES, COORDINATES = "indices", "coordinates"

@@ -1,13 +1,13 @@
 """Pipelines: lists of transforms, as written (`Pipeline`) and for one tensor (`BoundPipeline`)."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from extractkit.core.keys import Effect, Key
-from extractkit.core.spec import TensorSpec
+from extractkit.core.spec import BFLOAT16, TensorSpec, storable
 from extractkit.core.transforms import (
     EVERY_AXIS,
     Array,
@@ -20,6 +20,7 @@ from extractkit.core.transforms import (
     named_entry,
 )
 from extractkit.core.transforms.casting import Cast
+from extractkit.core.transforms.projection import Components, FromRun, Project
 from extractkit.core.transforms.registry import REDUCTIONS, distribution, transform
 from extractkit.core.transforms.slicing import Slice
 from extractkit.errors import ConfigError, choices
@@ -95,6 +96,34 @@ class Pipeline:
         """The distributions whose plugins take part."""
         found = (distribution(step.name) for step in self.steps)
         return frozenset(name for name in found if name is not None)
+
+    def given(self, components: Callable[[str, FromRun], Sequence[Components]]) -> "Pipeline":
+        """Return the pipeline with the components of the runs that its projections name.
+
+        Args:
+            components: returns what the run of a projection offers, from its key and its run.
+        """
+        steps = tuple(
+            step.given(components(step.at, step.onto))
+            if isinstance(step, Project) and isinstance(step.onto, FromRun)
+            else step
+            for step in self.steps
+        )
+        return replace(self, steps=steps)
+
+    @property
+    def decisive(self) -> tuple[object, ...]:
+        """What decides its values: `written`, without the paths of runs that have components.
+
+        The digests of the components decide instead.
+        """
+        return tuple(
+            {step.name: {**options, "run": None}}
+            if isinstance(step, Project) and isinstance(step.onto, FromRun)
+            else entry
+            for step, entry in zip(self.steps, self.written, strict=True)
+            for options in [entry[step.name] if isinstance(entry, Mapping) else {}]
+        )
 
     def same_as(self, other: "Pipeline") -> bool:
         """Return True if both do the same, even if they belong to different selectors."""
@@ -174,6 +203,25 @@ class BoundPipeline:
         return TensorSpec(self.result.dtype, tuple(axis.dim for axis in self.result.axes))
 
     @property
+    def stored_dtype(self) -> str:
+        """The dtype in which the result is stored: bfloat16 only after a cast to it."""
+        asked = any(
+            isinstance(step.transform, Cast) and step.transform.dtype == BFLOAT16
+            for step in self.steps
+        )
+        return self.spec.dtype if asked else storable(self.spec.dtype)
+
+    @property
+    def components(self) -> Mapping[str, Components]:
+        """The components of other runs onto which its steps project, by the steps' keys."""
+        return {
+            step.transform.at: found
+            for step in self.steps
+            if isinstance(step.transform, Project)
+            and (found := step.transform.components(step.operand)) is not None
+        }
+
+    @property
     def _choices(self) -> list[int]:
         """For each step, the number of the result that the next step or the caller takes."""
         last = len(self.steps) - 1
@@ -217,8 +265,11 @@ class BoundPipeline:
         return value.tensor
 
     def in_numpy(self, value: Array) -> Array:
-        """Apply the steps to one sample, given without a sample axis, or to a constant."""
-        whole = value
+        """Apply the steps to one sample, given without a sample axis, or to a constant.
+
+        NumPy has no bfloat16: operands and results of that dtype are float32.
+        """
+        whole = value.astype(np.float32) if value.dtype.name == BFLOAT16 else value
         sample = bool(self.steps) and self.steps[0].operand.first == 1
         if sample:
             whole = whole[np.newaxis]

@@ -8,7 +8,10 @@ from extractkit.core.transforms import Transform
 from extractkit.core.transforms.casting import Cast, Quantize
 from extractkit.core.transforms.distributions import Histogram, Quantile
 from extractkit.core.transforms.elementwise import Abs, Normalize, Softmax, Threshold
+from extractkit.core.transforms.flattening import Flatten
 from extractkit.core.transforms.largest import Argmax, Argmin, Sparsify, TopK
+from extractkit.core.transforms.pooling import Pool
+from extractkit.core.transforms.projection import Project
 from extractkit.core.transforms.reductions import (
     Max,
     Mean,
@@ -18,7 +21,6 @@ from extractkit.core.transforms.reductions import (
     Sum,
     Variance,
 )
-from extractkit.core.transforms.shaping import Flatten, Pool, Project
 from extractkit.core.transforms.slicing import Slice
 from extractkit.errors import ConfigError, choices
 

@@ -14,11 +14,19 @@ import numpy.typing as npt
 
 from extractkit.advice import command
 from extractkit.core.plan import Shard
-from extractkit.core.spec import numpy_dtype
+from extractkit.core.spec import file_dtype
 from extractkit.core.transforms.pipeline import names as transform_names
 from extractkit.core.transforms.registry import shortens
 from extractkit.core.value_checks import EXAMINATION
-from extractkit.core.values import Dense, Values, digest, sample_shapes, varies, without
+from extractkit.core.values import (
+    Dense,
+    Values,
+    digest,
+    from_stored,
+    sample_shapes,
+    varies,
+    without,
+)
 from extractkit.errors import RunDirectoryError
 from extractkit.runs import JOURNAL, MANIFEST
 from extractkit.runs import manifest as manifests
@@ -336,6 +344,7 @@ class _Content:
     def _substance(self, stored: StoredTensor, value: Values, absent: list[int]) -> list[str]:
         """Check the blanks in place of missing samples, and the statistics."""
         wrong = []
+        value = from_stored(value, stored.dtype)
         blank = without(value, absent, stored.shape)
         if absent and digest([("", blank)]) != digest([("", value)]):
             wrong.append("a missing sample has a value")
@@ -362,7 +371,7 @@ def _shortened(tensor: RunTensor) -> bool | None:
 
 
 def _same_type(found: np.dtype[Any], recorded: str) -> bool:
-    expected = numpy_dtype(recorded)
+    expected = file_dtype(recorded)
     if expected.kind == "O":
         return found.kind in "OSU"
     return found == expected

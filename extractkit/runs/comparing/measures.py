@@ -384,12 +384,16 @@ class Deviation:
         return ", ".join(listed)
 
 
-def compare_values(value: Values, stored: Values) -> Deviation:
-    """Compare two values of a tensor in one shard, including their lengths and shapes."""
+def compare_values(value: Values, stored: Values, *, coarse: bool = False) -> Deviation:
+    """Compare two values of a tensor in one shard, including their lengths and shapes.
+
+    Args:
+        coarse: see `compare_arrays`.
+    """
     parts, others = value.parts(), stored.parts()
     if parts.keys() != others.keys():
         return Deviation(1, 1, form="one is ragged, the other is not")
-    return _summed(compare_arrays(parts[name], others[name]) for name in parts)
+    return _summed(compare_arrays(parts[name], others[name], coarse=coarse) for name in parts)
 
 
 def compare_arrays(value: Array, stored: Array, *, coarse: bool = False) -> Deviation:

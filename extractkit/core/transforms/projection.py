@@ -1,0 +1,269 @@
+"""Projections of an axis: random ones, and onto the principal components of another run."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Any, ClassVar
+
+import numpy as np
+
+from extractkit.core.spec import Dim
+from extractkit.core.transforms import (
+    EVERY_AXIS,
+    Array,
+    Axis,
+    AxisName,
+    Lengths,
+    Masked,
+    Operand,
+    Tensor,
+    as_options,
+    axis_name,
+    one_thread,
+    whole_number,
+)
+from extractkit.core.transforms.reductions import reduced_dtype
+from extractkit.errors import ConfigError, SelectionError, choices
+
+LARGEST_MATRIX = 256 * 1024 * 1024
+"""Most bytes of a projection's matrix in float64. It is a constant of the graph."""
+
+
+@dataclass(frozen=True)
+class Components:
+    """Principal components of one tensor of another run.
+
+    Attributes:
+        key: the tensor's name in that run.
+        address: its address in the model of that run.
+        run: the run directory.
+        identity: the run's identity; None if it is unknown.
+        sha256: digest of the mean and the components.
+        mean: float64 (features,).
+        components: float64 (components, features), as the statistic `pca` has them.
+    """
+
+    key: str
+    address: str
+    run: str
+    identity: str | None
+    sha256: str
+    mean: Array = field(compare=False, repr=False)
+    components: Array = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class Signs:
+    """A random matrix of ±1/√to, so that distances are kept in expectation.
+
+    Source: Achlioptas, Database-friendly random projections, 2003.
+    """
+
+    to: int
+    seed: int
+
+    def width(self, size: int, operand: Operand, at: str) -> int:
+        """Return the number of dimensions of the result."""
+        if self.to > size:
+            raise SelectionError(
+                f"{at}.to={self.to} is larger than the axis of {operand.source!r}, which has "
+                f"{size} elements"
+            )
+        if (bytes_ := 8 * size * self.to) > LARGEST_MATRIX:
+            raise SelectionError(
+                f"{at}.to={self.to} of {size} elements of {operand.source!r} needs a matrix of "
+                f"{bytes_:,} bytes, more than {LARGEST_MATRIX:,}. The most for this axis is "
+                f"{at}.to={LARGEST_MATRIX // (8 * size)}"
+            )
+        return self.to
+
+    def matrix(
+        self, size: int, operand: Operand, at: str, dtype: str
+    ) -> tuple[Array | None, Array]:
+        """Return no offset, and the matrix (size, to), computed in a type."""
+        signs = random_signs(size, self.to, self.seed).astype(dtype)
+        return None, signs / np.sqrt(np.asarray(self.to, dtype))
+
+
+@dataclass(frozen=True)
+class FromRun:
+    """The mean and the principal components of a tensor of another run.
+
+    Attributes:
+        run: the run directory, as written.
+        tensor: the tensor's key there; None for the one of the operand's address.
+        to: how many components to take, largest variance first; None for all.
+        found: the components that the run offers; None until they have been read.
+    """
+
+    run: str
+    tensor: str | None
+    to: int | None
+    found: tuple[Components, ...] | None = None
+
+    def chosen(self, operand: Operand, at: str) -> Components:
+        """Return the components for an operand.
+
+        Raises:
+            SelectionError: the run has none, or several, for it.
+        """
+        if self.found is None:
+            raise SelectionError(f"{at}.run={self.run!r} has not been read")
+        keys = [one.key for one in self.found]
+        if self.tensor is not None:
+            for one in self.found:
+                if one.key == self.tensor:
+                    return one
+            raise SelectionError(
+                f"{at}.tensor={self.tensor!r} has no principal components in {self.run}. "
+                f"{choices(self.tensor, keys)}"
+            )
+        same = [one for one in self.found if operand.source in (one.key, one.address)]
+        if len(same) == 1:
+            return same[0]
+        if same:
+            several = ", ".join(repr(one.key) for one in same)
+            raise SelectionError(
+                f"{at}: {self.run} has principal components of {operand.source!r} under several "
+                f"names: {several}. Choose one with {at}.tensor=…"
+            )
+        raise SelectionError(
+            f"{at}: {self.run} has no principal components of {operand.source!r}. Those of another "
+            f"tensor: {at}.tensor=…. {choices(operand.source, keys)}"
+        )
+
+    def width(self, size: int, operand: Operand, at: str) -> int:
+        """Return the number of components."""
+        chosen = self.chosen(operand, at)
+        count, features = chosen.components.shape
+        of = f"principal components of {chosen.key!r} in {self.run}"
+        if features != size:
+            raise SelectionError(
+                f"{at}: the {of} have {features} features, and the axis of {operand.source!r} with "
+                f"dims {list(operand.labels)} has {size} elements"
+            )
+        if not (np.isfinite(chosen.mean).all() and np.isfinite(chosen.components).all()):
+            raise SelectionError(
+                f"{at}: the {of} are not finite, because its values were not, or there were none"
+            )
+        if self.to is not None and self.to > count:
+            raise SelectionError(f"{at}.to={self.to} is larger than the {count} {of}")
+        return count if self.to is None else self.to
+
+    def matrix(self, size: int, operand: Operand, at: str, dtype: str) -> tuple[Array, Array]:
+        """Return the mean, and the matrix (size, components), in a type."""
+        chosen = self.chosen(operand, at)
+        taken = chosen.components[: self.width(size, operand, at)]
+        return chosen.mean.astype(dtype), taken.T.astype(dtype)
+
+
+@dataclass(frozen=True)
+class Project:
+    """Project an axis onto fewer dimensions, which become the axis `component`.
+
+    project: {axis: 2, to: 64, seed: 0}                  # random, depends only on the seed
+    project: {run: runs/pca, to: 8}                      # onto components of the statistic `pca`
+    project: {run: runs/pca, tensor: 'a:output', axis: 2}
+
+    Components are those of the tensor of the same address, unless `tensor` names another; the axis
+    is the last one, unless `axis` names another. The mean is subtracted first, as scikit-learn's
+    `PCA.transform` does.
+    """
+
+    name: ClassVar[str] = "project"
+    axis: AxisName | None
+    onto: Signs | FromRun
+    at: str
+
+    @classmethod
+    def parse(cls, options: object, at: str) -> "Project":
+        """Parse axis, width and seed, or the run with the components."""
+        names = ("axis", "to", "seed", "run", "tensor")
+        given = as_options(options, at, names, "{axis: 2, to: 64, seed: 0}, or {run: runs/pca}")
+        axis = axis_name(given["axis"], f"{at}.axis") if "axis" in given else None
+        if "run" not in given:
+            if "tensor" in given:
+                raise ConfigError(f"{at}.tensor is of a run: add {at}.run=…, the run with its pca")
+            to = whole_number(given.get("to"), f"{at}.to")
+            seed = whole_number(given.get("seed", 0), f"{at}.seed", least=0)
+            return cls(axis_name(axis, f"{at}.axis"), Signs(to, seed), at)
+        if "seed" in given:
+            raise ConfigError(
+                f"{at}.seed is of random projections, and {at}.run takes components. Leave one out"
+            )
+        for name in ("run", "tensor"):
+            if not isinstance(given.get(name, "…"), str) or not given.get(name, "…"):
+                wanted = "a run directory" if name == "run" else "the key of a tensor"
+                raise ConfigError(f"{at}.{name}={given[name]!r} is not {wanted}")
+        most = whole_number(given["to"], f"{at}.to") if "to" in given else None
+        return cls(axis, FromRun(given["run"], given.get("tensor"), most), at)
+
+    def given(self, found: Sequence[Components]) -> "Project":
+        """Return the projection with the components that its run offers."""
+        if isinstance(self.onto, Signs):
+            return self
+        return replace(self, onto=replace(self.onto, found=tuple(found)))
+
+    def components(self, operand: Operand) -> Components | None:
+        """Return the components that are used for an operand; None for a random projection."""
+        return None if isinstance(self.onto, Signs) else self.onto.chosen(operand, self.at)
+
+    def _position(self, operand: Operand) -> tuple[int, int]:
+        """Return the position of the axis and its size."""
+        if self.axis is None:
+            position = operand.find_some([EVERY_AXIS], self.at)[-1]
+        else:
+            position = operand.one(self.axis, self.at)
+        size = operand.axes[position].dim.size
+        if size is None:
+            raise SelectionError(
+                f"{self.at} needs an axis of one size, and {operand.axes[position].dim} of "
+                f"{operand.source!r} differs from sample to sample"
+            )
+        return position, size
+
+    def results(self, operand: Operand) -> Mapping[str, Operand]:
+        """Return the spec with the axis narrowed."""
+        operand.needs_numbers(self.at)
+        position, size = self._position(operand)
+        width = self.onto.width(size, operand, self.at)
+        result = operand.with_axis(position, Axis(Dim("component", width)))
+        return {"": replace(result, dtype=reduced_dtype("mean", operand.dtype))}
+
+    def lengths(self, xp: Any, operand: Operand, lengths: Lengths) -> Sequence[Lengths]:
+        """Return the same lengths."""
+        return [lengths]
+
+    def in_graph(self, tf: Any, operand: Operand, value: Masked) -> Sequence[Tensor]:
+        """Subtract the mean, and multiply with the matrix."""
+        position, size = self._position(operand)
+        dtype = reduced_dtype("mean", value.tensor.dtype.name)
+        mean, matrix = self.onto.matrix(size, operand, self.at, dtype)
+        tensor = tf.cast(value.tensor, dtype)
+        rank = tensor.shape.rank
+        if mean is not None:
+            tensor -= tf.constant(mean.reshape(size, *[1] * (rank - 1 - position)))
+        found = tf.tensordot(tensor, tf.constant(matrix), [[position], [0]])
+        return [tf.transpose(found, [*range(position), rank - 1, *range(position, rank - 1)])]
+
+    def in_numpy(self, operand: Operand, value: Array) -> Sequence[Array]:
+        """Do the same in float64."""
+        position, size = self._position(operand)
+        mean, matrix = self.onto.matrix(size, operand, self.at, "float64")
+        wide = value.astype(np.float64)
+        if mean is not None:
+            wide -= mean.reshape(size, *[1] * (value.ndim - 1 - position))
+        with one_thread():
+            found = np.tensordot(wide, matrix, ([position], [0]))
+        found = np.moveaxis(found, -1, position)
+        return [found.astype(reduced_dtype("mean", value.dtype.name))]
+
+
+@lru_cache(maxsize=16)
+def random_signs(rows: int, columns: int, seed: int) -> Array:
+    """Return a matrix of ±1, float64 (rows, columns), the same for every release of NumPy."""
+    count = rows * columns
+    # Raw bits of the generator: its distributions may change between releases.
+    words = np.random.PCG64(seed).random_raw(-(-count // 64))
+    bits = np.unpackbits(np.asarray(words, "<u8").view(np.uint8), count=count)
+    return (bits.reshape(rows, columns) * 2.0) - 1.0
