@@ -81,6 +81,10 @@ def _read(directory: Path) -> Iterator[tuple[str, bytes]]:
             continue
         for index, value in enumerate(view):
             yield f"{key} of sample {index}", value.tobytes() + repr(value.shape).encode()
+    for key, statistics in run.statistics.items():
+        for name, results in statistics.items():
+            for result, array in results.items():
+                yield f"{name}.{result} of {key}", array.tobytes()
     for index, row in enumerate(run.samples):
         yield f"row of sample {index}", repr(row).encode()
 

@@ -3,9 +3,11 @@
 import gc
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from extractkit.core.job import Job
+from extractkit.core.selectors import parse_selector
 from extractkit.engine import Listener, Silent
 from extractkit.engine.execute import execute, resume
 from extractkit.errors import ExtractkitError
@@ -23,10 +25,27 @@ HYDRA_FILES: Mapping[str, str] = {
 SINKS = ("hdf5", "npz")
 _SAMPLES_A_SHARD = 8
 
+_EVERY_STATISTIC = (
+    *("moments", "histogram", "quantiles", "covariance", "pca", "coactivation", "sparsity"),
+    *({"top": {"k": 3, "smallest": True}}, "similarity"),
+)
+_TOKENS = {"path": ["embedding:output", "attention:output"], "statistics": _EVERY_STATISTIC}
+_MEANS = {
+    "path": ["pool:output", ":output"],
+    "statistics": [{"histogram": {"edges": [-1, 0, 1]}}, {"similarity": {"batch": 4}}],
+}
+
+
+def _counted(job: Job, *selectors: Mapping[str, object]) -> Job:
+    """The job with statistics too."""
+    more = (parse_selector(f"counted{at}", one) for at, one in enumerate(selectors))
+    return replace(job, selectors=(*job.selectors, *more))
+
 
 def several_shards() -> Job:
-    """Twenty texts in three shards, and constants, through both sinks."""
-    return job(EVERYTHING, sinks=SINKS, shard_size=_SAMPLES_A_SHARD)
+    """Twenty texts in three shards, constants and statistics, through both sinks."""
+    values = job(EVERYTHING, sinks=SINKS, shard_size=_SAMPLES_A_SHARD)
+    return _counted(values, _TOKENS, _MEANS)
 
 
 def begin(directory: Path, listener: Listener | None = None) -> None:
@@ -50,7 +69,8 @@ def several_checkpoints(directory: Path) -> Job:
     """
     weights = directory.parents[1] / "weights"
     paths = [str(path) for path in sorted(weights.glob("*"))] or files(weights, range(2))
-    return over(paths, EVERYTHING, inputs=TEXTS[:12], sinks=SINKS, shard_size=_SAMPLES_A_SHARD)
+    settings = {"sinks": SINKS, "shard_size": _SAMPLES_A_SHARD}
+    return _counted(over(paths, EVERYTHING, inputs=TEXTS[:12], **settings), _TOKENS, _MEANS)
 
 
 def begin_over_checkpoints(directory: Path) -> None:
@@ -67,15 +87,20 @@ def resume_run_over_checkpoints(directory: Path) -> None:
         begin_over_checkpoints(directory)
 
 
+def carrying_state() -> Job:
+    """A job of a model that carries its state, with statistics."""
+    return _counted(carrying(), _MEANS)
+
+
 def begin_carrying(directory: Path) -> None:
-    """Run a job of a model that carries its state."""
-    execute(carrying(), directory, hydra_files=HYDRA_FILES, listener=Silent())
+    """Run that job."""
+    execute(carrying_state(), directory, hydra_files=HYDRA_FILES, listener=Silent())
 
 
 def resume_run_carrying(directory: Path) -> None:
     """Go on with it, or run it again."""
     if (directory / MANIFEST).exists():
-        resume(carrying(), directory, listener=Silent())
+        resume(carrying_state(), directory, listener=Silent())
     else:
         begin_carrying(directory)
 
