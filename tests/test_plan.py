@@ -22,7 +22,7 @@ from extractkit.core.plan import (
     plan_tensors,
 )
 from extractkit.core.selectors import parse_selector
-from extractkit.core.spec import numpy_dtype
+from extractkit.core.spec import TensorSpec, numpy_dtype
 from extractkit.core.values import Assembly
 from extractkit.errors import SelectionError
 
@@ -33,7 +33,7 @@ Shape = tuple[int | None, ...] | None
 def record(
     dims: Dims, shape: Shape, dtype: str = "float32", address: str = "a:op/X"
 ) -> TensorRecord:
-    return TensorRecord(address, Kind.OP, dtype, shape, dims)
+    return TensorRecord(address, Kind.OP, TensorSpec.of(dtype, dims, shape))
 
 
 def planned(record: TensorRecord, **selector: object) -> PlannedTensor:
@@ -64,20 +64,27 @@ def planned(record: TensorRecord, **selector: object) -> PlannedTensor:
 )  # fmt: skip
 def test_the_stored_layout(dims: Dims, shape: Shape, expected: tuple[object, ...] | None) -> None:
     found = Layout.of(record(dims, shape))
-    assert found == (None if expected is None else Layout(*expected))  # type: ignore[arg-type]
+    if expected is None:
+        assert found is None
+        return
+    axis, split, labels, sizes, *whole = expected
+    assert found is not None
+    stored = TensorSpec("", found.dims)
+    assert (found.axis, found.split, stored.labels, stored.shape) == (axis, split, labels, sizes)
+    assert found.whole == bool(whole)
 
 
 @pytest.mark.parametrize(("dims", "shape"), [((None, None), (3, 4)), ((), ())])
 def test_what_does_not_depend_on_samples_has_no_axis_of_them(dims: Dims, shape: Shape) -> None:
     constant = replace(record(dims, shape), depends_on_inputs=False)
-    assert Layout.of(constant) == Layout(None, False, dims, shape)
+    assert Layout.of(constant) == Layout(None, False, constant.spec.axes)
 
 
 def test_two_selectors_that_agree_store_a_tensor_once() -> None:
     catalog = Catalog([record(("sample", None), (None, 4))])
     selectors = [parse_selector(name, {"path": "*", "cast": "float16"}) for name in ("a", "b")]
     (tensor,) = plan_tensors(catalog, selectors)
-    assert (tensor.key, tensor.selectors, tensor.dtype) == ("a:op/X", ("a", "b"), "float16")
+    assert (tensor.key, tensor.selectors, tensor.spec.dtype) == ("a:op/X", ("a", "b"), "float16")
 
 
 def test_two_selectors_that_differ_store_it_under_their_names() -> None:
@@ -90,7 +97,7 @@ def test_two_selectors_that_differ_store_it_under_their_names() -> None:
     first, second = plan_tensors(catalog, selectors)
     assert (first.key, first.selectors) == ("a:op/X@whole", ("whole", "also"))
     assert (second.key, second.selectors) == ("a:op/X@mean", ("mean",))
-    assert (first.shape, second.shape) == ((None, 4), (None,))
+    assert (first.spec.shape, second.spec.shape) == ((None, 4), (None,))
 
 
 def test_tensors_are_planned_in_the_models_order() -> None:
@@ -101,14 +108,14 @@ def test_tensors_are_planned_in_the_models_order() -> None:
 
 def test_an_unmeasured_tensor_has_no_shape_yet() -> None:
     tensor = planned(record(("?",), (None,), "bfloat16"))
-    assert (tensor.layout, tensor.shape, tensor.dtype) == (None, None, "float32")
+    assert (tensor.layout, tensor.spec) == (None, TensorSpec("float32", None))
     assert not tensor.predictable
-    with pytest.raises(ValueError, match=r"^the axes of 'a:op/X' have not been measured$"):
-        _ = tensor.sample_shape
+    with pytest.raises(ValueError, match=r"^the number of axes is unknown$"):
+        _ = tensor.spec.sample_shape
 
 
 def test_bfloat16_is_stored_as_float32_and_texts_as_objects() -> None:
-    assert planned(record(("sample",), (None,), "bfloat16")).dtype == "float32"
+    assert planned(record(("sample",), (None,), "bfloat16")).spec.dtype == "float32"
     assert numpy_dtype("bfloat16") == np.float32
     assert numpy_dtype("int8") == np.int8
     assert numpy_dtype("string").kind == "O"
@@ -124,7 +131,9 @@ def test_the_size_of_texts_is_not_known_in_advance() -> None:
     assert varying.sample_shapes(lengths) == [(3,), (3,)]
     assert constant.constant_bytes is None
     assert bytes_per_sample([varying], lengths).tolist() == [0, 0]
-    assembly = Assembly(varying.sample_shape, varying.dtype, varying.sample_shapes(lengths), 2)
+    assembly = Assembly(
+        varying.spec.sample_shape, varying.spec.dtype, varying.sample_shapes(lengths), 2
+    )
     assembly.put([1, 0], np.array([[b"d", b"", b"f"], [b"a", b"bb", b"c"]], object))
     assert assembly.finish().values.tolist() == [[b"a", b"bb", b"c"], [b"d", b"", b"f"]]
 
@@ -157,19 +166,18 @@ TRANSFORMS: tuple[Mapping[str, object], ...] = (
 def test_predicted_bytes_and_shapes_are_those_of_the_arrays(
     record: TensorRecord, transform: Mapping[str, object], sizes: list[tuple[int, int]]
 ) -> None:
-    if len(record.dims or ()) == 1:
+    if len(record.spec.axes) == 1:
         transform = {}
     tensor = planned(record, **transform)
     tokens, pictures = np.array(sizes, np.int64).T
     lengths = Lengths(len(sizes), {"token": tokens, "picture": pictures})
     assert tensor.layout is not None
     assert tensor.bound is not None
-    inner = list(zip(tensor.layout.dims, tensor.layout.shape, strict=True))[1:]
     values = []
     for token, picture in sizes:
         own = {"token": token, "picture": picture}
-        whole = np.ones([own[str(dim)] if size is None else size for dim, size in inner])
-        values.append(tensor.bound.in_numpy(whole).astype(tensor.dtype))
+        whole = np.ones([dim.size or own[str(dim)] for dim in tensor.layout.dims[1:]])
+        values.append(tensor.bound.in_numpy(whole).astype(tensor.spec.dtype))
     assert tensor.sample_shapes(lengths) == [value.shape for value in values]
     assert bytes_per_sample([tensor], lengths).tolist() == [value.nbytes for value in values]
 

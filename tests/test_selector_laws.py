@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from extractkit.core.catalog import Catalog, Kind, Scope, TensorRecord
 from extractkit.core.selectors import parse_selector
+from extractkit.core.spec import TensorSpec
 
 Tree = dict[str, object]
 
@@ -25,9 +26,7 @@ RECORDS = st.builds(
     TensorRecord,
     st.builds("{}:{}".format, SCOPES.map(lambda scope: scope.path), st.sampled_from(PORTS)),
     kind=st.sampled_from(Kind),
-    dtype=st.sampled_from(DTYPES),
-    shape=st.none(),
-    dims=st.none(),
+    spec=st.builds(TensorSpec, st.sampled_from(DTYPES), st.none()),
     scopes=st.lists(SCOPES, max_size=3).map(tuple),
     name=st.sampled_from(["", "a:output", "b_7:kernel"]),
     op_type=st.none() | st.sampled_from(["Add", "Softmax"]),

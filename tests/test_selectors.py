@@ -6,6 +6,7 @@ import pytest
 
 from extractkit.core.catalog import Catalog, Kind, Scope, TensorRecord
 from extractkit.core.selectors import SELECTOR_KEYS, parse_selector
+from extractkit.core.spec import TensorSpec
 from extractkit.errors import ConfigError, SelectionError
 from extractkit.testing.reference import ReferenceModel
 
@@ -15,20 +16,31 @@ QUERY = Scope("encoder/block/query", "EinsumDense", ("Dense", "Layer"))
 
 CATALOG = Catalog(
     [
-        TensorRecord(":input.ids", Kind.MODEL_INPUT, "int32", (), (), (MODEL,)),
-        TensorRecord("encoder/block:output", Kind.LAYER_OUTPUT, "float32", (), (), (MODEL, BLOCK)),
+        TensorRecord(":input.ids", Kind.MODEL_INPUT, TensorSpec.of("int32", (), ()), (MODEL,)),
         TensorRecord(
-            "encoder/block:op/Softmax", Kind.OP, "float16", (), (), (MODEL, BLOCK),
+            "encoder/block:output",
+            Kind.LAYER_OUTPUT,
+            TensorSpec.of("float32", (), ()),
+            (MODEL, BLOCK),
+        ),
+        TensorRecord(
+            "encoder/block:op/Softmax",
+            Kind.OP,
+            TensorSpec.of("float16", (), ()),
+            (MODEL, BLOCK),
             op_type="Softmax",
         ),
         TensorRecord(
-            "encoder/block/query:kernel", Kind.WEIGHT, "float32", (), (), (MODEL, BLOCK, QUERY),
+            "encoder/block/query:kernel",
+            Kind.WEIGHT,
+            TensorSpec.of("float32", (), ()),
+            (MODEL, BLOCK, QUERY),
             name="encoder_1/block/query:kernel",
         ),
-        TensorRecord("scope/MatMul:0", Kind.OP, "float64", (), (), op_type="MatMul"),
+        TensorRecord("scope/MatMul:0", Kind.OP, TensorSpec.of("float64", (), ()), op_type="MatMul"),
     ],
     "tiny",
-)  # fmt: skip
+)
 IDS, OUTPUT, SOFTMAX, KERNEL, GRAPH = CATALOG
 
 
@@ -189,7 +201,7 @@ def test_every_key_that_the_design_promises_exists() -> None:
 
 SHAPED = Catalog(
     [
-        TensorRecord(f"{name}:output", Kind.LAYER_OUTPUT, "float32", shape, dims)
+        TensorRecord(f"{name}:output", Kind.LAYER_OUTPUT, TensorSpec.of("float32", dims, shape))
         for name, shape, dims in [
             ("words", (None, None, 8), ("sample", "token", None)),
             ("pairs", (None, 2, None, None), ("sample", None, "token", "token")),
@@ -312,6 +324,6 @@ def test_what_exists_is_reported_for_the_field_at_fault(
 
 @pytest.mark.parametrize("key", ["layer_type", "inside"])
 def test_a_model_without_layers_says_so(key: str) -> None:
-    record = TensorRecord("conv/Relu:0", Kind.OP, "float32", (), (), op_type="Relu")
+    record = TensorRecord("conv/Relu:0", Kind.OP, TensorSpec.of("float32", (), ()), op_type="Relu")
     with pytest.raises(SelectionError, match=f"{key} needs layers, which this"):
         parse_selector("mine", {key: "Dense"}).matching(Catalog([record], "frozen_graph"))

@@ -8,15 +8,17 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from extractkit.core.catalog import Catalog, Kind, Scope, TensorRecord, address_of, escape
+from extractkit.core.spec import TensorSpec
 from extractkit.errors import UnknownTensorError
 
 MODEL = Scope("", "Functional", ("Model", "Layer"))
+SPEC = TensorSpec.of("float32", ("sample", None), (None, 3))
 DENSE = Scope("encoder/dense", "Dense", ("Layer",))
 
 
 def record(address: str, name: str = "", **changes: object) -> TensorRecord:
-    values = {"kind": Kind.LAYER_OUTPUT, "dtype": "float32", "shape": (None, 3), **changes}
-    return TensorRecord(address, dims=("sample", None), name=name, **values)  # type: ignore[arg-type]
+    values = {"kind": Kind.LAYER_OUTPUT, "spec": SPEC, **changes}
+    return TensorRecord(address, name=name, **values)  # type: ignore[arg-type]
 
 
 KERNEL = record("encoder/dense:kernel", "encoder/dense_7:kernel", scopes=(MODEL, DENSE))
@@ -60,7 +62,7 @@ def test_json_says_everything_in_plain_data() -> None:
 
 
 def test_json_leaves_an_unknown_rank_unknown() -> None:
-    unknown = TensorRecord("a:output", Kind.LAYER_OUTPUT, "float32", None, None)
+    unknown = TensorRecord("a:output", Kind.LAYER_OUTPUT, TensorSpec.of("float32", None, None))
     assert (unknown.to_json()["shape"], unknown.to_json()["dims"]) == (None, None)
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from extractkit.advice import listing
+from extractkit.core.spec import TensorSpec
 from extractkit.errors import UnknownTensorError, choices
 
 _PORT_SEPARATOR = ":"
@@ -62,11 +63,7 @@ class TensorRecord:
     Attributes:
         address: `path:port`, unique in the catalog.
         kind: the kind of tensor.
-        dtype: NumPy name of the element type ("float32"); "string" for texts.
-        shape: size of each axis, None if it varies; None as a whole if the rank is unknown.
-        dims: for each axis, the free axis that it follows ("sample", "token", "sample*token",
-            "f(token)" for a length computed from another), None for a fixed axis, "?" if it is
-            unknown before the model runs; None as a whole if the rank is unknown.
+        spec: its dtype and dims, with all axes that the model returns.
         scopes: the enclosing layer calls, from the model to the record's own layer.
         name: the address with the layers' own names, as `model.summary()` prints them.
         op_type: type of the operation that makes the value ("Softmax"); None for inputs, weights.
@@ -76,9 +73,7 @@ class TensorRecord:
 
     address: str
     kind: Kind
-    dtype: str
-    shape: tuple[int | None, ...] | None
-    dims: tuple[str | None, ...] | None
+    spec: TensorSpec
     scopes: tuple[Scope, ...] = ()
     name: str = ""
     op_type: str | None = None
@@ -119,9 +114,7 @@ class TensorRecord:
             "layer": self.layer,
             "layer_type": self.layer_type,
             "op_type": self.op_type,
-            "dtype": self.dtype,
-            "shape": None if self.shape is None else list(self.shape),
-            "dims": None if self.dims is None else list(self.dims),
+            **self.spec.to_json(),
             "name": self.name,
             "extractable": self.extractable,
             "reason": self.reason,

@@ -8,21 +8,21 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from extractkit.core.catalog import Catalog, Kind, TensorRecord
+from extractkit.core.catalog import Catalog, TensorRecord
 from extractkit.core.requests import Request, Value
 from extractkit.core.selectors import Selector
-from extractkit.core.spec import SAMPLE, TEXT, UNKNOWN, TensorSpec, file_dtype, storable
+from extractkit.core.spec import SAMPLES, TEXT, Dim, TensorSpec, file_dtype, storable
 from extractkit.core.statistics.registry import Asked, Group, groups
 from extractkit.core.transforms import Array, Operand
 from extractkit.core.transforms.pipeline import BoundPipeline, Pipeline
 from extractkit.errors import SelectionError
 
-Dims = tuple[str | None, ...]
-Shape = tuple[int | None, ...]
+T = TypeVar("T")
 
 SHARD_BYTES = 32 * 1024 * 1024
 """Target of `shard_size=auto`. It is well below the limit of 128 MB for a shard, so that writing
@@ -60,35 +60,41 @@ class Layout:
         axis: the axis of the samples; None for a tensor that does not depend on the inputs.
         split: whether that axis is a product ("sample*token") to be split into samples and the
             rest. That samples vary slowest is checked on real data before anything is stored.
-        dims, shape: those of the stored tensor. The sample axis is ("sample", None).
+        dims: those of the stored tensor.
         whole: whether the tensor has no sample axis and gets one in front: each call of the model
             on one sample then gives the value of that sample.
     """
 
     axis: int | None
     split: bool
-    dims: Dims
-    shape: Shape
+    dims: tuple[Dim, ...]
     whole: bool = False
 
     @classmethod
     def of(cls, record: TensorRecord) -> "Layout | None":
         """Return the layout of a record, or None if an axis has to be measured first."""
-        if record.dims is None or record.shape is None or UNKNOWN in record.dims:
+        if not record.spec.known:
             return None
-        for axis, dim in enumerate(record.dims):
-            if dim is None or dim.partition("*")[0] != SAMPLE:
-                continue
-            rest = list(zip(record.dims, record.shape, strict=True))
-            factor = rest.pop(axis)[0] or ""
-            _, split, other = factor.partition("*")
-            if split:
-                rest.insert(axis, (None, int(other)) if other.isdigit() else (other, None))
-            stored = [(SAMPLE, None), *rest]
-            return cls(axis, bool(split), tuple(d for d, _ in stored), tuple(s for _, s in stored))
+        dims = record.spec.axes
+        for axis, dim in enumerate(dims):
+            if dim.counts_samples:
+                return cls(
+                    axis,
+                    bool(dim.factors),
+                    (SAMPLES, *dims[:axis], *dim.factors[1:], *dims[axis + 1 :]),
+                )
         if record.depends_on_inputs:
-            return cls(0, False, (SAMPLE, *record.dims), (None, *record.shape), whole=True)
-        return cls(None, False, record.dims, record.shape)
+            return cls(0, False, (SAMPLES, *dims), whole=True)
+        return cls(None, False, dims)
+
+    def of_free_axes(self, found: Mapping[str, T]) -> dict[int, T]:
+        """Return what is known of the tensor's free axes by position in stored order.
+
+        Args:
+            found: what is known of free axes, such as lengths, by their names.
+        """
+        free = ((axis, dim.free) for axis, dim in enumerate(self.dims))
+        return {axis: found[name] for axis, name in free if name is not None and name in found}
 
 
 @dataclass(frozen=True)
@@ -100,27 +106,24 @@ class PlannedTensor:
             same tensor with different transforms, followed by `@result` for a further result of a
             transform.
         request: what is asked of the model.
-        kind: that of the record.
+        record: the catalog record, with its axes as measured.
         selectors: names of the selectors that match it.
         pipeline: the transforms that these selectors ask for, as written.
         asked: the statistics that these selectors ask for. If there are any, they are stored in
             place of a value per sample.
         layout: how it is brought into stored order; None until its axes have been measured.
         bound: the transforms that lead to what is stored; None until its axes have been measured.
-        dtype, dims, shape: as stored, after the transforms. `shape` holds None for axes whose
-            length varies from sample to sample, and for the sample axis.
+        spec: as stored, after the transforms; without dims until its axes have been measured.
     """
 
     key: str
     request: Request
-    kind: Kind
+    record: TensorRecord
     selectors: tuple[str, ...]
     pipeline: Pipeline
     layout: Layout | None
     bound: BoundPipeline | None
-    dtype: str
-    dims: Dims | None
-    shape: Shape | None
+    spec: TensorSpec
     asked: Asked = field(default_factory=Asked)
 
     @property
@@ -153,16 +156,9 @@ class PlannedTensor:
         return self.layout is not None and self.layout.axis is None
 
     @property
-    def sample_shape(self) -> Shape:
-        """The stored shape of one sample."""
-        if self.shape is None:
-            raise ValueError(f"the axes of {self.key!r} have not been measured")
-        return self.shape if self.constant else self.shape[1:]
-
-    @property
     def computed_lengths(self) -> bool:
         """Whether the model computes a stored length from a free axis ("f(token)")."""
-        return _any_computed(self.dims)
+        return _any_computed(self.spec.dims)
 
     @property
     def bears_padding(self) -> bool:
@@ -215,11 +211,7 @@ class PlannedTensor:
         """Return the lengths of the tensor's free axes by position, before any transform."""
         if self.layout is None:
             return {}
-        return {
-            axis: lengths.axes[dim]
-            for axis, dim in enumerate(self.layout.dims)
-            if dim is not None and dim in lengths.axes
-        }
+        return self.layout.of_free_axes(lengths.axes)
 
     def sample_shapes(self, lengths: Lengths) -> list[tuple[int, ...]] | None:
         """Return the stored shape of each sample; None if only the model can compute it."""
@@ -233,14 +225,14 @@ class PlannedTensor:
     @property
     def predictable(self) -> bool:
         """Whether its size follows from the samples' lengths, as it does except for texts."""
-        return self.layout is not None and not self.computed_lengths and self.dtype != TEXT
+        return self.layout is not None and not self.computed_lengths and self.spec.dtype != TEXT
 
     def bytes_per_sample(self, lengths: Lengths) -> npt.NDArray[np.int64] | None:
         """Return the stored bytes of each sample, int64 (samples,); None if not predictable."""
         columns = self._stored_lengths(lengths) if self.predictable else None
         if columns is None:
             return None
-        total = np.full(lengths.samples, file_dtype(self.dtype).itemsize, np.int64)
+        total = np.full(lengths.samples, file_dtype(self.spec.dtype).itemsize, np.int64)
         for column in columns:
             total *= column
         return total
@@ -252,7 +244,7 @@ class PlannedTensor:
         stored = self.bound.lengths(np, self._free_lengths(lengths))
         return [
             np.full(lengths.samples, size) if size is not None else stored[axis]
-            for axis, size in enumerate(self.shape or ())
+            for axis, size in enumerate(self.spec.shape)
             if axis > 0
         ]
 
@@ -261,7 +253,8 @@ class PlannedTensor:
         """Stored bytes of a tensor that does not depend on the inputs; None if unknown."""
         if not self.predictable:
             return None
-        return prod(size or 0 for size in self.sample_shape) * file_dtype(self.dtype).itemsize
+        itemsize = file_dtype(self.spec.dtype).itemsize
+        return prod(size or 0 for size in self.spec.sample_shape) * itemsize
 
 
 def _after(own: Array, whole: Array) -> str:
@@ -269,8 +262,8 @@ def _after(own: Array, whole: Array) -> str:
     return "" if np.array_equal(own, whole) else " after the steps before it"
 
 
-def _any_computed(dims: Dims | None) -> bool:
-    return any(dim is not None and dim.startswith("f(") for dim in dims or ())
+def _any_computed(dims: Iterable[Dim] | None) -> bool:
+    return any(dim.computed for dim in dims or ())
 
 
 @dataclass(frozen=True)
@@ -414,18 +407,18 @@ def _planned(
 
     Statistics are those of the main result. Further results have a value per sample all the same.
     """
-    of_record = (Value(record.address), record.kind, names, pipeline)
+    of_record = (Value(record.address), record, names, pipeline)
     layout = Layout.of(record)
     if layout is None:
-        dtype = pipeline.cast or storable(record.dtype)
-        yield PlannedTensor(key, *of_record, None, None, dtype, None, None, asked)
+        stored = TensorSpec(pipeline.cast or storable(record.spec.dtype), None)
+        yield PlannedTensor(key, *of_record, None, None, stored, asked)
         return
-    spec = TensorSpec.of(record.dtype, layout.dims, layout.shape)
+    spec = TensorSpec(record.spec.dtype, layout.dims)
     for name, bound in pipeline.bind(record.address, spec).items():
-        dtype, dims, shape = bound.stored_dtype, bound.spec.labels, bound.spec.shape
+        stored = TensorSpec(bound.stored_dtype, bound.spec.dims)
         own = f"{key}@{name}" if name else key
         of_result = Asked() if name else asked
-        one = PlannedTensor(own, *of_record, layout, bound, dtype, dims, shape, of_result)
+        one = PlannedTensor(own, *of_record, layout, bound, stored, of_result)
         for statistic in one.statistics.single:
             statistic.check(bound.result)
         yield one

@@ -75,7 +75,7 @@ def _port(record: TensorRecord, pattern: object) -> bool:
 
 def _dtype(record: TensorRecord, pattern: object) -> bool:
     """a glob matches the type: `float*`"""
-    return _matches_glob(pattern, record.dtype)
+    return _matches_glob(pattern, record.spec.dtype)
 
 
 def _depth(record: TensorRecord, depth: object) -> bool:
@@ -86,14 +86,18 @@ def _depth(record: TensorRecord, depth: object) -> bool:
 def _dims(record: TensorRecord, pattern: object) -> bool:
     """a list of globs matches the axes one by one: `sample,token,*`; `#` matches an axis of one
     size"""
-    if record.dims is None or record.shape is None:
+    if record.spec.dims is None:
         return False
     globs = [one.strip() for one in str(pattern).split(",")]
-    axes = [Dim.parse(*axis) for axis in zip(record.dims, record.shape, strict=True)]
-    return len(globs) == len(axes) and all(
-        axis.size is not None if one == FIXED else _matches_glob(one, str(axis))
-        for one, axis in zip(globs, axes, strict=True)
-    )
+    dims = record.spec.dims
+    return len(globs) == len(dims) and all(map(_is_axis, dims, globs))
+
+
+def _is_axis(dim: Dim, glob: str) -> bool:
+    """Return whether a glob matches what an axis is called, or its length."""
+    if glob == FIXED:
+        return dim.size is not None
+    return any(_matches_glob(glob, text) for text in (dim.title, dim.length, str(dim)))
 
 
 _PREDICATES: Mapping[str, Callable[[TensorRecord, object], bool]] = {
@@ -290,9 +294,10 @@ def _existing(key: str, catalog: Catalog) -> Iterator[str]:
                 for scope in record.scopes:
                     yield from (scope.path, *scope.types)
             case "dims":
-                if record.dims is not None and record.shape is not None:
-                    axes = zip(record.dims, record.shape, strict=True)
-                    yield ",".join(str(Dim.parse(*axis)) for axis in axes)
+                if record.spec.dims is not None:
+                    yield ",".join(dim.title or dim.length for dim in record.spec.dims)
+            case "dtype":
+                yield record.spec.dtype
             case _:
                 value = getattr(record, key)
                 yield from () if value is None else (str(value),)

@@ -11,7 +11,6 @@ import os
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TextIO
 
@@ -19,7 +18,7 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.segment import Segment
 
 from extractkit.core.catalog import Kind
-from extractkit.core.spec import SAMPLE, TEXT, file_dtype
+from extractkit.core.spec import SAMPLE, TEXT, Dim, TensorSpec, file_dtype
 from extractkit.runs.directory import human_bytes
 
 _PLURALS = {
@@ -44,29 +43,27 @@ def safe(name: str) -> str:
     )
 
 
-def shape_text(dims: Sequence[str | None] | None, shape: Sequence[int | None] | None) -> str:
+def shape_text(spec: TensorSpec) -> str:
     """Return a shape with names of free axes and sizes of fixed axes: `sample × token × 384`."""
-    if dims is None or shape is None:
+    if spec.dims is None:
         return "any shape"
-    axes = zip(dims, shape, strict=True)
-    return " × ".join(_axis(dim, size) for dim, size in axes) or "scalar"
+    return " × ".join(map(_axis, spec.dims)) or "scalar"
 
 
-def size_text(
-    dims: Sequence[str | None] | None, shape: Sequence[int | None] | None, dtype: str
-) -> str:
+def size_text(spec: TensorSpec) -> str:
     """Return bytes in files for each element of the free axes: `1.5 kB/token`, `576 kB`."""
     try:
-        size = 0 if dtype == TEXT else file_dtype(dtype).itemsize
+        size = 0 if spec.dtype == TEXT else file_dtype(spec.dtype).itemsize
     except TypeError:
         return ""
-    if dims is None or shape is None or "?" in dims or not size:
+    if not spec.known or not size:
         return ""
     varying: Counter[str] = Counter()
-    for dim, length in zip(dims, shape, strict=True):
-        if length is not None:
-            size *= length
-        varying.update(factor for factor in (dim or "").split("*") if factor and length is None)
+    for dim in spec.axes:
+        if dim.size is not None:
+            size *= dim.size
+        else:
+            varying.update(factor.length for factor in dim.factors or (dim,))
     samples = varying.pop(SAMPLE, 0)
     factors = [_power(dim, count) for dim, count in varying.items()] or ["sample"] * min(samples, 1)
     return "/".join([human_bytes(size), *factors])
@@ -101,10 +98,10 @@ def rate_text(count: int, seconds: float) -> str:
     return f"{rate:,.{1 if rate < 10 else 0}f} samples/s"
 
 
-def _axis(dim: str | None, size: int | None) -> str:
-    if size is not None:
-        return f"{size}"
-    return safe(dim or "?")
+def _axis(dim: Dim) -> str:
+    if dim.size is not None:
+        return f"{dim.size}"
+    return safe(dim.title or dim.length)
 
 
 def _power(dim: str, count: int) -> str:

@@ -237,7 +237,7 @@ def _statistics(recorded: Sequence[RunStatistics]) -> Table:
         table.add_row(
             Text(safe(one.key), overflow="fold"),
             safe(", ".join(one.names)),
-            shape_text(one.dims, (None, *one.shape)),
+            shape_text(one.spec),
         )
     if len(recorded) > _MOST_ROWS:
         rest = len(recorded) - _MOST_ROWS
@@ -346,12 +346,11 @@ def _tensors(tensors: tuple[RunTensor, ...]) -> Table:
     table = Table("tensor", "dtype", "shape", "bytes", "selectors", box=None, pad_edge=False)
     for tensor in tensors:
         stored = tensor.stored
-        shape = stored.shape if stored.constant else (None, *stored.shape)
         table.add_row(
             Text(safe(tensor.key), overflow="fold"),
-            safe(stored.dtype),
-            shape_text(stored.dims, shape),
-            size_text(stored.dims, shape, stored.dtype),
+            safe(stored.spec.dtype),
+            shape_text(stored.spec),
+            size_text(stored.spec),
             Text(safe(", ".join(tensor.selectors))),
         )
     return table

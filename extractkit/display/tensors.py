@@ -8,6 +8,7 @@ tensors, including operations.
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -104,9 +105,9 @@ def _label(name: str, kind: str | None, hidden: Counter[Kind] | None) -> Text:
 
 def _leaf(record: TensorRecord) -> Text:
     leaf = Text(f":{safe(record.port)}", style="" if record.extractable else "dim")
-    leaf.append(f"  {safe(record.dtype)}", style="green")
-    leaf.append(f"  {shape_text(record.dims, record.shape)}")
-    if size := size_text(record.dims, record.shape, storable(record.dtype)):
+    leaf.append(f"  {safe(record.spec.dtype)}", style="green")
+    leaf.append(f"  {shape_text(record.spec)}")
+    if size := size_text(replace(record.spec, dtype=storable(record.spec.dtype))):
         leaf.append(f"  {size}", style="dim")
     if record.reason is not None:
         leaf.append(f"  cannot be extracted: {safe(record.reason)}", style="yellow")
@@ -166,7 +167,7 @@ def _tensors(plan: Preview) -> Table:
         measured = " (measured)" if tensor.key in plan.measured else ""
         table.add_row(
             Text(safe(tensor.key), overflow="fold"),
-            safe(tensor.dtype),
+            safe(tensor.spec.dtype),
             _stored_text(tensor) + measured,
             "?" if size is None else human_bytes(size),
             Text(safe(", ".join(tensor.selectors))),
@@ -182,7 +183,7 @@ def _tensors(plan: Preview) -> Table:
 
 
 def _stored_text(tensor: PlannedTensor) -> str:
-    shape = shape_text(tensor.dims, tensor.shape)
+    shape = shape_text(tensor.spec)
     if not tensor.statistics:
         return shape
     return f"{', '.join(tensor.statistics.names)} of {shape}"

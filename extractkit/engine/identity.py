@@ -4,16 +4,17 @@ Two jobs with the same identity store the same bytes, so a finished run of one c
 other.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from extractkit.core.checkpoints import KEY as CHECKPOINTS
 from extractkit.core.checkpoints import Checkpoint
 from extractkit.core.component import Component
 from extractkit.core.job import Job
-from extractkit.core.plan import PlannedTensor
+from extractkit.core.plan import Layout
+from extractkit.core.spec import TensorSpec
 from extractkit.engine.prepare import Prepared
 from extractkit.inputs import HashesFiles
 from extractkit.models.process import environment
@@ -54,9 +55,9 @@ def identity(prepared: Prepared, described: Manifest) -> str | None:
         "model": {name: described.model[name] for name in ("weights", "definition")},
         "inputs": described.inputs and [described.inputs.fingerprint, described.inputs.count],
         "components": _components(prepared.job, described),
-        "tensors": tensors_key(described.tensors),
+        "tensors": tensors_key(_as_listed(described.tensors, prepared)),
         "transforms": [
-            plain((tensor.key, tensor.pipeline.decisive, tensor.layout))
+            plain((tensor.key, tensor.pipeline.decisive, _plain_layout(tensor.layout)))
             for tensor in prepared.tensors
         ],
         **_statistics(prepared, described),
@@ -84,7 +85,7 @@ def _statistics(prepared: Prepared, described: Manifest) -> dict[str, Any]:
         return {}
     decisive = {tensor.key: tensor.pipeline.decisive for tensor in prepared.tensors}
     each = (replace(one, transforms=decisive[one.key]) for one in described.statistics)
-    return {"statistics": tensors_key(each)}
+    return {"statistics": tensors_key(_as_listed(each, prepared))}
 
 
 def _components_of_runs(prepared: Prepared) -> dict[str, Any]:
@@ -94,6 +95,28 @@ def _components_of_runs(prepared: Prepared) -> dict[str, Any]:
         if tensor.bound is not None and tensor.bound.components
     }
     return {"projections": found} if found else {}
+
+
+_T = TypeVar("_T", RunTensor, RunStatistics)
+
+
+def _as_listed(tensors: Iterable[_T], prepared: Prepared) -> list[_T]:
+    """Return tensors with the model's own records. What was measured of them is in the layouts."""
+    catalog = prepared.opened.model.catalog
+    return [replace(one, record=catalog[one.record.address]) for one in tensors]
+
+
+def _plain_layout(layout: Layout | None) -> dict[str, object] | None:
+    if layout is None:
+        return None
+    spec = TensorSpec("", layout.dims).undescribed
+    return {
+        "axis": layout.axis,
+        "split": layout.split,
+        "dims": spec.labels,
+        "shape": spec.shape,
+        "whole": layout.whole,
+    }
 
 
 def weights_of(checkpoints: Sequence[Checkpoint]) -> str:
@@ -151,8 +174,8 @@ def described(manifest: Manifest, prepared: Prepared) -> Manifest:
         inputs=RunInputs(source.fingerprint, len(source), source.notes) if len(source) else None,
         tensors=tuple(
             RunTensor(
-                _stored(tensor),
-                model.catalog[tensor.address],
+                StoredTensor(tensor.key, tensor.spec, tensor.constant),
+                tensor.record,
                 tensor.selectors,
                 tensor.pipeline.written,
                 tensor.result,
@@ -163,14 +186,12 @@ def described(manifest: Manifest, prepared: Prepared) -> Manifest:
         statistics=tuple(
             RunStatistics(
                 tensor.key,
-                model.catalog[tensor.address],
+                tensor.record,
                 tensor.selectors,
                 tensor.pipeline.written,
                 tensor.asked.written,
                 tensor.statistics.names,
-                tensor.dtype,
-                tensor.dims or (),
-                tensor.sample_shape,
+                tensor.spec,
             )
             for tensor in prepared.tensors
             if tensor.statistics
@@ -195,13 +216,3 @@ def described(manifest: Manifest, prepared: Prepared) -> Manifest:
         },
     )
     return replace(known, identity=identity(prepared, known))
-
-
-def _stored(tensor: PlannedTensor) -> StoredTensor:
-    return StoredTensor(
-        key=tensor.key,
-        dtype=tensor.dtype,
-        dims=tensor.dims or (),
-        shape=tensor.sample_shape,
-        constant=tensor.constant,
-    )

@@ -106,7 +106,7 @@ class Opened:
         """Whether 16-bit numbers take part, whose kernels differ by far more than usual."""
         devices = str(self.settings.get("devices", ""))
         records = self.model.catalog.records
-        half = any(one.dtype in _HALF and one.depends_on_inputs for one in records)
+        half = any(one.spec.dtype in _HALF and one.depends_on_inputs for one in records)
         # GPUs multiply matrices in TF32, which has the 10 bits of a float16.
         return half or "GPU" in devices
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from extractkit.core.catalog import TensorRecord
 from extractkit.core.plan import PlannedTensor, measured
-from extractkit.core.spec import BY_VALUES, SAMPLE, TEXT
+from extractkit.core.spec import SAMPLE, SAMPLES, TEXT, Dim
 from extractkit.core.values import Array
 from extractkit.engine.batches import collate, elements
 from extractkit.engine.failing_samples import first_explained
@@ -165,47 +165,45 @@ def _measured_records(
         if reason is None and dims is not None and not _brings_its_rows(dims, alone):
             reason = "the values of a sample decide how many rows of it belong to the sample"
         if dims is not None and reason is None:
-            found.by_sample[tensor.address] = _record(record, dims, together[0], alone)
+            found.by_sample[tensor.address] = _record(record, dims, alone)
             continue
         found.reasons[tensor.address] = f"measured as {list(together[0])}: {reason}"
         dims = infer_dims(trials.sizes_alone, [shapes[at] for shapes in trials.alone_at])
         if dims is not None and len({len(shape) for shape in alone}) == 1:
-            found.by_call[tensor.address] = _record(record, dims, alone[0], alone)
+            found.by_call[tensor.address] = _record(record, dims, alone)
     return found
 
 
 def _record(
     record: TensorRecord,
-    dims: tuple[str | None, ...],
-    shape: tuple[int, ...],
+    dims: tuple[Dim, ...],
     alone: Sequence[tuple[int, ...]],
 ) -> TensorRecord:
     """Return the record with these dims, except lengths in which samples of one size differ."""
     differ = [len(set(sizes)) > 1 for sizes in zip(*alone, strict=True)]
-    dims = tuple(BY_VALUES if own else dim for dim, own in zip(dims, differ, strict=True))
-    sizes = (size if dim is None else None for dim, size in zip(dims, shape, strict=True))
-    return replace(record, dims=dims, shape=tuple(sizes), reason=None)
+    dims = tuple(Dim.computed_from() if own else dim for dim, own in zip(dims, differ, strict=True))
+    return replace(record, spec=record.spec.measured(dims), reason=None)
 
 
-def _brings_its_rows(dims: Sequence[str | None], alone: Sequence[tuple[int, ...]]) -> bool:
+def _brings_its_rows(dims: Sequence[Dim], alone: Sequence[tuple[int, ...]]) -> bool:
     """Return True if all samples of one size have equally many rows, not just as many by chance.
 
     Args:
         alone: shapes of the first sample, and of others brought to its size, each alone.
     """
-    axis = next(at for at, dim in enumerate(dims) if dim and dim.partition("*")[0] == SAMPLE)
+    axis = next(at for at, dim in enumerate(dims) if dim.counts_samples)
     rows = {shape[axis] if axis < len(shape) else None for shape in alone}
-    return rows == {1} if dims[axis] == SAMPLE else len(rows) == 1
+    return rows == {1} if dims[axis].samples else len(rows) == 1
 
 
 def _dims(
     signature: Signature, sizes: Sizes, shapes: Sequence[tuple[int, ...]]
-) -> tuple[str | None, ...] | None:
+) -> tuple[Dim, ...] | None:
     if signature.batch != 1:
         return infer_dims(sizes, shapes)
     # A call takes one sample, so the first axis, of one element, is the sample axis.
     dims = infer_dims(sizes, [shape[1:] for shape in shapes])
-    return None if dims is None else (SAMPLE, *dims)
+    return None if dims is None else (SAMPLES, *dims)
 
 
 _Shapes = list[tuple[int, ...]]
@@ -376,7 +374,7 @@ def _check_order(
         pairs = rows_swapped.reshape(half, 2, *rows.shape[1:])[:, ::-1].reshape(rows.shape)
         fastest = _same(rows, pairs)
         if half > 1 and (not slowest or fastest):
-            dims = list(model.catalog[tensor.address].dims or ())
+            dims = list(tensor.record.spec.titles)
             reasons[tensor.address] = (
                 f"with dims {dims}: in its flattened axis the samples do not vary slowest, or the "
                 f"first samples cannot show it"

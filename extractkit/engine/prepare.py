@@ -85,7 +85,9 @@ class Prepared:
         stats = {key: EXAMINATION.of((value, None)) for key, value in values.items()}
         if self.job.runtime.non_finite == "fail":
             refuse_non_finite(stats, str)
-        stored = {tensor.key: as_stored(values[tensor.key], tensor.dtype) for tensor in constant}
+        stored = {
+            tensor.key: as_stored(values[tensor.key], tensor.spec.dtype) for tensor in constant
+        }
         seconds = time.perf_counter() - began
         return ShardValues(shard, stored, stats, {}, seconds)
 

@@ -79,11 +79,9 @@ class Preview:
                 {
                     "key": tensor.key,
                     "address": tensor.address,
-                    "kind": str(tensor.kind),
+                    "kind": str(tensor.record.kind),
                     "selectors": list(tensor.selectors),
-                    "dtype": tensor.dtype,
-                    "dims": None if tensor.dims is None else list(tensor.dims),
-                    "shape": None if tensor.shape is None else list(tensor.shape),
+                    **tensor.spec.to_json(),
                     "bytes": self.sizes[tensor.key],
                     "measured": tensor.key in self.measured,
                     "statistics": list(tensor.statistics.names),
@@ -180,4 +178,4 @@ def _lengths(opened: Opened) -> Lengths:
 
 
 def _ragged(tensor: PlannedTensor) -> bool:
-    return not tensor.constant and varies(tensor.sample_shape)
+    return not tensor.constant and varies(tensor.spec.sample_shape)

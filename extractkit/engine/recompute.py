@@ -187,7 +187,7 @@ class _Recomputation:
             if tensor.key not in one.values:
                 continue
             stored = read_whole(self.sound.sinks[name], path, one.shard, tensor.stored)
-            dtype = tensor.stored.dtype
+            dtype = tensor.stored.spec.dtype
             again = from_stored(one.values[tensor.key], dtype)
             apart = compare_values(again, from_stored(stored, dtype), coarse=dtype == BFLOAT16)
             largest = max(largest, apart.error)

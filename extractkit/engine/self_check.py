@@ -163,10 +163,11 @@ def outputs_apart(
         return compare_arrays(value, own, coarse=coarse)
     by_sample = [np.moveaxis(array, layout.axis, 0) for array in (value, own)]
     pairs = []
+    lengths = layout.of_free_axes(batch.lengths)
     for row in range(len(by_sample[0])):
         unpadded = tuple(
-            slice(int(batch.lengths[dim][row])) if dim and dim in batch.lengths else slice(None)
-            for dim in layout.dims[1:]
+            slice(int(lengths[axis][row])) if axis in lengths else slice(None)
+            for axis in range(1, len(layout.dims))
         )
         # A slice of one sample, because a single text would not be an array.
         pairs.append(

@@ -423,7 +423,7 @@ class Stream:
         elif self.non_finite == "skip" and not all(one.finite for one in stats.values()):
             reasons = non_finite_reasons(values)
             values = {
-                tensor.key: without(values[tensor.key], list(reasons), tensor.sample_shape)
+                tensor.key: without(values[tensor.key], list(reasons), tensor.spec.sample_shape)
                 for tensor in self.tensors
             }
             stats = _examined(values, start)
@@ -431,7 +431,7 @@ class Stream:
         ordered = {index: missing[index] for index in sorted(missing)}
         statistics = self._statistics(computed.shard, values, ordered)
         stored = {
-            tensor.key: as_stored(values[tensor.key], tensor.dtype)
+            tensor.key: as_stored(values[tensor.key], tensor.spec.dtype)
             for tensor in self.tensors
             if not tensor.statistics
         }
@@ -448,7 +448,7 @@ class Stream:
         for tensor in self.tensors:
             if not tensor.statistics:
                 continue
-            shape = tensor.sample_shape
+            shape = tensor.spec.sample_shape
             width = shape[-1] if shape and shape[-1] is not None else 1
             block = Block(without_samples(values[tensor.key], gone), samples, width)
             for statistic in tensor.statistics.single:
@@ -475,7 +475,7 @@ def _examined(values: Mapping[str, Values], start: int) -> dict[str, ValueChecks
 def assembly(tensor: PlannedTensor, lengths: Lengths) -> Assembly:
     """Allocate memory for a tensor's values of the samples with these lengths."""
     shapes = tensor.sample_shapes(lengths)
-    return Assembly(tensor.sample_shape, tensor.dtype, shapes, lengths.samples)
+    return Assembly(tensor.spec.sample_shape, tensor.spec.dtype, shapes, lengths.samples)
 
 
 def put(
@@ -497,7 +497,7 @@ def put(
         try:
             room.put(positions, value, padded)
         except JobError as error:
-            dims = list(tensor.dims or ())
+            dims = list(tensor.spec.titles)
             raise JobError(f"{tensor.key!r} with dims {dims} cannot be stored: {error}") from error
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from extractkit.core.catalog import Catalog, TensorRecord
-from extractkit.core.spec import BY_VALUES, SAMPLE, UNKNOWN
+from extractkit.core.spec import SAMPLE, SAMPLES, Dim
 
 RawShape = tuple[int | None, ...] | None
 
@@ -31,12 +31,8 @@ class Sizes:
         return [self.base, *({**self.base, axis: self.enlarged[axis]} for axis in self.base)]
 
 
-def infer_dims(sizes: Sizes, shapes: Sequence[RawShape]) -> tuple[str | None, ...] | None:
-    """Return the dims of a tensor from its shapes at `sizes.trials`, or None if the rank varies.
-
-    "sample" or "token" is that free axis, "sample*token" or "sample*12" a product with the samples,
-    "f(token)" a length computed from it, None a fixed size, and "?" unknown.
-    """
+def infer_dims(sizes: Sizes, shapes: Sequence[RawShape]) -> tuple[Dim, ...] | None:
+    """Return the dims of a tensor from its shapes at `sizes.trials`, or None if the rank varies."""
     ranks = {None if shape is None else len(shape) for shape in shapes}
     if None in ranks or len(ranks) != 1:
         return None
@@ -44,50 +40,46 @@ def infer_dims(sizes: Sizes, shapes: Sequence[RawShape]) -> tuple[str | None, ..
     return tuple(_infer_axis(sizes, column) for column in columns)
 
 
-def _infer_axis(sizes: Sizes, column: tuple[int | None, ...]) -> str | None:
+def _infer_axis(sizes: Sizes, column: tuple[int | None, ...]) -> Dim:
     if any(size is None for size in column):
-        return UNKNOWN
+        return Dim()
     base, *others = (size for size in column if size is not None)
     moved = {axis: other for axis, other in zip(sizes.base, others, strict=True) if other != base}
     if not moved:
-        return None
+        return Dim(size=base)
     if SAMPLE not in moved:
         return _follow(sizes, base, moved)
     samples, more_samples = sizes.base[SAMPLE], sizes.enlarged[SAMPLE]
     if base % samples or moved[SAMPLE] != base // samples * more_samples:
-        return f"f({','.join(moved)})"
+        return Dim.computed_from(*moved)
     rest = base // samples
     del moved[SAMPLE]
     if not moved:
-        return SAMPLE if rest == 1 else f"{SAMPLE}*{rest}"
+        return SAMPLES if rest == 1 else Dim(factors=(SAMPLES, Dim(size=rest)))
     if any(size % samples for size in moved.values()):
-        return f"f({','.join([SAMPLE, *moved])})"
-    return f"{SAMPLE}*{_follow(sizes, rest, {a: size // samples for a, size in moved.items()})}"
+        return Dim.computed_from(SAMPLE, *moved)
+    lengths = {axis: size // samples for axis, size in moved.items()}
+    return Dim(factors=(SAMPLES, _follow(sizes, rest, lengths)))
 
 
-def _follow(sizes: Sizes, base: int, moved: Mapping[str, int]) -> str:
-    """Return the name of a length that moves with free axes other than the sample."""
+def _follow(sizes: Sizes, base: int, moved: Mapping[str, int]) -> Dim:
+    """Return an axis that changes with free axes other than the sample."""
     if len(moved) == 1:
         ((axis, size),) = moved.items()
         if (base, size) == (sizes.base[axis], sizes.enlarged[axis]):
-            return axis
-    return f"f({','.join(moved)})"
+            return Dim.along(axis)
+    return Dim.computed_from(*moved)
 
 
-def _factors(dim: str) -> list[str]:
-    """Return the free axes and numbers that a dim is made of."""
-    return dim.removeprefix("f(").removesuffix(")").replace("*", ",").split(",")
-
-
-def no_sample_axis_reason(dims: Sequence[str | None]) -> str | None:
+def no_sample_axis_reason(dims: Sequence[Dim]) -> str | None:
     """Return why a tensor with these known dims has no value per sample, or None if it has one."""
-    of_samples = [dim for dim in dims if dim is not None and SAMPLE in _factors(dim)]
+    of_samples = [dim for dim in dims if SAMPLE in dim.axes]
     if not of_samples:
         return "no axis of it follows the samples: its value belongs to a whole batch"
     if len(of_samples) > 1:
         return "more than one of its axes follows the samples: its value belongs to a whole batch"
-    if of_samples[0].startswith("f("):
-        return f"its axis {of_samples[0]} mixes samples in a way that cannot be taken apart"
+    if of_samples[0].of:
+        return f"its axis {of_samples[0].length} mixes samples in a way that cannot be taken apart"
     return None
 
 
@@ -101,26 +93,23 @@ def of_single_calls(catalog: Catalog) -> Catalog:
 
 
 def _of_single_call(record: TensorRecord) -> TensorRecord:
-    if record.reason is None or record.dims is None or record.shape is None:
+    if record.reason is None or not record.spec.known:
         return record
-    if UNKNOWN in record.dims or record.reason != no_sample_axis_reason(record.dims):
+    if record.reason != no_sample_axis_reason(record.spec.axes):
         return record
-    axes = [_axis_of_one(*axis) for axis in zip(record.dims, record.shape, strict=True)]
-    dims, shape = tuple(dim for dim, _ in axes), tuple(size for _, size in axes)
-    return replace(record, dims=dims, shape=shape, reason=None)
+    dims = tuple(map(_axis_of_one, record.spec.axes))
+    return replace(record, spec=replace(record.spec, dims=dims), reason=None)
 
 
-def _axis_of_one(dim: str | None, size: int | None) -> tuple[str | None, int | None]:
+def _axis_of_one(dim: Dim) -> Dim:
     """Return an axis without its factor of the samples, which is 1."""
-    if dim is None or SAMPLE not in _factors(dim):
-        return dim, size
-    if dim == SAMPLE:
-        return None, 1
-    head, _, rest = dim.partition("*")
-    if head == SAMPLE:
-        return (None, int(rest)) if rest.isdigit() else (rest, None)
-    others = [factor for factor in _factors(dim) if factor != SAMPLE]
-    return (f"f({','.join(others)})" if others else BY_VALUES), None
+    if SAMPLE not in dim.axes:
+        return dim
+    if dim.samples:
+        return Dim(size=1)
+    if dim.counts_samples:
+        return dim.factors[1].named(dim.name)
+    return Dim.computed_from(*(axis for axis in dim.axes if axis != SAMPLE)).named(dim.name)
 
 
 # Tried in turn: a model may need longer inputs (pooling), or refuse long ones (a table of

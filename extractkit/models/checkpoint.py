@@ -13,7 +13,7 @@ from extractkit.core.checkpoints import KEY as CHECKPOINTS
 from extractkit.core.checkpoints import CheckpointFiles, StepPattern
 from extractkit.core.keys import Values
 from extractkit.core.requests import check_values
-from extractkit.core.spec import TEXT, storable
+from extractkit.core.spec import TEXT, TensorSpec, storable
 from extractkit.core.values import Array, add_to_digest, digest_of_plain_data
 from extractkit.errors import ConfigError, JobError
 from extractkit.inputs import Sample, Signature
@@ -160,7 +160,7 @@ class Checkpoint(HasCheckpoints):
 
     def _value(self, key: str, fetch: Fetch) -> Array:
         value = self.weights.read(key)
-        wanted = storable(self._records[key].dtype)
+        wanted = storable(self._records[key].spec.dtype)
         if wanted != TEXT:
             value = value.astype(wanted, copy=False)
         if fetch.pipeline is None:
@@ -187,9 +187,7 @@ class Checkpoint(HasCheckpoints):
         return TensorRecord(
             address=address,
             kind=_kind(self.weights.location(key)),
-            dtype=dtype or entry.dtype,
-            shape=entry.shape,
-            dims=(None,) * len(entry.shape),
+            spec=TensorSpec.fixed(dtype or entry.dtype, entry.shape),
             name=key,
             depends_on_inputs=False,
             reason=None if dtype else f"NumPy has no type for its elements ({entry.dtype})",

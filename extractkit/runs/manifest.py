@@ -15,6 +15,7 @@ from extractkit.advice import command
 from extractkit.core.catalog import TensorRecord
 from extractkit.core.checkpoints import Checkpoint, ExcludedCheckpoint
 from extractkit.core.plan import CONSTANTS_SHARD, Part, Shard
+from extractkit.core.spec import PER_SAMPLE, TensorSpec
 from extractkit.core.value_checks import ValueChecks
 from extractkit.errors import RunDirectoryError
 from extractkit.runs import MANIFEST, PARTS, SWEEP, no_run
@@ -146,7 +147,7 @@ class RunStatistics:
         transforms: the transforms before, as `do` has them.
         statistics: the statistics as configured.
         names: the names of the statistics, in order.
-        dtype, dims, shape: the tensor after the transforms, as `StoredTensor` has them.
+        spec: that of the tensor after the transforms.
     """
 
     key: str
@@ -155,9 +156,7 @@ class RunStatistics:
     transforms: tuple[object, ...]
     statistics: tuple[object, ...]
     names: tuple[str, ...]
-    dtype: str
-    dims: tuple[str | None, ...]
-    shape: tuple[int | None, ...]
+    spec: TensorSpec = field(metadata=PER_SAMPLE)
 
 
 @dataclass(frozen=True)

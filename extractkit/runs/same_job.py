@@ -61,10 +61,7 @@ def surrounding_differences(recorded: Manifest, now: Manifest) -> list[str]:
     """List differences that may change the last bits of values, or what the model computes."""
     pairs: dict[str, tuple[Any, Any]] = {
         "what the model computes": (recorded.model.get("definition"), now.model.get("definition")),
-        "the tensors' records": (
-            digest(tensors_key((*recorded.tensors, *recorded.statistics))),
-            digest(tensors_key((*now.tensors, *now.statistics))),
-        ),
+        "the tensors' records": _records(recorded, now),
     }
     for name in sorted({*recorded.environment, *now.environment}):
         pairs[f"the variable {name}"] = (
@@ -131,18 +128,40 @@ def tensors_key(tensors: Iterable[RunTensor | RunStatistics]) -> list[Any]:
     """Return, as plain data, what decides how tensors and statistics are stored.
 
     Omits the layers' own names, which Keras numbers by what was built before in the process.
-    Addresses name the same layers in every process. Omits the transforms of tensors too, which
-    follow from the selectors and are part of the identity by themselves.
+    Addresses name the same layers in every process. Omits names of axes that describe them, and the
+    transforms of tensors, which follow from the selectors and are part of the identity by
+    themselves.
     """
     return [_tensor_key(tensor) for tensor in tensors]
 
 
 def _tensor_key(tensor: RunTensor | RunStatistics) -> dict[str, Any]:
     scopes = tuple(replace(scope, name="") for scope in tensor.record.scopes)
-    key = plain(replace(tensor, record=replace(tensor.record, name="", scopes=scopes)))
-    if isinstance(tensor, RunTensor):
-        del key["transforms"], key["result"]
+    spec = tensor.record.spec.undescribed
+    record = replace(tensor.record, name="", scopes=scopes, spec=spec)
+    if isinstance(tensor, RunStatistics):
+        return dict(plain(replace(tensor, record=record, spec=tensor.spec.undescribed)))
+    stored = replace(tensor.stored, spec=tensor.stored.spec.undescribed)
+    key = plain(replace(tensor, record=record, stored=stored))
+    del key["transforms"], key["result"]
     return dict(key)
+
+
+def _records(recorded: Manifest, now: Manifest) -> tuple[str, str]:
+    """Return digests of the tensors' records.
+
+    Before schema 10, records kept axes unknown that were measured: these fit any.
+    """
+    after: list[RunTensor | RunStatistics] = [*now.tensors, *now.statistics]
+    measured = {one.key: one.record.spec for one in after}
+
+    def completed(tensor: RunTensor | RunStatistics) -> RunTensor | RunStatistics:
+        if tensor.record.spec.known or tensor.key not in measured:
+            return tensor
+        return replace(tensor, record=replace(tensor.record, spec=measured[tensor.key]))
+
+    before: list[RunTensor | RunStatistics] = [*recorded.tensors, *recorded.statistics]
+    return digest(tensors_key(map(completed, before))), digest(tensors_key(after))
 
 
 def _unequal(pairs: Mapping[str, tuple[Any, Any]]) -> list[str]:

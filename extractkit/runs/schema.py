@@ -9,7 +9,7 @@ import json
 import math
 import types
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import Field, dataclass, field, fields, is_dataclass
 from enum import Enum
 from functools import lru_cache
 from pathlib import Path, PurePath
@@ -17,6 +17,7 @@ from typing import Any, Generic, TypeVar, Union, get_args, get_origin, get_type_
 
 import numpy as np
 
+from extractkit.core.spec import PER_SAMPLE, SAMPLE, TensorSpec
 from extractkit.errors import RunDirectoryError, choices
 from extractkit.runs.files import content_of
 from extractkit.runs.upgrades import Upgrade, check_version, upgraded
@@ -44,12 +45,25 @@ def plain(value: object) -> Any:
     if isinstance(value, PurePath):
         return str(value)
     if is_dataclass(value):
-        return {item.name: plain(getattr(value, item.name)) for item in fields(value)}
+        return _plain_fields(value)
     if isinstance(value, Mapping):
         return {str(key): plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
         return [plain(entry) for entry in value]
     raise TypeError(f"{value!r} cannot be recorded as JSON")
+
+
+def _plain_fields(value: Any) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for item in fields(value):
+        own = getattr(value, item.name)
+        if isinstance(own, TensorSpec):  # its fields are those of the record that holds it
+            found |= own.to_json()
+            if item.metadata == PER_SAMPLE:
+                found["shape"] = list(own.sample_shape)
+        else:
+            found[item.name] = plain(own)
+    return found
 
 
 def canonical(value: object) -> str:
@@ -135,6 +149,8 @@ def _decode(expected: Any, data: Any, at: str) -> Any:
 
 def _decode_fields(expected: Any, data: dict[str, Any], at: str) -> Any:
     hints = _hints(expected)
+    if (item := _field_of_spec(expected)) is not None:
+        data = _with_spec(item, data, at)
     for key in data:
         if key not in hints:
             raise RunDirectoryError(
@@ -152,6 +168,24 @@ def _decode_fields(expected: Any, data: dict[str, Any], at: str) -> Any:
     )
 
 
+def _with_spec(item: Field[Any], data: dict[str, Any], at: str) -> dict[str, Any]:
+    """Return the fields of a record with those of a spec as one; unchanged if it lacks any."""
+    if not _OF_SPECS.issubset(data):
+        raise RunDirectoryError(f"{at} lacks {min(_OF_SPECS.difference(data))!r}")
+    rest = {key: value for key, value in data.items() if key not in _OF_SPECS}
+    dtype: str = _decode(str, data["dtype"], f"{at}.dtype")
+    dims = _decode(tuple[str | None, ...] | None, data["dims"], f"{at}.dims")
+    shape = _decode(tuple[int | None, ...] | None, data["shape"], f"{at}.shape")
+    if item.metadata == PER_SAMPLE and dims and dims[0] == SAMPLE and shape is not None:
+        shape = (None, *shape)
+    if dims is not None and (shape is None or len(dims) != len(shape)):
+        raise RunDirectoryError(f"{at}.dims has {len(dims)} axes, other than {at}.shape")
+    return {**rest, item.name: TensorSpec.of(dtype, dims, shape)}
+
+
+_OF_SPECS = frozenset({"dtype", "dims", "shape"})
+
+
 def _decode_tuple(entries: tuple[Any, ...], data: list[Any], at: str) -> tuple[Any, ...]:
     if entries[-1] is Ellipsis:
         entries = (entries[0],) * len(data)
@@ -167,6 +201,11 @@ def _checked(expected: Any, data: Any, at: str) -> Any:
         wanted = names.get(expected, f"of type {expected.__name__}")
         raise RunDirectoryError(f"{at} is {data!r}, which is not {wanted}")
     return data
+
+
+@lru_cache
+def _field_of_spec(expected: Any) -> Field[Any] | None:
+    return next((one for one in fields(expected) if _hints(expected)[one.name] is TensorSpec), None)
 
 
 @lru_cache

@@ -49,7 +49,7 @@ class TrajectoryView(TensorView):
     @property
     def dims(self) -> tuple[str | None, ...]:
         """The name of each axis; None for an axis without a name. The first is "checkpoint"."""
-        return (AXIS, *self._stored.dims)
+        return (AXIS, *self._stored.spec.titles)
 
     @cached_property
     def shape(self) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from extractkit.core.catalog import TensorRecord
 from extractkit.core.plan import Shard
-from extractkit.core.spec import numpy_dtype
+from extractkit.core.spec import TensorSpec, numpy_dtype
 from extractkit.core.values import Array, Dense, Values, from_stored, varies
 from extractkit.errors import RunDirectoryError
 from extractkit.runs.files import reading
@@ -180,25 +180,26 @@ class TensorView:
     @property
     def dtype(self) -> np.dtype[Any]:
         """The type of its elements. Values stored as bfloat16 are read as float32, exactly."""
-        return numpy_dtype(self._stored.dtype)
+        return numpy_dtype(self._stored.spec.dtype)
 
     @property
     def dims(self) -> tuple[str | None, ...]:
         """The name of each axis; None for an axis without a name."""
-        return self._stored.dims
+        return self._stored.spec.titles
 
     @property
-    def sample_shape(self) -> tuple[int | None, ...]:
-        """The shape of one sample, or of a constant; None for axes whose length varies."""
-        return self._stored.shape
+    def spec(self) -> TensorSpec:
+        """Type and axes as stored, each axis with its size or with what its length follows."""
+        return self._stored.spec
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
         """The padded shape. Varying axes have the length of the longest committed sample."""
         if self.constant:
-            known = tuple(size for size in self._stored.shape if size is not None)
-            return self._value.shape if varies(self._stored.shape) else known
-        fixed = self._stored.shape
+            stored = self._stored.spec.sample_shape
+            known = tuple(size for size in stored if size is not None)
+            return self._value.shape if varies(stored) else known
+        fixed = self._stored.spec.sample_shape
         if not varies(fixed):
             return (self._committed.samples, *(size or 0 for size in fixed))
         longest = np.zeros(len(fixed), np.int64)
@@ -215,7 +216,8 @@ class TensorView:
     @cached_property
     def lengths(self) -> Positions:
         """Each sample's own length along the varying axes: int64 (samples, varying axes)."""
-        axes = [axis for axis, size in enumerate(self._stored.shape) if size is None]
+        sizes = self._stored.spec.sample_shape
+        axes = [axis for axis, size in enumerate(sizes) if size is None]
         if self.constant or not axes:
             return np.zeros((len(self), 0), np.int64)
         self._committed.require_all()
@@ -279,9 +281,8 @@ class TensorView:
         return array if dtype is None else array.astype(dtype, copy=False)
 
     def __repr__(self) -> str:
-        # Every axis in front of the stored ones has a name.
-        sizes = (None,) * (len(self.dims) - len(self._stored.shape)) + self._stored.shape
-        shown = ", ".join(dim or str(size) for dim, size in zip(self.dims, sizes, strict=True))
+        outer = self.dims[: len(self.dims) - len(self._stored.spec.axes)]
+        shown = ", ".join([*map(str, outer), *map(str, self._stored.spec.axes)])
         return f"<{type(self).__name__} {self.key!r}: {self.dtype} ({shown})>"
 
     @property
@@ -293,12 +294,14 @@ class TensorView:
 
     @cached_property
     def _value(self) -> Array:
-        return from_stored(Dense(self._committed.constant(self.key)), self._stored.dtype).values
+        return from_stored(
+            Dense(self._committed.constant(self.key)), self._stored.spec.dtype
+        ).values
 
     def _read(self, rows: Positions) -> Iterator[tuple[slice, Positions, Values]]:
         """Yield what `Committed.read` yields, with values as in memory."""
         for part, positions, values in self._committed.read(self.key, rows):
-            yield part, positions, from_stored(values, self._stored.dtype)
+            yield part, positions, from_stored(values, self._stored.spec.dtype)
 
     def _wanted(self, first: Any) -> npt.NDArray[np.intp] | None:
         """Return the rows that an index on the first axis names, or None if it covers more axes."""

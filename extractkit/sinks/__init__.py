@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from extractkit.core.plan import Shard
+from extractkit.core.spec import PER_SAMPLE, TensorSpec
 from extractkit.core.values import OFFSETS, SHAPES, Array, Values
 from extractkit.errors import RunDirectoryError
 
@@ -20,16 +21,13 @@ class StoredTensor:
 
     Attributes:
         key: its name in the run.
-        dtype: NumPy name of the element type. Sinks get and return bfloat16 as its bits, uint16.
-        dims: dims of the stored tensor; the first is "sample" unless the tensor is constant.
-        shape: shape of one sample (or of a constant), with None where it varies.
+        spec: dtype and dims as stored; the first axis is that of the samples unless the tensor is
+            constant. Sinks get and return bfloat16 as its bits, uint16.
         constant: whether it does not depend on the inputs, and is in the constants shard.
     """
 
     key: str
-    dtype: str
-    dims: tuple[str | None, ...]
-    shape: tuple[int | None, ...]
+    spec: TensorSpec = field(metadata=PER_SAMPLE)
     constant: bool
 
 

@@ -382,7 +382,7 @@ class _Tensor:
         if not self.values.by_checkpoint:
             return
         node = self.values.write(file, directory)
-        labels = [AXIS] * self.stacked + [dim or "" for dim in self.stored.dims]
+        labels = [AXIS] * self.stacked + [dim or "" for dim in self.stored.spec.labels]
         if self.offsets:
             node = file[self.stored.key]
             node[OFFSETS] = self._laid(self.offsets)
@@ -391,7 +391,7 @@ class _Tensor:
         else:
             for axis, label in enumerate(labels[: len(node.shape)]):
                 node.dims[axis].label = label
-        if self.stored.dtype == BFLOAT16:
+        if self.stored.spec.dtype == BFLOAT16:
             node.attrs["dtype"] = BFLOAT16
         node.attrs["dims"] = np.array(labels, h5py.string_dtype())
         if self.present.by_checkpoint:

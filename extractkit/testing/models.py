@@ -19,7 +19,7 @@ import numpy as np
 from extractkit.core.catalog import TensorRecord
 from extractkit.core.plan import Layout
 from extractkit.core.requests import Request, Value
-from extractkit.core.spec import SAMPLE, UNKNOWN, numpy_dtype, storable
+from extractkit.core.spec import SAMPLE, numpy_dtype, storable
 from extractkit.core.values import Array
 from extractkit.engine.batches import Batch, collate, converted
 from extractkit.errors import SelectionError
@@ -180,16 +180,15 @@ def assert_close(value: Array, expected: Array) -> None:
 
 def assert_fits(record: TensorRecord, value: Array, sizes: Mapping[str, int]) -> None:
     """Check fixed axes against the recorded size, and others against their free axis."""
-    assert value.dtype == numpy_dtype(storable(record.dtype)), record.address
-    if record.dims is None or record.shape is None:  # even the rank has to be measured
+    assert value.dtype == numpy_dtype(storable(record.spec.dtype)), record.address
+    if record.spec.dims is None:  # even the rank has to be measured
         return
-    assert len(record.dims) == value.ndim, record.address
-    for dim, size, got in zip(record.dims, record.shape, value.shape, strict=True):
-        if dim is None:
-            assert size == got, record.address
-        elif dim != UNKNOWN and "f(" not in dim:
-            factors = [sizes[f] if f in sizes else int(f) for f in dim.split("*")]
-            assert math.prod(factors) == got, record.address
+    assert len(record.spec.dims) == value.ndim, record.address
+    for dim, got in zip(record.spec.dims, value.shape, strict=True):
+        if not dim.unknown and not dim.computed:
+            factors = dim.factors or (dim,)
+            lengths = [sizes[one.follows] if one.follows else one.size or 0 for one in factors]
+            assert math.prod(lengths) == got, record.address
 
 
 def _without_generated_names(model: Model) -> list[TensorRecord]:

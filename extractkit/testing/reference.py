@@ -19,7 +19,7 @@ from extractkit.core.catalog import Catalog, Kind, Scope, TensorRecord
 from extractkit.core.checkpoints import KEY
 from extractkit.core.keys import Values
 from extractkit.core.requests import check_values
-from extractkit.core.spec import UNKNOWN
+from extractkit.core.spec import TensorSpec
 from extractkit.core.values import Array, digest_of_plain_data, stacked
 from extractkit.errors import ConfigError, ModelError
 from extractkit.inputs import InputSpec, Sample, Signature
@@ -109,7 +109,7 @@ class ReferenceModel:
             _record("attention:op/MatMul", op, ("sample*token", None), (None, _WIDTH), attention),
             _record("attention:op/Count", op, (), (), attention, reason=whole_batch),
             _record("attention:output", output, wide, hidden, attention),
-            _record("pool:op/Max", op, (UNKNOWN, UNKNOWN), (None, None), (_POOL,)),
+            _record("pool:op/Max", op, ("?", "?"), (None, None), (_POOL,)),
             _record("pool:output", output, pooled, (None, _WIDTH), (_POOL,)),
             _record(":output", Kind.MODEL_OUTPUT, pooled, (None, _WIDTH)),
             *(
@@ -180,7 +180,8 @@ class ReferenceModel:
         values = [one[fetch.address] for one in computed]
         if fetch.pipeline is not None:
             values = [fetch.pipeline.in_numpy(value) for value in values]
-        if fetch.layout is None and self.catalog[fetch.address].dims == ("sample*token", None):
+        record = self.catalog[fetch.address]
+        if fetch.layout is None and record.spec.dims and record.spec.dims[0].factors:
             # As in a real model, with padding between the samples.
             whole = np.zeros((len(values), padded, *values[0].shape[1:]), values[0].dtype)
             for row, value in zip(whole, values, strict=True):
@@ -248,9 +249,7 @@ def _record(
     return TensorRecord(
         address=address,
         kind=kind,
-        dtype=dtype,
-        shape=shape,
-        dims=dims,
+        spec=TensorSpec.of(dtype, dims, shape),
         scopes=(_MODEL, *scopes),
         name=address,
         op_type=address.rpartition("/")[2] if kind is Kind.OP else None,

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from extractkit.core.plan import Shard
+from extractkit.core.spec import TensorSpec
 from extractkit.core.values import Array, Dense, Ragged, Values, digest, sample_shapes
 from extractkit.errors import RunDirectoryError
 from extractkit.sinks import Sink, StoredShard, StoredTensor
@@ -168,7 +169,8 @@ class SinkContract:
         (tmp_path / "shards").mkdir()
         path = tmp_path / f"shards/000000000-000000005{self.sink().suffix}"
         path.write_bytes(self.sink().serialize({"a:op/X": example_values()["a:op/X"]}))
-        tensors = [StoredTensor("a:op/X", "float64", ("sample", None, None), (2, 3), False)]
+        spec = TensorSpec.of("float64", ("sample", None, None), (None, 2, 3))
+        tensors = [StoredTensor("a:op/X", spec, constant=False)]
         shards = [StoredShard(Shard(0, 5), path)]
         first = self.sink().finish(tmp_path, tensors, shards)
         assert all(Path(name).name == name for name in first)

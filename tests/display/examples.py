@@ -3,6 +3,7 @@
 from extractkit.core.catalog import Catalog, Kind, Scope, TensorRecord
 from extractkit.core.plan import PlannedTensor, plan_tensors
 from extractkit.core.selectors import parse_selector
+from extractkit.core.spec import TensorSpec
 from extractkit.testing.reference import ReferenceModel
 
 EVIL = "a\x1b[31m[bold]b\u202e\n"
@@ -17,9 +18,12 @@ def evil_catalog() -> Catalog:
     """A model, layer, type, dim and reason with that name."""
     scopes = (Scope("", EVIL), Scope(EVIL, EVIL))
     record = TensorRecord(
-        f"{EVIL}:{EVIL}", Kind.LAYER_OUTPUT, "float32", (None, None), ("sample", EVIL), scopes,
+        f"{EVIL}:{EVIL}",
+        Kind.LAYER_OUTPUT,
+        TensorSpec.of("float32", ("sample", EVIL), (None, None)),
+        scopes,
         reason=EVIL,
-    )  # fmt: skip
+    )
     return Catalog([record], EVIL)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from extractkit.core.checkpoints import Checkpoint, ExcludedCheckpoint
+from extractkit.core.spec import TensorSpec
 from extractkit.core.value_checks import ValueChecks
 from extractkit.display import render
 from extractkit.display.run import overview, summary
@@ -32,12 +33,22 @@ MANIFEST = Manifest(
     inputs=RunInputs("f00", 48, ("1 empty line was left out",)),
     tensors=(
         RunTensor(
-            StoredTensor("pool:output", "float32", ("sample", None), (4,), constant=False),
+            StoredTensor(
+                "pool:output",
+                TensorSpec.of(
+                    "float32",
+                    ("sample", None),
+                    (None, 4),
+                ),
+                constant=False,
+            ),
             CATALOG["pool:output"],
             ("layers",),
         ),
         RunTensor(
-            StoredTensor("attention:kernel", "float32", (None, None), (4, 4), constant=True),
+            StoredTensor(
+                "attention:kernel", TensorSpec.of("float32", (None, None), (4, 4)), constant=True
+            ),
             CATALOG["attention:kernel"],
             ("weights",),
         ),

@@ -5,6 +5,7 @@ from collections import Counter
 import pytest
 
 from extractkit.core.catalog import Kind
+from extractkit.core.spec import TensorSpec
 from extractkit.display import (
     counts_text,
     duration_text,
@@ -40,13 +41,14 @@ def test_a_name_cannot_control_the_terminal() -> None:
 def test_axes_show_by_name_or_size(
     dims: tuple[str | None, ...] | None, shape: tuple[int | None, ...] | None, shown: str, size: str
 ) -> None:
-    assert shape_text(dims, shape) == shown
-    assert size_text(dims, shape, "float32") == size
+    spec = TensorSpec.of("float32", dims, shape)
+    assert shape_text(spec) == shown
+    assert size_text(spec) == size
 
 
 def test_a_type_without_a_size_shows_none() -> None:
-    assert size_text((None,), (3,), "string") == ""
-    assert size_text((None,), (3,), "bfloat16") == "6 B"  # stored as its bits
+    assert size_text(TensorSpec.fixed("string", (3,))) == ""
+    assert size_text(TensorSpec.fixed("bfloat16", (3,))) == "6 B"  # stored as its bits
 
 
 def test_counts() -> None:

@@ -4,6 +4,7 @@ import io
 
 from extractkit.core.catalog import Catalog, Kind, TensorRecord
 from extractkit.core.selectors import parse_selector
+from extractkit.core.spec import TensorSpec
 from extractkit.display import render
 from extractkit.display.tensors import listing
 from tests.display.examples import CATALOG, SHOWN_EVIL, evil_catalog
@@ -47,14 +48,16 @@ def test_every_layer_stands_under_the_one_that_calls_it() -> None:
 def graph(*scopes: str) -> Catalog:
     """A graph, which has no layers, with two operations in each of these name scopes."""
     return Catalog(
-        TensorRecord(f"{scope}/{op}:0", Kind.OP, "float32", (2,), (None,), op_type=op)
+        TensorRecord(
+            f"{scope}/{op}:0", Kind.OP, TensorSpec.of("float32", (None,), (2,)), op_type=op
+        )
         for scope in scopes
         for op in ("MatMul", "Relu")
     )
 
 
 def tree_of(catalog: Catalog) -> list[str]:
-    extra = TensorRecord(":input.x", Kind.MODEL_INPUT, "float32", (2,), (None,))
+    extra = TensorRecord(":input.x", Kind.MODEL_INPUT, TensorSpec.of("float32", (None,), (2,)))
     text = shown(Catalog([extra, *catalog.records]))
     return text[: text.index("\n\n")].splitlines()
 

@@ -36,7 +36,10 @@ def test_what_is_loaded_is_reported(known: Manifest) -> None:
         record.address for record in MODEL.catalog.records if record.extractable
     }
     for tensor in known.tensors:
-        assert tensor.record == MODEL.catalog[tensor.key]
+        record = MODEL.catalog[tensor.key]
+        assert replace(tensor.record, spec=record.spec) == record
+        assert tensor.record.spec.known
+        assert not record.spec.known or tensor.record.spec == record.spec
         assert tensor.selectors == ("s0",)
         assert tensor.stored.constant == (tensor.key in MODEL.weights)
     reason = MODEL.catalog["attention:op/Count"].reason
@@ -62,8 +65,9 @@ def test_versions_and_variables_are_those_of_this_process(known: Manifest) -> No
 
 def test_axes_that_running_tells_are_in_the_record_of_what_is_stored(known: Manifest) -> None:
     (pooled,) = [tensor for tensor in known.tensors if tensor.key == "pool:op/Max"]
-    assert pooled.stored.dims == ("sample", None)
-    assert pooled.stored.shape == (4,)
+    assert pooled.stored.spec.labels == ("sample", None)
+    assert pooled.stored.spec.shape == (None, 4)
+    assert pooled.record.spec == pooled.stored.spec
 
 
 def test_weights_alone_have_no_inputs() -> None:

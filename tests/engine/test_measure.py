@@ -10,6 +10,7 @@ import pytest
 from extractkit.core.catalog import Catalog
 from extractkit.core.plan import PlannedTensor, plan_tensors
 from extractkit.core.selectors import parse_selector
+from extractkit.core.spec import TensorSpec
 from extractkit.core.values import Array
 from extractkit.engine.measure import Measured, measure_axes
 from extractkit.errors import SelectionError
@@ -32,8 +33,10 @@ class Altered(ReferenceModel):
     def catalog(self) -> Catalog:
         records = {record.address: record for record in MODEL.catalog.records}
         record = records[self.altered]
-        shape = record.shape if self.dims else None
-        records[self.altered] = replace(record, dims=self.dims, shape=shape)
+        shape = record.spec.shape if record.spec.dims and self.dims else ()
+        sizes = shape if len(shape) == len(self.dims or ()) else (None,) * len(self.dims or ())
+        spec = TensorSpec.of(record.spec.dtype, self.dims, sizes)
+        records[self.altered] = replace(record, spec=spec)
         return Catalog(records.values(), self.name)
 
     def program(self, fetches: Sequence[Fetch], compilation: Compilation) -> Program:
@@ -108,26 +111,26 @@ def measured(
 
 def test_unknown_axes_are_known_once_the_model_has_run() -> None:
     tensor = measured("pool:op/Max")
-    assert (tensor.dims, tensor.shape) == (("sample", None), (None, 4))
+    assert (tensor.spec.labels, tensor.spec.shape) == (("sample", None), (None, 4))
 
 
 def test_an_unknown_rank_too_and_the_sample_axis_wherever_it_stands() -> None:
     tensor = measured("attention:output", Turned())
     assert tensor.layout is not None
     assert tensor.layout.axis == 2
-    assert (tensor.dims, tensor.shape) == (("sample", "token", None), (None, None, 4))
+    assert (tensor.spec.labels, tensor.spec.shape) == (("sample", "token", None), (None, None, 4))
 
 
 @pytest.mark.parametrize("texts", [["a"], ["", "ab"], ["x" * 64], ["x" * 99, "y"], TEXTS])
 def test_it_takes_no_particular_first_sample(texts: list[str]) -> None:
     unknown = described("embedding:output", "?", "?", "?")
     tensor = measured("embedding:output", unknown, texts)
-    assert (tensor.dims, tensor.shape) == (("sample", "token", None), (None, None, 4))
+    assert (tensor.spec.labels, tensor.spec.shape) == (("sample", "token", None), (None, None, 4))
 
 
 def test_a_product_in_which_samples_vary_slowest_is_taken_apart() -> None:
     tensor = measured("attention:op/MatMul")
-    assert (tensor.dims, tensor.shape) == (("sample", "token", None), (None, None, 4))
+    assert (tensor.spec.labels, tensor.spec.shape) == (("sample", "token", None), (None, None, 4))
 
 
 def alone(path: str, model: ReferenceModel, texts: Sequence[str] = TEXTS) -> Measured:
@@ -140,7 +143,7 @@ def alone(path: str, model: ReferenceModel, texts: Sequence[str] = TEXTS) -> Mea
 
 def test_a_product_in_which_tokens_vary_slowest_takes_calls_on_one_sample() -> None:
     (tensor,) = alone("attention:op/MatMul", TokensFirst()).tensors
-    assert (tensor.dims, tensor.shape) == (("sample", "token", None), (None, None, 4))
+    assert (tensor.spec.labels, tensor.spec.shape) == (("sample", "token", None), (None, None, 4))
 
 
 def test_so_does_one_of_which_equal_samples_cannot_tell() -> None:
@@ -157,14 +160,14 @@ def test_a_single_sample_needs_no_order() -> None:
 
 def test_a_value_that_belongs_to_a_whole_batch_is_that_of_its_only_sample() -> None:
     (tensor,) = alone("pool:op/Max", WholeBatch()).tensors
-    assert (tensor.dims, tensor.shape) == (("sample", None), (None, 4))
+    assert (tensor.spec.labels, tensor.spec.shape) == (("sample", None), (None, 4))
     assert tensor.layout is not None
     assert tensor.layout.whole
 
 
 def test_so_is_one_whose_rank_changes() -> None:
     (tensor,) = alone("pool:op/Max", Restless()).tensors
-    assert (tensor.dims, tensor.shape) == (("sample", None), (None, 1))
+    assert (tensor.spec.labels, tensor.spec.shape) == (("sample", None), (None, 1))
 
 
 class Fickle(Altered):
@@ -229,7 +232,10 @@ class Masked(Altered):
 
 def test_rows_that_the_values_decide_belong_to_the_only_sample() -> None:
     (tensor,) = alone("attention:op/MatMul", Masked(), ["abcdefgh", "aaaaaaaa"]).tensors
-    assert (tensor.dims, tensor.shape) == (("sample", "f(values)", None), (None, None, 4))
+    assert (tensor.spec.labels, tensor.spec.shape) == (
+        ("sample", "f(values)", None),
+        (None, None, 4),
+    )
 
 
 class Early(Altered):
@@ -244,4 +250,7 @@ class Early(Altered):
 
 def test_lengths_that_the_values_decide_are_measured_on_several_samples() -> None:
     tensor = measured("embedding:output", Early(), ["abcdefgh", "aaaabbbb"])
-    assert (tensor.dims, tensor.shape) == (("sample", "f(values)", None), (None, None, 4))
+    assert (tensor.spec.labels, tensor.spec.shape) == (
+        ("sample", "f(values)", None),
+        (None, None, 4),
+    )

@@ -10,6 +10,7 @@ import pytest
 from extractkit import cli
 from extractkit.core.catalog import Kind, TensorRecord
 from extractkit.core.job import Job, Runtime
+from extractkit.core.spec import TensorSpec
 from extractkit.core.values import Array
 from extractkit.engine import Silent
 from extractkit.engine.batches import Batch
@@ -475,7 +476,11 @@ def test_of_parts_the_largest_difference_counts_and_any_comparison_before_none()
 
 def record(dtype: str) -> TensorRecord:
     return TensorRecord(
-        ":output", Kind.MODEL_OUTPUT, dtype, (None, 2), ("sample", None), (), name=":output"
+        ":output",
+        Kind.MODEL_OUTPUT,
+        TensorSpec.of(dtype, ("sample", None), (None, 2)),
+        (),
+        name=":output",
     )
 
 

@@ -13,6 +13,7 @@ import pytest
 from extractkit.core.catalog import Kind, Scope, TensorRecord
 from extractkit.core.checkpoints import Checkpoint, ExcludedCheckpoint
 from extractkit.core.plan import Shard
+from extractkit.core.spec import TensorSpec
 from extractkit.core.value_checks import ValueChecks
 from extractkit.errors import RunDirectoryError
 from extractkit.runs import MANIFEST, journal
@@ -66,13 +67,15 @@ EXPECTED = Manifest(
     inputs=RunInputs("3" * 64, 3, ("a note",), truncated=1),
     tensors=(
         RunTensor(
-            StoredTensor("a:output", "float32", ("sample", "token", None), (None, 4), False),
+            StoredTensor(
+                "a:output",
+                TensorSpec.of("float32", ("sample", "token", None), (None, None, 4)),
+                False,
+            ),
             TensorRecord(
                 "a:output",
                 Kind.LAYER_OUTPUT,
-                "float32",
-                (None, None, 4),
-                ("sample", "token", None),
+                TensorSpec.of("float32", ("sample", "token", None), (None, None, 4)),
                 (Scope("", "Functional", ("Model",)),),
                 name="my_a:output",
             ),

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from extractkit.core.spec import Dim, TensorSpec
 from extractkit.models.axes import Sizes, candidate_sizes, infer_dims, no_sample_axis_reason
 
 FREE = ("token", "row")
@@ -37,13 +38,17 @@ KNOWN: tuple[Formula, ...] = (
 FORMULAS = st.one_of(FIXED, FACTORS, st.sampled_from(KNOWN))
 
 
+def labels(dims: tuple[Dim, ...] | None) -> tuple[str | None, ...]:
+    return TensorSpec("", dims).labels
+
+
 @given(formulas=st.lists(FORMULAS, max_size=5), sizes=st.sampled_from(ALL_SIZES))
 def test_known_formulas_are_recovered(formulas: list[Formula], sizes: Sizes) -> None:
     shapes = [
         tuple(size(at["sample"], at["token"], at["row"]) for _, size in formulas)
         for at in sizes.trials
     ]
-    assert infer_dims(sizes, shapes) == tuple(name for name, _ in formulas)
+    assert labels(infer_dims(sizes, shapes)) == tuple(name for name, _ in formulas)
 
 
 def test_each_trial_enlarges_one_axis() -> None:
@@ -64,7 +69,7 @@ def test_a_rank_that_varies_or_is_unknown_gives_no_dims() -> None:
 
 def test_an_axis_unknown_at_one_size_alone_is_unknown() -> None:
     sizes = Sizes({"sample": 13}, {"sample": 17})
-    assert infer_dims(sizes, [(13, 4), (17, None)]) == ("sample", "?")
+    assert labels(infer_dims(sizes, [(13, 4), (17, None)])) == ("sample", "?")
 
 
 WHOLE = "its value belongs to a whole batch"
@@ -91,4 +96,5 @@ WHOLE = "its value belongs to a whole batch"
 def test_why_a_tensor_has_no_value_per_sample(
     dims: tuple[str | None, ...], reason: str | None
 ) -> None:
-    assert no_sample_axis_reason(dims) == reason
+    sizes = [None if dim else 4 for dim in dims]
+    assert no_sample_axis_reason(TensorSpec.of("float32", dims, sizes).axes) == reason

@@ -54,7 +54,7 @@ def test_addresses_and_names(tmp_path: Path) -> None:
     examples.graph_checkpoint(tmp_path / "saved")
     catalog = load(str(tmp_path / "saved")).catalog
     slot = catalog["conv:kernel@Adam_1"]
-    assert (slot.kind, slot.name, slot.shape, slot.dims) == (
+    assert (slot.kind, slot.name, slot.spec.shape, slot.spec.labels) == (
         Kind.OPTIMIZER, "conv/kernel/Adam_1", (3, 4), (None, None),
     )  # fmt: skip
     assert catalog["conv/kernel/Adam_1"] is slot
@@ -88,7 +88,7 @@ def test_types_that_numpy_lacks_are_widened(tmp_path: Path) -> None:
     assert (eighth.dtype, half.dtype) == (np.float32, np.float32)
     np.testing.assert_array_equal(eighth, [0.5, 448.0])
     np.testing.assert_array_equal(half, [1.5, -2.0])
-    assert [record.dtype for record in model.catalog.records] == ["float32", "bfloat16"]
+    assert [record.spec.dtype for record in model.catalog.records] == ["float32", "bfloat16"]
 
 
 def test_what_numpy_has_no_type_for_is_listed_with_the_reason(tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ def test_hed_agrees_with_h5py() -> None:
     with h5py.File(file, "r") as opened:
         for name, value in found.items():
             np.testing.assert_array_equal(value, opened[name][()], strict=True)
-    assert model.catalog["block1/block1_conv1:0"].shape == (3, 3, 3, 64)
+    assert model.catalog["block1/block1_conv1:0"].spec.shape == (3, 3, 3, 64)
 
 
 def test_fers_optimizer_is_reported_from_its_weights() -> None:

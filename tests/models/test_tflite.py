@@ -82,7 +82,7 @@ def test_inputs_without_a_sample_axis_are_one_sample_as_they_are(folder: Path) -
 
 def test_a_free_axis_takes_samples_of_any_length(folder: Path) -> None:
     model = load(str(written("attention", folder)))
-    assert model.catalog["Softmax:0"].dims == ("sample", "axis1", "axis1")
+    assert model.catalog["Softmax:0"].spec.labels == ("sample", "axis1", "axis1")
     for length in (1, 6, 3):
         x = np.random.default_rng(length).normal(size=(length, 3)).astype(np.float32)
         hidden = np.maximum(x @ (KERNEL / 10), 0)
@@ -96,7 +96,7 @@ def test_a_free_axis_takes_samples_of_any_length(folder: Path) -> None:
 
 def test_a_length_that_the_values_decide_is_reported_as_such(folder: Path) -> None:
     record = load(str(written("attention", folder))).catalog[":output.positive"]
-    assert record.dims == ("sample", "f(values)")
+    assert record.spec.labels == ("sample", "f(values)")
 
 
 def test_such_lengths_are_stored_as_each_sample_has_them(folder: Path, tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_bodies_of_loops_are_listed_with_their_constants(folder: Path) -> None:
     model = load(str(written("loop", folder)))
     inside = [r for r in model.catalog.records if r.address.startswith("while_body/")]
     assert {r.kind: r.extractable for r in inside} == {Kind.WEIGHT: True, Kind.OP: False}
-    added = [r.address for r in inside if r.kind is Kind.WEIGHT and r.shape == (3,)]
+    added = [r.address for r in inside if r.kind is Kind.WEIGHT and r.spec.shape == (3,)]
     assert model.constants([Fetch(Value(added[0]))])[0].tolist() == [1, 2, 3]
     x = y = np.array([1, -2, 3], np.float32)
     y = np.abs(y) + 1
@@ -279,7 +279,7 @@ def test_quantised_weights_stand_for_the_float_model_s(folder: Path) -> None:
         (record,) = (
             r
             for r in one.catalog.records
-            if r.kind is Kind.WEIGHT and r.shape == (4, 3, 3, 2) and r.port == port
+            if r.kind is Kind.WEIGHT and r.spec.shape == (4, 3, 3, 2) and r.port == port
         )
         return one.constants([Fetch(Value(record.address))])[0]
 
@@ -312,7 +312,7 @@ def test_what_an_operation_that_litert_lacks_does_not_need_is_had(folder: Path) 
     hidden, beside = run(model, [":output.hidden", ":output.beside"], *({"x": row} for row in x))
     np.testing.assert_allclose(hidden, np.maximum(x @ weights, 0), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(beside, hidden + np.arange(1, 4), rtol=1e-6)
-    kernels = [r.address for r in model.catalog.records if r.kind is Kind.WEIGHT and r.shape]
+    kernels = [r.address for r in model.catalog.records if r.kind is Kind.WEIGHT and r.spec.shape]
     stored = model.constants([Fetch(Value(address)) for address in kernels])
     assert any(np.array_equal(value.reshape(3, 4), weights.T) for value in stored if value.size > 3)
     assert ":output.after" in reasons(model)

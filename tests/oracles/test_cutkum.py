@@ -13,6 +13,7 @@ import tensorflow as tf
 from extractkit.core.catalog import Kind
 from extractkit.core.plan import Layout
 from extractkit.core.requests import Value
+from extractkit.core.spec import TensorSpec
 from extractkit.models import Compilation, Fetch
 from extractkit.models.frozen_graph import load
 from extractkit.models.sessions import SessionModel
@@ -105,7 +106,9 @@ def test_numpy_in_float64(
 def test_what_is_stored_has_the_samples_first(
     model: SessionModel, samples: dict[str, np.ndarray], values: list[np.ndarray]
 ) -> None:
-    layout = Layout(1, False, ("sample", "time", None), (None, None, 5))
+    layout = Layout(
+        1, False, TensorSpec.of("float32", ("sample", "time", None), (None, None, 5)).axes
+    )
     lengths = {"time": np.full(SAMPLES, STEPS, np.int32)}
     (stored,) = model.program([Fetch(Value("probs:0"), layout)], Compilation())(samples, lengths)
     np.testing.assert_array_equal(stored, values[1].transpose(1, 0, 2))

@@ -158,7 +158,7 @@ def test_intermediates_agree_with_the_saved_model() -> None:
     model = load(str(real_model(*_FILES["nmp"])))
     x = samples(model)
     theirs = _saved_model_tensors(real_model("basic-pitch", f"{_PITCH}/nmp"), x)
-    records = [record for record in computed(model) if record.dtype == "float32"]
+    records = [record for record in computed(model) if record.spec.dtype == "float32"]
     apart, compared = [], 0
     for record, value in zip(records, values(model, records, x), strict=True):
         named = [theirs[name] for name in record.name.split(";") if name in theirs]

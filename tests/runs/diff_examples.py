@@ -8,6 +8,7 @@ import numpy as np
 
 from extractkit.core.catalog import Kind, TensorRecord
 from extractkit.core.plan import CONSTANTS_SHARD, Shard
+from extractkit.core.spec import TensorSpec
 from extractkit.core.values import Array, Assembly, Dense, Values
 from extractkit.runs.manifest import Manifest, RunInputs, RunPlan, RunTensor, Volatile
 from extractkit.runs.reader import Run, open_run
@@ -75,14 +76,16 @@ def made_run(
 def _stored(key: str, value: Samples | Array) -> StoredTensor:
     if isinstance(value, np.ndarray):
         dtype = _dtype(value)
-        return StoredTensor(key, dtype, (None,) * value.ndim, value.shape, constant=True)
+        return StoredTensor(
+            key, TensorSpec.of(dtype, (None,) * value.ndim, value.shape), constant=True
+        )
     shapes = {one.shape for one in value}
     first = value[0].shape
     shape = tuple(
         size if len({one[axis] for one in shapes}) == 1 else None for axis, size in enumerate(first)
     )
     dims = ("sample", *(None if size is not None else "token" for size in shape))
-    return StoredTensor(key, _dtype(value[0]), dims, shape, constant=False)
+    return StoredTensor(key, TensorSpec.of(_dtype(value[0]), dims, (None, *shape)), constant=False)
 
 
 def _dtype(value: Array) -> str:
@@ -90,8 +93,7 @@ def _dtype(value: Array) -> str:
 
 
 def _record(one: StoredTensor) -> TensorRecord:
-    shape = one.shape if one.constant else (None, *one.shape)
-    return TensorRecord(one.key, Kind.OP, one.dtype, shape, one.dims)
+    return TensorRecord(one.key, Kind.OP, one.spec)
 
 
 def _part(
@@ -102,7 +104,9 @@ def _part(
         if one.constant:
             continue
         own = list(tensors[key])[shard.start : shard.stop]
-        assembly = Assembly(one.shape, one.dtype, [value.shape for value in own], len(own))
+        assembly = Assembly(
+            one.spec.sample_shape, one.spec.dtype, [value.shape for value in own], len(own)
+        )
         for position, value in enumerate(own):
             assembly.put([position], value[np.newaxis])
         values[key] = assembly.finish()

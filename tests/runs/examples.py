@@ -8,6 +8,7 @@ import numpy as np
 
 from extractkit.core.catalog import Kind, Scope, TensorRecord
 from extractkit.core.plan import CONSTANTS_SHARD, Shard
+from extractkit.core.spec import TensorSpec
 from extractkit.core.values import Assembly, Dense, Values
 from extractkit.runs.manifest import Manifest, RunInputs, RunPlan, RunTensor, Volatile
 from extractkit.runs.recorder import Recorder
@@ -44,15 +45,13 @@ def run_tensor(
     record = TensorRecord(
         address,
         Kind.WEIGHT if constant else Kind.LAYER_OUTPUT,
-        dtype,
-        sizes,
-        dims,
+        TensorSpec.of(dtype, dims, sizes),
         scopes,
         name=address.replace("encoder", "my_encoder"),
         op_type="Softmax" if "Softmax" in address else None,
         depends_on_inputs=not constant,
     )
-    return RunTensor(StoredTensor(key, dtype, dims, shape, constant), record, ("mine",))
+    return RunTensor(StoredTensor(key, record.spec, constant), record, ("mine",))
 
 
 TENSORS = (
@@ -119,7 +118,9 @@ def shard_values(samples: Mapping[str, list[np.ndarray]], shard: Shard) -> dict[
             continue
         values = samples[tensor.key][shard.start : shard.stop]
         shapes = [value.shape for value in values]
-        assembly = Assembly(tensor.stored.shape, tensor.stored.dtype, shapes, len(values))
+        assembly = Assembly(
+            tensor.stored.spec.sample_shape, tensor.stored.spec.dtype, shapes, len(values)
+        )
         for position, value in enumerate(values):
             assembly.put([position], value[np.newaxis])
         stored[tensor.key] = assembly.finish()

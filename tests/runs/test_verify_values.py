@@ -10,6 +10,7 @@ import pytest
 
 import extractkit
 from extractkit.core.plan import CONSTANTS_SHARD, Shard
+from extractkit.core.spec import TensorSpec
 from extractkit.core.transforms import registry
 from extractkit.core.value_checks import EXAMINATION, ValueChecks
 from extractkit.core.values import Dense, Ragged, Values, without
@@ -294,7 +295,7 @@ def test_only_transforms_that_may_shorten_samples_explain_short_ones(
 def skip_the_third(values: dict[str, Any]) -> None:
     for tensor in TENSORS:
         if not tensor.stored.constant:
-            values[tensor.key] = without(values[tensor.key], [2], tensor.stored.shape)
+            values[tensor.key] = without(values[tensor.key], [2], tensor.stored.spec.sample_shape)
 
 
 WHY = {2: "it is no good"}
@@ -328,7 +329,7 @@ def test_a_shard_skips_no_samples_of_others(tmp_path: Path, index: str) -> None:
 def test_constants_are_held_against_the_manifest_too(tmp_path: Path) -> None:
     path = written(tmp_path / "run", sinks=("hdf5",))
     *others, kernel = manifests.read(path).tensors
-    wider = replace(kernel, stored=replace(kernel.stored, shape=(2, 4), dtype="float64"))
+    wider = replace(kernel, stored=replace(kernel.stored, spec=TensorSpec.fixed("float64", (2, 4))))
     manifests.write(path, replace(manifests.read(path), tensors=(*others, wider)))
     messages = [finding.message for finding in of_values(verify(path))]
     at = f"{path}/shards/constants.h5, {KERNEL!r}"

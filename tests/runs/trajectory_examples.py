@@ -10,6 +10,7 @@ import numpy as np
 from extractkit.core.catalog import Kind, TensorRecord
 from extractkit.core.checkpoints import Checkpoint
 from extractkit.core.plan import Shard
+from extractkit.core.spec import TensorSpec
 from extractkit.core.values import Array, Assembly, Dense, Values
 from extractkit.runs.manifest import Manifest, RunInputs, RunPlan, RunTensor, Volatile
 from extractkit.runs.reader import Run, open_run
@@ -169,8 +170,8 @@ def _tensor(key: str) -> RunTensor:
     )
     constant = key in CONSTANT
     shape = SHAPES[key] if constant else (None, *SHAPES[key])
-    record = TensorRecord(key, Kind.OP, dtype, shape, DIMS[key], name=f"model/{key}")
-    return RunTensor(StoredTensor(key, dtype, DIMS[key], SHAPES[key], constant), record, ("mine",))
+    record = TensorRecord(key, Kind.OP, TensorSpec.of(dtype, DIMS[key], shape), name=f"model/{key}")
+    return RunTensor(StoredTensor(key, record.spec, constant), record, ("mine",))
 
 
 def part(samples: Mapping[str, Series], shard: Shard, at: int) -> dict[str, Values]:
@@ -178,7 +179,7 @@ def part(samples: Mapping[str, Series], shard: Shard, at: int) -> dict[str, Valu
     values: dict[str, Values] = {}
     for key, series in samples.items():
         own = series[at][shard.start : shard.stop]
-        dtype: Any = _tensor(key).stored.dtype
+        dtype: Any = _tensor(key).stored.spec.dtype
         room = Assembly(SHAPES[key], dtype, [value.shape for value in own], len(own))
         for position, value in enumerate(own):
             room.put([position], value[np.newaxis])

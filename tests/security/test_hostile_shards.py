@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from extractkit.core.plan import Shard
+from extractkit.core.spec import TensorSpec
 from extractkit.core.values import Dense, Ragged, Values, digest, encoded, sample_shapes
 from extractkit.errors import RunDirectoryError
 from extractkit.sinks import Sink, StoredShard, StoredTensor
@@ -63,7 +64,7 @@ def test_what_no_sink_has_written_is_refused(
 def test_no_index_is_made_of_them(name: str, tmp_path: Path, secret: Path) -> None:
     path = tmp_path / "shard.h5"
     HDF5[name](path, secret)
-    tensor = StoredTensor(KEY, "float64", ("sample",), (), False)
+    tensor = StoredTensor(KEY, TensorSpec.of("float64", ("sample",), (None,)), False)
     with pytest.raises(RunDirectoryError, match="'a:output'"):
         Hdf5Sink().finish(tmp_path, [tensor], [StoredShard(Shard(0, 3), path)])
 

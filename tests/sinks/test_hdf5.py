@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from extractkit.core.plan import Shard
+from extractkit.core.spec import TensorSpec
 from extractkit.core.values import Dense, Ragged, Values
 from extractkit.errors import ConfigError, JobError, RunDirectoryError
 from extractkit.sinks import Sink, StoredShard, StoredTensor, hdf5
@@ -55,13 +56,23 @@ def write_index(
 def described(key: str, value: Values, constant: bool = False) -> StoredTensor:
     array = value.values
     if constant:
-        return StoredTensor(key, array.dtype.name, (None,) * array.ndim, array.shape, True)
+        return StoredTensor(
+            key, TensorSpec.of(array.dtype.name, (None,) * array.ndim, array.shape), True
+        )
     if isinstance(value, Dense):
         dims = ("sample", *(None,) * (array.ndim - 1))
-        return StoredTensor(key, array.dtype.name, dims, array.shape[1:], False)
+        return StoredTensor(
+            key, TensorSpec.of(array.dtype.name, dims, (None, *array.shape[1:])), False
+        )
     rank = value.sample(0).ndim
     return StoredTensor(
-        key, array.dtype.name, ("sample", *("token",) * rank), (None,) * rank, False
+        key,
+        TensorSpec.of(
+            array.dtype.name,
+            ("sample", *("token",) * rank),
+            (None,) * (rank + 1),
+        ),
+        False,
     )
 
 
@@ -210,7 +221,17 @@ def test_texts_come_back_as_objects_and_show_in_the_index(
     found = Hdf5Sink().read(shard.path, "a:output", 0, 2)
     assert isinstance(found, Dense)
     assert found.values.tolist() == texts.tolist()
-    tensors = [StoredTensor("a:output", "object", ("sample", None), (2,), False)]
+    tensors = [
+        StoredTensor(
+            "a:output",
+            TensorSpec.of(
+                "object",
+                ("sample", None),
+                (None, 2),
+            ),
+            False,
+        )
+    ]
     write_index(tmp_path, tensors, [shard])
     with h5py.File(tmp_path / "tensors.h5") as file:
         shown = file["a:output"][:].ravel().tolist()
@@ -231,7 +252,9 @@ def test_bytes_with_zeros_show_in_the_index(tmp_path: Path) -> None:
         }
         shards.append(stored_shard(tmp_path, start, start + 2, values))
         expected += strings
-    tensors = [StoredTensor(key, "string", ("sample",), (), False) for key in keys]
+    tensors = [
+        StoredTensor(key, TensorSpec.of("string", ("sample",), (None,)), False) for key in keys
+    ]
     write_index(tmp_path, tensors, shards)
     with h5py.File(tmp_path / "tensors.h5") as file:
         for node in (file["a:output"], file["b:output/values"]):
@@ -297,7 +320,17 @@ def test_more_shards_than_a_process_may_open_read_as_missing(tmp_path: Path) -> 
         stored_shard(tmp_path, at, at + 1, {"a:output": Dense(np.full((1, 2), float(at)))})
         for at in range(100)
     ]
-    tensors = [StoredTensor("a:output", "float64", ("sample", None), (2,), False)]
+    tensors = [
+        StoredTensor(
+            "a:output",
+            TensorSpec.of(
+                "float64",
+                ("sample", None),
+                (None, 2),
+            ),
+            False,
+        )
+    ]
     write_index(tmp_path, tensors, shards)
     program = (
         "import h5py, numpy, resource, sys\n"

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
-from extractkit.core.spec import Dim, TensorSpec
+from extractkit.core.spec import SAMPLES, Dim, TensorSpec
 from extractkit.core.statistics import Array, Arrays, Block, Merging, Statistic
 from extractkit.core.statistics.registry import Asked, names
 from extractkit.core.transforms import Axis, Operand
@@ -38,7 +38,7 @@ ASKED: Mapping[str, Any] = {
     "sparsity": [None],
 }
 WIDTH = 3
-TOKENS = Operand("float32", (Axis(Dim("sample")), Axis(Dim("token")), Axis(Dim(size=WIDTH))), "a:b")
+TOKENS = Operand("float32", (Axis(SAMPLES), Axis(Dim.along("token")), Axis(Dim(size=WIDTH))), "a:b")
 
 
 def statistics() -> list[Any]:
@@ -279,7 +279,7 @@ def test_bits_do_not_depend_on_the_number_of_threads() -> None:
     rows = np.random.default_rng(8).normal(size=(3000, 300)).astype(np.float32)
     whole = Block(Dense(rows), np.arange(3000), 300)
     row = np.random.default_rng(9).normal(size=(7, 5000)).astype(np.float32)
-    spec = TensorSpec("float32", (Dim("sample"), Dim(size=7), Dim(size=5000)))
+    spec = TensorSpec("float32", (SAMPLES, Dim(size=7), Dim(size=5000)))
     project = Pipeline.parse({"do": [{"project": {"axis": 2, "to": 128}}]}, "s")
     found: list[list[Array]] = []
     for threads in (1, 2):
@@ -336,7 +336,7 @@ def test_options_are_checked(asked: object, message: str) -> None:
 
 
 def operand(dtype: str, *dims: Dim) -> Operand:
-    return Operand(dtype, tuple(map(Axis, (Dim("sample"), *dims))), "a:b")
+    return Operand(dtype, tuple(map(Axis, (SAMPLES, *dims))), "a:b")
 
 
 @pytest.mark.parametrize(
@@ -345,7 +345,7 @@ def operand(dtype: str, *dims: Dim) -> Operand:
         ("moments", operand("string"), "s.0.moments needs numbers, but 'a:b' holds texts"),
         (
             "moments",
-            operand("float32", Dim("token")),
+            operand("float32", Dim.along("token")),
             "s.0.moments treats the last axis as features, and that of 'a:b'",
         ),
         (

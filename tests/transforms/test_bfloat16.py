@@ -120,7 +120,7 @@ def test_a_run_stores_two_bytes_and_reads_float32(sink: str, tmp_path: Path) -> 
     run = extracted(tmp_path / "run", sink)
     half, rows = run[f"{ADDRESS}@half"], run[f"{ADDRESS}@rows"]
     assert half.dtype == np.float32
-    recorded = {tensor.key: tensor.stored.dtype for tensor in run.manifest.tensors}
+    recorded = {tensor.key: tensor.stored.spec.dtype for tensor in run.manifest.tensors}
     assert recorded[f"{ADDRESS}@half"] == recorded["attention:kernel"] == "bfloat16"
     for index in range(len(TEXTS)):
         found = half.sample(index)

@@ -14,7 +14,7 @@ import tensorflow as tf
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from extractkit.core.spec import Dim, TensorSpec
+from extractkit.core.spec import SAMPLES, Dim, TensorSpec
 from extractkit.core.transforms import Array, AxisName, Masked, Operand, registry
 from extractkit.core.transforms.pipeline import BoundPipeline, Pipeline
 from extractkit.core.values import stacked
@@ -111,8 +111,8 @@ def cases(draw: Draw, first: str | None = None, most: int = 4) -> Case:
         axis: draw(st.lists(st.integers(0, 5), min_size=count, max_size=count))
         for axis in ("token", "height", "width")
     }
-    dims = (Dim(size=one) if isinstance(one, int) else Dim(one) for one in own)
-    spec = TensorSpec(dtype, (Dim("sample"), *dims))
+    dims = (Dim(size=one) if isinstance(one, int) else Dim.along(one) for one in own)
+    spec = TensorSpec(dtype, (SAMPLES, *dims))
     names = [first] if first is not None else []
     names += draw(st.lists(st.sampled_from(sorted(OPTIONS)), max_size=most - len(names)))
     written: list[Any] = []
@@ -131,7 +131,7 @@ def cases(draw: Draw, first: str | None = None, most: int = 4) -> Case:
         written.append(step)
     assume(written)
     # Samples without the element that a slice takes are refused before a job runs.
-    free = {axis: np.asarray(lengths[dim.free]) for axis, dim in enumerate(spec.dims) if dim.free}
+    free = {axis: np.asarray(lengths[dim.free]) for axis, dim in enumerate(spec.axes) if dim.free}
     for _, _, index, found in results[""].elements(free):
         assume((found >= (index + 1 if index >= 0 else -index)).all())
     numbers = np.random.default_rng(draw(st.integers(0, 99)))
@@ -159,7 +159,7 @@ def in_graph(case: Case, bound: BoundPipeline) -> tuple[Array, dict[int, Array]]
     """Results and lengths, with every size unknown while tracing, as in a program."""
     own = {
         axis: np.asarray(case.lengths[dim.free], np.int32)
-        for axis, dim in enumerate(case.spec.dims)
+        for axis, dim in enumerate(case.spec.axes)
         if dim.free
     }
 
@@ -195,7 +195,7 @@ def check(case: Case) -> None:
             assert expected.dtype == bound.spec.dtype, name
             predicted = tuple(
                 int(lengths[axis][position]) if dim.size is None else dim.size
-                for axis, dim in enumerate(bound.spec.dims)
+                for axis, dim in enumerate(bound.spec.axes)
                 if axis > 0
             )
             assert expected.shape == predicted, name
@@ -204,7 +204,7 @@ def check(case: Case) -> None:
             close(row, expected, case)
         by_position = {
             axis: np.asarray(case.lengths[dim.free])
-            for axis, dim in enumerate(case.spec.dims)
+            for axis, dim in enumerate(case.spec.axes)
             if dim.free
         }
         for axis, own in bound.lengths(np, by_position).items():
@@ -268,7 +268,7 @@ def _values(*rows: Sequence[float]) -> list[Array]:
 def test_stacked_results_hold_no_padding() -> None:
     rows = [
         Pipeline.parse({"do": [{"topk": {"axis": 1, "k": 2}}]}, "s")
-        .bind("a:b", TensorSpec("float32", (Dim("sample"), Dim("token"))))[""]
+        .bind("a:b", TensorSpec("float32", (SAMPLES, Dim.along("token"))))[""]
         .in_numpy(row)
         for row in _values([3, 1, 2], [5])
     ]

@@ -175,10 +175,10 @@ def features(operand: Operand, at: str) -> int:
     size = operand.axes[-1].dim.size
     if size is None:
         varying = takewhile(lambda axis: axis.dim.size is None, reversed(operand.axes[1:]))
-        over = sorted({str(axis.dim.label) for axis in varying})
+        over = sorted({str(axis.dim.title) for axis in varying})
         raise SelectionError(
             f"{at} treats the last axis as features, and that of {operand.source!r} with dims "
-            f"{list(operand.labels)} differs from sample to sample. Reduce it first, for example "
+            f"{list(operand.titles)} differs from sample to sample. Reduce it first, for example "
             f"with do: [{{mean: {over}}}], or choose tensors whose last axis has "
             f"one size, as dims: 'sample,#' does"
         )

@@ -80,9 +80,9 @@ class Operand:
         return tuple(axis.dim.size for axis in self.axes)
 
     @property
-    def labels(self) -> tuple[str | None, ...]:
-        """The label of each axis."""
-        return tuple(axis.dim.label for axis in self.axes)
+    def titles(self) -> tuple[str | None, ...]:
+        """What each axis is called; None for a fixed axis without a name."""
+        return tuple(axis.dim.title for axis in self.axes)
 
     @property
     def every_axis(self) -> tuple[int, ...]:
@@ -124,17 +124,19 @@ class Operand:
             position
             for position in self.every_axis
             for axis in [self.axes[position]]
-            if name in (axis.number, axis.dim.label, axis.dim.name)
+            if name in (axis.number, axis.dim.name, axis.dim.length, axis.dim.label)
         )
         if found:
             return found
         own = [self.axes[position] for position in self.every_axis]
         offered = [
-            *dict.fromkeys(axis.dim.label for axis in own if axis.dim.label),
+            *dict.fromkeys(
+                name for axis in own for name in (axis.dim.title, axis.dim.free) if name
+            ),
             *(axis.number for axis in own if axis.number is not None),
         ]
         raise SelectionError(
-            f"{at} names axis {name!r}, which {self.source!r} with dims {list(self.labels)} does "
+            f"{at} names axis {name!r}, which {self.source!r} with dims {list(self.titles)} does "
             f"not have. Available: {', '.join(map(str, offered)) or 'none'}. The sample axis "
             f"cannot be sliced or reduced; inputs.limit takes the first samples"
         )
@@ -150,7 +152,7 @@ class Operand:
             numbers = ", ".join(str(self.axes[position].number) for position in found)
             raise SelectionError(
                 f"{at} takes one axis, and {name!r} names {len(found)} of {self.source!r} with "
-                f"dims {list(self.labels)}. Give one by its number: {numbers}"
+                f"dims {list(self.titles)}. Give one by its number: {numbers}"
             )
         return found[0]
 

@@ -44,7 +44,7 @@ class Flatten:
         over = operand.find(self.axes, self.at)
         if any(other != one + 1 for one, other in pairwise(over)):
             raise SelectionError(
-                f"{self.at} joins axes of {operand.source!r} with dims {list(operand.labels)} that "
+                f"{self.at} joins axes of {operand.source!r} with dims {list(operand.titles)} that "
                 f"are not neighbours"
             )
         return over

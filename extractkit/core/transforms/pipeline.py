@@ -137,7 +137,7 @@ class Pipeline:
         Raises:
             SelectionError: a transform does not fit the tensor.
         """
-        axes = tuple(Axis(dim, number) for number, dim in enumerate(spec.dims))
+        axes = tuple(Axis(dim, number) for number, dim in enumerate(spec.axes))
         operand = Operand(spec.dtype, axes, address)
         bound: list[_Step] = []
         found: dict[str, BoundPipeline] = {}
@@ -242,7 +242,7 @@ class BoundPipeline:
             if isinstance(step.transform, Slice):
                 for position, index in step.transform.elements(step.operand):
                     if position in lengths:
-                        axis = str(step.operand.axes[position].dim.free)
+                        axis = str(step.operand.axes[position].dim.title)
                         yield step.transform.at, axis, index, lengths[position]
             lengths = step.transform.lengths(np, step.operand, lengths)[chosen]
 

@@ -140,7 +140,7 @@ class FromRun:
         if features != size:
             raise SelectionError(
                 f"{at}: the {of} have {features} features, and the axis of {operand.source!r} with "
-                f"dims {list(operand.labels)} has {size} elements"
+                f"dims {list(operand.titles)} has {size} elements"
             )
         if not (np.isfinite(chosen.mean).all() and np.isfinite(chosen.components).all()):
             raise SelectionError(

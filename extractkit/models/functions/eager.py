@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from extractkit.core.catalog import Catalog, Kind, TensorRecord, address_of, escape
 from extractkit.core.requests import check_values
-from extractkit.core.spec import SAMPLE, numpy_dtype
+from extractkit.core.spec import SAMPLE, TensorSpec, numpy_dtype
 from extractkit.core.values import Array, add_to_digest
 from extractkit.errors import ConfigError, JobError, ModelError, SampleError
 from extractkit.inputs import InputSpec, Sample, Signature
@@ -31,7 +31,7 @@ from extractkit.models import (
     Program,
     encode_arrays,
 )
-from extractkit.models.axes import Sizes, candidate_sizes, stepped_sizes
+from extractkit.models.axes import Sizes, candidate_sizes, infer_dims, stepped_sizes
 from extractkit.models.failures import batch_failure, error_summary, own_call_failure
 from extractkit.models.functions import as_the_model_takes_it, to_numpy
 from extractkit.models.functions.callables import (
@@ -47,9 +47,7 @@ from extractkit.models.graphs.feeding import checked_constants
 from extractkit.models.graphs.model import transformed
 from extractkit.models.graphs.rebuilding import static_shape
 from extractkit.models.graphs.records import (
-    Axes,
     Records,
-    axes_at,
     of_one_sample,
     raw_dtype,
     unextractable_reason,
@@ -85,9 +83,7 @@ def weight_record(address: str, variable: Any) -> TensorRecord:
     return TensorRecord(
         address=address,
         kind=Kind.WEIGHT,
-        dtype=tf.as_dtype(variable.dtype).name,
-        shape=tuple(variable.shape),
-        dims=(None,) * len(variable.shape),
+        spec=TensorSpec.fixed(tf.as_dtype(variable.dtype).name, variable.shape),
         name=address,
         depends_on_inputs=False,
     )
@@ -104,9 +100,7 @@ def input_record(spec: InputSpec) -> TensorRecord:
     return TensorRecord(
         address=address,
         kind=Kind.MODEL_INPUT,
-        dtype=spec.dtype,
-        shape=(None, *spec.shape),
-        dims=(SAMPLE, *spec.dims),
+        spec=TensorSpec.of(spec.dtype, (SAMPLE, *spec.dims), (None, *spec.shape)),
         name=address,
     )
 
@@ -339,22 +333,17 @@ class EagerModel:
         # Computations in Python leave no trace, so every value may depend on the inputs.
         depends = bool(self.signature.specs)
         everywhere = len(at_each) == len(sizes.trials)
-        axes = (
-            axes_at(sizes, [static_shape(one) for one in at_each])
-            if everywhere
-            else Axes(None, None)
-        )
+        shapes = [static_shape(one) for one in at_each]
+        dims = infer_dims(sizes, shapes) if everywhere else None
         added = False
         if depends and self.signature.batch == 1:
-            axes, added = of_one_sample(axes)
-        reason = unextractable_reason(axes, depends) if everywhere else _ANOTHER_PATH
+            dims, added = of_one_sample(dims)
+        reason = unextractable_reason(dims, depends) if everywhere else _ANOTHER_PATH
         op_type = call.types.get(address.removeprefix(":"))
         record = TensorRecord(
             address=address,
             kind=Kind.MODEL_OUTPUT if op_type is None else Kind.OP,
-            dtype=raw_dtype(tensor.dtype).name,
-            shape=axes.shape,
-            dims=axes.dims,
+            spec=TensorSpec(raw_dtype(tensor.dtype).name, dims),
             name=address,
             op_type=op_type,
             depends_on_inputs=depends,

@@ -11,6 +11,7 @@ from math import prod
 from typing import Any
 
 from extractkit.core.catalog import Kind, TensorRecord, address_of, escape
+from extractkit.core.spec import TensorSpec
 from extractkit.models.graphs import AnyGraph, AnyTensor, escaped, readable, short_paths
 from extractkit.models.graphs.control_flow import NestedGraph, control_flow, nested_graphs
 from extractkit.models.graphs.purity import unfit_operations
@@ -206,9 +207,7 @@ def _found(
     record = TensorRecord(
         address=address,
         kind=kind,
-        dtype=raw_dtype(tensor.dtype).name,
-        shape=static_shape(tensor),
-        dims=None,
+        spec=TensorSpec.fixed(raw_dtype(tensor.dtype).name, static_shape(tensor)),
         name=tensor.name if name is None else name,
         op_type=tensor.op.type if made and name is None else None,
         reason=reason,
@@ -235,9 +234,7 @@ def _variable(ports: Ports, name: str, variable: Any, kind: Kind, reason: str | 
     record = TensorRecord(
         address=ports.unique(address_of(escaped(path), port)),
         kind=kind,
-        dtype=variable.dtype.base_dtype.name,
-        shape=shape,
-        dims=None if shape is None else (None,) * len(shape),
+        spec=TensorSpec.fixed(variable.dtype.base_dtype.name, shape),
         name=_with_port(name),
         depends_on_inputs=False,
         reason=reason,

@@ -109,7 +109,7 @@ class GraphModel(HasCheckpoints, ChecksSizes):
         sha = hashlib.sha256()
         for record, value in self._weights():
             # One at a time, to avoid a second copy of the model.
-            add_to_digest(sha, record.address, record.dtype, self.read(value))
+            add_to_digest(sha, record.address, record.spec.dtype, self.read(value))
         return sha.hexdigest()
 
     def definition_digest(self) -> str | None:
@@ -143,7 +143,8 @@ class GraphModel(HasCheckpoints, ChecksSizes):
     def describe(self) -> Mapping[str, object]:
         """Return the number of parameters, the preprocessing, and the origin."""
         weights = [record for record in self.catalog.records if record.kind is Kind.WEIGHT]
-        parameters = sum(prod(size or 0 for size in record.shape or ()) for record in weights)
+        known = [record.spec for record in weights if record.spec.dims is not None]
+        parameters = sum(prod(size or 0 for size in spec.shape) for spec in known)
         return {
             "name": self.name,
             "parameters": parameters,
@@ -192,7 +193,8 @@ class GraphModel(HasCheckpoints, ChecksSizes):
 
     @staticmethod
     def _weight_content(record: TensorRecord) -> str:
-        return f"weight {record.address} {record.dtype} {record.shape}"
+        shape = None if record.spec.dims is None else record.spec.shape
+        return f"weight {record.address} {record.spec.dtype} {shape}"
 
     def _with_samples(self, address: str, value: Array) -> Array:
         """Return an output as a program returns it, with a sample axis added if needed."""
@@ -254,9 +256,8 @@ def transformed(
     if fetch.layout is not None:
         tensor = _arranged(tensor, fetch.layout, samples)
     if fetch.pipeline is not None and fetch.layout is not None:
-        dims = enumerate(fetch.layout.dims)
-        own = {axis: lengths[dim] for axis, dim in dims if dim and dim in lengths}
-        tensor = fetch.pipeline.in_graph(tf, Masked(tensor, own))
+        masked = Masked(tensor, fetch.layout.of_free_axes(lengths))
+        tensor = fetch.pipeline.in_graph(tf, masked)
     # NumPy and HDF5 have no bfloat16. float32 represents all of its values exactly.
     return tf.cast(tensor, tf.float32) if tensor.dtype == tf.bfloat16 else tensor
 

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from extractkit.core.catalog import TensorRecord
-from extractkit.core.spec import SAMPLE, UNKNOWN
+from extractkit.core.spec import SAMPLE, SAMPLES, Dim, TensorSpec
 from extractkit.core.values import Array
 from extractkit.inputs import InputSpec, Signature
 from extractkit.models.axes import (
@@ -139,25 +139,24 @@ def complete(
     fed = {tensor.name for tensor in source.inputs.values()}
     reachable = [one for one in found if one.in_graph and one.record.reason is None]
     inferred = _inferred(source, [one.value for one in reachable], signature)
-    axes_of = {id(one): axes for one, axes in zip(reachable, inferred, strict=True)}
+    dims_of = {id(one): dims for one, dims in zip(reachable, inferred, strict=True)}
     records, whole = [], set()
     for one in found:
-        if id(one) not in axes_of:
+        if id(one) not in dims_of:
             records.append(one.record)
             continue
-        axes = axes_of[id(one)]
+        dims = dims_of[id(one)]
         given = one.value.name in fed
         depends = given or one.value.op.name in dependent
         if depends and signature.batch == 1:
-            axes, added = of_one_sample(axes)
+            dims, added = of_one_sample(dims)
             whole |= {one.record.address} if added else set()
         drawn = not given and one.value.op.name in impure
-        reason = random if drawn else unextractable_reason(axes, depends)
+        reason = random if drawn else unextractable_reason(dims, depends)
         records.append(
             replace(
                 one.record,
-                dims=axes.dims,
-                shape=axes.shape,
+                spec=replace(one.record.spec, dims=dims),
                 depends_on_inputs=depends,
                 reason=reason,
             )
@@ -199,48 +198,47 @@ def takes(
     return True
 
 
-@dataclass(frozen=True)
-class Axes:
-    """The dims and shape of a tensor, both None if its rank is unknown."""
-
-    dims: tuple[str | None, ...] | None
-    shape: tuple[int | None, ...] | None
+Dims = tuple[Dim, ...] | None
+"""The dims of a tensor, None if its rank is unknown."""
 
 
-def unextractable_reason(axes: Axes, depends: bool) -> str | None:
-    """Return why a tensor with these axes cannot be extracted, or None if it can."""
-    unknown = axes.dims is None or UNKNOWN in axes.dims
+def unextractable_reason(dims: Dims, depends: bool) -> str | None:
+    """Return why a tensor with these dims cannot be extracted, or None if it can."""
+    unknown = dims is None or any(dim.unknown for dim in dims)
     if depends:
-        return None if unknown or axes.dims is None else no_sample_axis_reason(axes.dims)
+        return None if unknown or dims is None else no_sample_axis_reason(dims)
     return "its shape is not known before it is computed" if unknown else None
 
 
-def of_one_sample(axes: Axes) -> tuple[Axes, bool]:
-    """Return the axes of a model that takes one sample per call, with a sample axis of size 1."""
-    if axes.dims is None or axes.shape is None:
-        return axes, True
-    if axes.dims and axes.dims[0] is None and axes.shape[0] == 1:
-        return Axes((SAMPLE, *axes.dims[1:]), (None, *axes.shape[1:])), False
-    return Axes((SAMPLE, *axes.dims), (None, *axes.shape)), True
+def of_one_sample(dims: Dims) -> tuple[Dims, bool]:
+    """Return the dims of a model that takes one sample per call, with an axis of samples.
+
+    Also returns whether the value itself lacks that axis, of size 1.
+    """
+    if dims is None:
+        return None, True
+    if dims and dims[0].size == 1:
+        return (SAMPLES, *dims[1:]), False
+    return (SAMPLES, *dims), True
 
 
 def _inferred(
     source: SourceGraph, tensors: Sequence[AnyTensor], signature: Signature
-) -> list[Axes]:
-    """Return dims and shape of every tensor, from the graph's shapes at several sizes."""
+) -> list[Dims]:
+    """Return the dims of every tensor, from the graph's shapes at several sizes."""
     names = [tensor.name for tensor in tensors]
     trials = _trials(source, names, signature, candidate_sizes)
     trials = trials or _trials(source, names, signature, stepped_sizes)
     if trials is None:
-        return [_undetermined(static_shape(tensor)) for tensor in tensors]
+        return [TensorSpec.fixed("", static_shape(tensor)).dims for tensor in tensors]
     sizes, shapes_of = trials
-    axes: dict[tuple[RawShape, ...], Axes] = {}
+    dims: dict[tuple[RawShape, ...], Dims] = {}
     found = []
     # Most tensors of a large graph share a few shapes.
     for shapes in zip(*shapes_of, strict=True):
-        if shapes not in axes:
-            axes[shapes] = axes_at(sizes, shapes)
-        found.append(axes[shapes])
+        if shapes not in dims:
+            dims[shapes] = infer_dims(sizes, shapes)
+        found.append(dims[shapes])
     return found
 
 
@@ -258,21 +256,6 @@ def _trials(
         except ValueError:  # sizes too small or too large for the model, or that have to agree
             continue
     return None
-
-
-def axes_at(sizes: Sizes, shapes: Sequence[RawShape]) -> Axes:
-    """Return the axes of a tensor from its shapes at `sizes.trials`."""
-    dims = infer_dims(sizes, shapes)
-    if dims is None or shapes[0] is None:
-        return Axes(None, None)
-    sized = zip(dims, shapes[0], strict=True)
-    return Axes(dims, tuple(size if dim is None else None for dim, size in sized))
-
-
-def _undetermined(shape: RawShape) -> Axes:
-    if shape is None:
-        return Axes(None, None)
-    return Axes(tuple(UNKNOWN if size is None else None for size in shape), shape)
 
 
 def _specs_at(specs: Sequence[InputSpec], sizes: Mapping[str, int]) -> dict[str, tf.TensorSpec]:

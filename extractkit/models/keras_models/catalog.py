@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from extractkit.core.catalog import Kind, Scope, TensorRecord, address_of, escape
-from extractkit.core.spec import SAMPLE
+from extractkit.core.spec import SAMPLE, TensorSpec
 from extractkit.errors import ConfigError, ModelError, choices
 from extractkit.inputs import InputSpec, Signature
 from extractkit.models.graphs.rebuilding import static_shape
@@ -363,9 +363,7 @@ def _found(place: _Place, port: str, kind: Kind, value: Any, op_type: str | None
     record = TensorRecord(
         address=address_of(place.path, port),
         kind=kind,
-        dtype=dtype,
-        shape=static_shape(value),
-        dims=None,
+        spec=TensorSpec.fixed(dtype, static_shape(value)),
         scopes=place.scopes,
         name=address_of(place.name, port),
         op_type=op_type,
@@ -396,9 +394,9 @@ def _weights(trace: Trace, paths: Paths, places: Mapping[LayerCall, _Place]) -> 
             record = TensorRecord(
                 address=address_of(place.path, port),
                 kind=Kind.WEIGHT,
-                dtype=keras.backend.standardize_dtype(variable.dtype),
-                shape=tuple(variable.shape),
-                dims=(None,) * len(variable.shape),
+                spec=TensorSpec.fixed(
+                    keras.backend.standardize_dtype(variable.dtype), variable.shape
+                ),
                 scopes=place.scopes,
                 name=address_of(place.name, port),
                 depends_on_inputs=False,

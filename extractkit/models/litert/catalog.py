@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from extractkit.core.catalog import Kind, TensorRecord, address_of, escape
-from extractkit.core.spec import BY_VALUES, SAMPLE, TEXT, UNKNOWN, numpy_dtype
+from extractkit.core.spec import SAMPLES, TEXT, Dim, TensorSpec, numpy_dtype
 from extractkit.core.values import Array
 from extractkit.inputs import Signature
 from extractkit.models.axes import infer_dims
@@ -134,7 +134,7 @@ _UNWRITTEN = "XNNPACK leaves it out of its computation; model.xnnpack=false has 
 _NEVER_MADE = "no operation computes it"
 _NOT_KEPT = "LiteRT keeps no value of it"
 
-Dims = tuple[str | None, ...]
+Dims = tuple[Dim, ...] | None
 
 
 @dataclass(frozen=True)
@@ -221,13 +221,11 @@ class _Called:
         if tensor.type in RESOURCES:
             return
         depends = index in self._flow.dependent
-        dims, shape, bare = self._axes(tensor, depends)
+        dims, bare = self._dims(tensor, depends)
         record = TensorRecord(
             address=address_of(path, port),
             kind=kind,
-            dtype=_dtype(tensor),
-            shape=shape,
-            dims=dims,
+            spec=TensorSpec(_dtype(tensor), dims),
             name=tensor.name if path else address_of(path, port),
             op_type=None if kind is Kind.MODEL_INPUT else self._made_or_kept_by(index),
             depends_on_inputs=depends,
@@ -240,33 +238,28 @@ class _Called:
     def _made_or_kept_by(self, index: int) -> str | None:
         return self._made_by.get(index) or self._kept_by.get(index)
 
-    def _axes(
-        self, tensor: GraphTensor, depends: bool
-    ) -> tuple[Dims | None, tuple[int | None, ...] | None, bool]:
-        """Return the recorded dims and shape, and whether the value itself has a sample axis."""
+    def _dims(self, tensor: GraphTensor, depends: bool) -> tuple[Dims, bool]:
+        """Return the recorded dims, and whether the value itself has an axis of samples."""
         for name, index in self._entry.inputs.items():
             if index == tensor.index:
                 spec = self._specs[name]
                 bare = spec.sample_axis is not None
-                return (SAMPLE, *spec.dims), (None, *spec.shape), bare
+                return (SAMPLES, *map(Dim.parse, spec.dims, spec.shape)), bare
         if self._flow.blocked_reason(tensor.index) is not None:
-            return (*_declared(tensor, depends), False)
+            return _declared(tensor, depends), False
         trials = [shapes[tensor.index] for shapes in self._probed.shapes]
         if not depends:
-            known = trials[0]
-            return (None, None, False) if known is None else ((None,) * len(known), known, False)
+            return TensorSpec.fixed("", trials[0]).dims, False
         dims = infer_dims(self._probed.sizes, trials)
         base, other = trials[0], self._probed.other_shapes[tensor.index]
         if dims is None or base is None or other is None or len(base) != len(other):
-            return None, None, False
+            return None, False
         dims = tuple(
-            dim if one == another else BY_VALUES
+            dim if one == another else Dim.computed_from()
             for dim, one, another in zip(dims, base, other, strict=True)
         )
-        shape = tuple(size if dim is None else None for dim, size in zip(dims, base, strict=True))
-        bare = shape[:1] == (1,)
-        rest = slice(1 if bare else 0, None)
-        return (SAMPLE, *dims[rest]), (None, *shape[rest]), bare
+        bare = bool(dims) and dims[0].size == 1
+        return (SAMPLES, *dims[1 if bare else 0 :]), bare
 
     def _why_not(self, tensor: GraphTensor, depends: bool) -> str | None:
         index = tensor.index
@@ -286,16 +279,14 @@ class _Called:
         return None
 
 
-def _declared(
-    tensor: GraphTensor, depends: bool
-) -> tuple[Dims | None, tuple[int | None, ...] | None]:
-    """Return the dims and shape that the file states for a tensor that cannot be computed."""
+def _declared(tensor: GraphTensor, depends: bool) -> Dims:
+    """Return the dims that the file states for a tensor that cannot be computed."""
     if not tensor.shape:  # a scalar, or not stated in the file
-        return None, None
+        return None
+    dims = tuple(Dim(size=size) for size in tensor.shape)
     if not depends:
-        return tuple(UNKNOWN if size is None else None for size in tensor.shape), tensor.shape
-    own = tensor.shape[1:] if tensor.shape[0] in (1, None) else tensor.shape
-    return (SAMPLE, *(UNKNOWN if size is None else None for size in own)), (None, *own)
+        return dims
+    return (SAMPLES, *(dims[1:] if tensor.shape[0] in (1, None) else dims))
 
 
 def _inner(subgraph: Subgraph, body: str) -> Iterator[Found]:
@@ -311,9 +302,7 @@ def _inner(subgraph: Subgraph, body: str) -> Iterator[Found]:
         record = TensorRecord(
             address=address_of(f"{body}/{path}", port),
             kind=Kind.WEIGHT if tensor.constant else Kind.OP,
-            dtype=_dtype(tensor),
-            shape=known,
-            dims=None if known is None else (None,) * len(known),
+            spec=TensorSpec.fixed(_dtype(tensor), known),
             name=f"{subgraph.name}/{tensor.name}",
             op_type=made_by.get(tensor.index),
             depends_on_inputs=not tensor.constant,
@@ -337,7 +326,7 @@ def _without_counterpart(tensor: GraphTensor) -> str | None:
 def _with_dequantized(raw: Found, tensor: GraphTensor) -> Iterator[Found]:
     """Yield the tensor, and the dequantised values of a quantised one."""
     yield raw
-    if tensor.quantization is None or not raw.record.dtype.startswith(("int", "uint")):
+    if tensor.quantization is None or not raw.record.spec.dtype.startswith(("int", "uint")):
         return
     path, port = raw.record.layer, raw.record.port
     port = DEQUANTIZED if port == "0" else f"{port}.{DEQUANTIZED}"
@@ -345,6 +334,6 @@ def _with_dequantized(raw: Found, tensor: GraphTensor) -> Iterator[Found]:
         raw.record,
         address=address_of(path, port),
         name=address_of(raw.record.name, DEQUANTIZED),
-        dtype="float32",
+        spec=replace(raw.record.spec, dtype="float32"),
     )
     yield replace(raw, record=record, quantization=tensor.quantization)

@@ -294,7 +294,8 @@ class TFLiteModel(HasOwnCall):
 
     def describe(self) -> Mapping[str, object]:
         """Return size, signature, file, and whether reading intermediates changes outputs."""
-        sizes = [one.record.shape or () for one in self._weights() if one.quantization is None]
+        weights = [one for one in self._weights() if one.quantization is None]
+        sizes = [one.record.spec.shape for one in weights if one.record.spec.dims is not None]
         return {
             "name": self.name,
             "class": "TFLite",

@@ -295,26 +295,26 @@ class _Content:
 
     def _form(self, tensor: RunTensor, value: Values, absent: list[int]) -> list[str]:
         """Check count, type and shape."""
-        stored = tensor.stored
+        stored, shape = tensor.stored, tensor.stored.spec.sample_shape
         wrong = []
-        if not _same_type(value.values.dtype, stored.dtype):
-            wrong.append(f"its type is {value.values.dtype}, not {stored.dtype}")
+        if not _same_type(value.values.dtype, stored.spec.dtype):
+            wrong.append(f"its type is {value.values.dtype}, not {stored.spec.dtype}")
         if stored.constant:
-            if _differs(value.values.shape, stored.shape):
-                wrong.append(f"its shape is {list(value.values.shape)}, not {list(stored.shape)}")
+            if _differs(value.values.shape, shape):
+                wrong.append(f"its shape is {list(value.values.shape)}, not {list(shape)}")
             return wrong
-        if isinstance(value, Dense) == varies(stored.shape):
-            wrong.append(f"it is stored {'padded' if varies(stored.shape) else 'ragged'}")
+        if isinstance(value, Dense) == varies(shape):
+            wrong.append(f"it is stored {'padded' if varies(shape) else 'ragged'}")
             return wrong
         if len(value) != len(self.shard):
             wrong.append(f"it has {len(value)} samples, not {len(self.shard)}")
             return wrong
         shapes = sample_shapes(value)
-        if shapes.shape[1] != len(stored.shape):
-            wrong.append(f"its samples have {shapes.shape[1]} axes, not {len(stored.shape)}")
+        if shapes.shape[1] != len(shape):
+            wrong.append(f"its samples have {shapes.shape[1]} axes, not {len(shape)}")
             return wrong
         present = np.delete(np.arange(len(shapes)), absent)
-        for axis, size in enumerate(stored.shape):
+        for axis, size in enumerate(shape):
             off = self._off(tensor, axis, size, shapes[:, axis])
             off = off[np.isin(off, present)]
             if len(off):
@@ -332,7 +332,7 @@ class _Content:
         if size is not None:
             return np.flatnonzero(lengths != size)
         # The first of the stored dims is the sample axis.
-        own = self.rows.along(tensor.stored.dims[axis + 1])
+        own = self.rows.along(tensor.stored.spec.axes[axis + 1].free)
         if own is None:
             return np.flatnonzero(lengths < 0)
         own = own[self.shard.start : self.shard.stop]
@@ -344,8 +344,8 @@ class _Content:
     def _substance(self, stored: StoredTensor, value: Values, absent: list[int]) -> list[str]:
         """Check the blanks in place of missing samples, and the statistics."""
         wrong = []
-        value = from_stored(value, stored.dtype)
-        blank = without(value, absent, stored.shape)
+        value = from_stored(value, stored.spec.dtype)
+        blank = without(value, absent, stored.spec.sample_shape)
         if absent and digest([("", blank)]) != digest([("", value)]):
             wrong.append("a missing sample has a value")
         recorded = self.entry.stats.get(stored.key)

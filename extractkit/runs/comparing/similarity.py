@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 
 from extractkit.advice import command
-from extractkit.core.spec import TensorSpec
 from extractkit.core.statistics import LARGEST_STATE, Block, Merging, features
 from extractkit.core.statistics.similarity import Similarity, unlike
 from extractkit.core.transforms import Axis, Operand
@@ -195,16 +194,14 @@ def _check(
 
 
 def _operand(view: TensorView) -> Operand:
-    spec = TensorSpec.of(view.dtype.name, view.dims, (None, *view.sample_shape))
-    dtype = "string" if view.dtype == object else view.dtype.name
-    return Operand(dtype, tuple(map(Axis, spec.dims)), view.key)
+    return Operand(view.spec.dtype, tuple(map(Axis, view.spec.axes)), view.key)
 
 
 def _blocks(
     sources: Sequence[tuple[TensorView, npt.NDArray[np.int64]]], aligned: Alignment
 ) -> Iterator[list[Block]]:
     """Yield the rows of all tensors, of a few thousand positions at a time."""
-    widths = [(view.sample_shape or (1,))[-1] or 0 for view, _ in sources]
+    widths = [(view.spec.sample_shape or (1,))[-1] or 0 for view, _ in sources]
     waiting: list[list[Array]] = [[] for _ in sources]
     count = begin = 0
     values = zip(*(picked(view, numbers) for view, numbers in sources), strict=True)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from extractkit.core.catalog import Kind, TensorRecord
 from extractkit.core.plan import Layout
 from extractkit.core.requests import Value
-from extractkit.core.spec import TensorSpec
+from extractkit.core.spec import SAMPLES, Dim, TensorSpec
 from extractkit.core.transforms.pipeline import Pipeline
 from extractkit.core.values import Array
 from extractkit.models import Fetch
@@ -111,11 +111,11 @@ def fetch_of(case: Case) -> Fetch:
     made = LAYOUTS[case.layout][0]
     dims: Dims = tuple(None if isinstance(size, int) else size for size in made)
     shape = tuple(size if isinstance(size, int) else None for size in made)
-    record = TensorRecord("a:b", Kind.OP, case.dtype, shape, dims)
+    record = TensorRecord("a:b", Kind.OP, TensorSpec.of(case.dtype, dims, shape))
     layout = Layout.of(record)
     assert layout is not None
     pipeline = Pipeline.parse(case.transform, "selectors.mine")
-    spec = TensorSpec.of(case.dtype, layout.dims, layout.shape)
+    spec = TensorSpec(case.dtype, layout.dims)
     return Fetch(Value("a:b"), layout, pipeline.bind("a:b", spec)[""])
 
 
@@ -164,7 +164,7 @@ def test_a_mean_over_both_token_axes_leaves_padding_out() -> None:
     np.testing.assert_allclose(found, [sample.mean((1, 2)) for sample in samples], rtol=1e-6)
 
 
-@pytest.mark.parametrize("layout", [None, Layout(0, False, ("sample", None), (None, 2))])
+@pytest.mark.parametrize("layout", [None, Layout(0, False, (SAMPLES, Dim(size=2)))])
 def test_bfloat16_comes_back_as_float32_exactly(layout: Layout | None) -> None:
     values = tf.constant([[1.5, -0.125]], tf.bfloat16)
     found = transformed(values, Fetch(Value("a:b"), layout), tf.constant(1), {})
@@ -183,12 +183,15 @@ def test_the_largest_and_smallest_truth_are_truths(op: str, expected: bool) -> N
 def test_a_constant_is_transformed_without_samples() -> None:
     kernel = np.arange(6, dtype=np.float32).reshape(2, 3)
     record = TensorRecord(
-        "d:kernel", Kind.WEIGHT, "float32", (2, 3), (None, None), depends_on_inputs=False
+        "d:kernel",
+        Kind.WEIGHT,
+        TensorSpec.of("float32", (None, None), (2, 3)),
+        depends_on_inputs=False,
     )
     layout = Layout.of(record)
     assert layout is not None
     pipeline = Pipeline.parse({"slice": {0: 1}, "reduce": {1: "sum"}}, "s").bind(
-        "d:kernel", TensorSpec.of("float32", layout.dims, layout.shape)
+        "d:kernel", TensorSpec("float32", layout.dims)
     )[""]
     found = transformed(tf.constant(kernel), Fetch(Value("d:kernel"), layout, pipeline), None, {})
     np.testing.assert_array_equal(found, kernel[1].sum())

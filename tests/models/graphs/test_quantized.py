@@ -72,8 +72,8 @@ def model(file: Path) -> SessionModel:
 
 
 def test_constants_are_the_raw_integers(model: SessionModel) -> None:
-    assert model.catalog["weights:0"].dtype == "uint8"
-    assert model.catalog["bias:0"].dtype == "int8"
+    assert model.catalog["weights:0"].spec.dtype == "uint8"
+    assert model.catalog["bias:0"].spec.dtype == "int8"
     weights, bias = model.constants([Fetch(Value("weights:0")), Fetch(Value("bias:0"))])
     np.testing.assert_array_equal(weights, _WEIGHTS)
     np.testing.assert_array_equal(bias, _SIGNED)

@@ -100,7 +100,7 @@ def test_xla_agrees_with_the_graph(name: str) -> None:
     wanted = [
         record.address
         for record in model.catalog.records
-        if record.extractable and record.depends_on_inputs and record.dtype == "float32"
+        if record.extractable and record.depends_on_inputs and record.spec.dtype == "float32"
     ]
     batch = drawn(model.signature, 3, 5)
     plain, compiled = (values_of(model, wanted, batch, mode) for mode in ("graph", "xla"))

@@ -65,7 +65,7 @@ def test_a_frozen_graph_is_listed_and_extracted_up_to_it(file: Path) -> None:
     assert refused["after:0"] == _REASON
     assert refused["lacked:0"] == _REASON
     assert "MyOwnOp" in refused["places:0"]
-    assert model.catalog["places:0"].dtype == "int32"
+    assert model.catalog["places:0"].spec.dtype == "int32"
 
 
 def test_a_whole_job_on_it(file: Path, tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ import pytest
 from extractkit.core.plan import plan_tensors
 from extractkit.core.requests import Value
 from extractkit.core.selectors import parse_selector
-from extractkit.core.spec import SAMPLE
 from extractkit.engine.batches import collate
 from extractkit.engine.sharing import Sharing, measure_sharing
 from extractkit.engine.stream import fetch
@@ -42,8 +41,9 @@ def difference(model: KerasModel) -> float:
     records = [
         record
         for record in model.catalog.records
-        if record.extractable and record.depends_on_inputs and "float" in record.dtype
-        and record.dims and record.dims[0] == SAMPLE and set(record.dims) <= {SAMPLE, "token", None}
+        if record.extractable and record.depends_on_inputs and "float" in record.spec.dtype
+        and record.spec.dims and record.spec.dims[0].samples
+        and all(dim.size or dim.follows for dim in record.spec.dims)
     ]  # fmt: skip
     assert len(records) > 50
     program = model.program([Fetch(Value(record.address)) for record in records], Compilation())
@@ -57,8 +57,7 @@ def difference(model: KerasModel) -> float:
         program(padded.features, padded.lengths),
         strict=True,
     ):
-        assert record.dims is not None
-        real = tuple(slice(SHORT) if dim == "token" else slice(None) for dim in record.dims[1:])
+        real = tuple(slice(SHORT) if dim.free else slice(None) for dim in record.spec.axes[1:])
         apart = np.abs(np.asarray(one[0], np.float64) - two[0][real])
         # A mask is minus infinity, or the least number, on both sides.
         largest = max(largest, float(np.nanmax(np.where(one[0] == two[0][real], 0, apart))))

@@ -67,7 +67,7 @@ def offered(model: KerasModel, x: Array) -> dict[str, Array]:
     keys = [
         record.address
         for record in model.catalog.records
-        if record.extractable and record.depends_on_inputs and record.dtype == "float32"
+        if record.extractable and record.depends_on_inputs and record.spec.dtype == "float32"
     ]
     return values_of(model, keys, {"x": x})
 

@@ -124,7 +124,7 @@ def test_a_subclassed_model_is_known_by_the_shapes_it_was_built_with(
     model.build(shapes)
     wrapped = live_model(model)
     assert wrapped.signature.specs == tuple(fixed(name) for name in names)
-    assert wrapped.catalog["dense:output"].shape == (None, 2)
+    assert wrapped.catalog["dense:output"].spec.shape == (None, 2)
 
 
 @pytest.mark.parametrize("names", [["input"], ["a", "b"]])
@@ -133,7 +133,7 @@ def test_a_subclassed_model_is_known_by_an_example(names: list[str]) -> None:
     example = arrays if len(names) > 1 else arrays["input"]
     wrapped = live_model(Sum(), example=example)
     assert wrapped.signature.specs == tuple(fixed(name) for name in names)
-    assert wrapped.catalog["dense:output"].shape == (None, 2)
+    assert wrapped.catalog["dense:output"].spec.shape == (None, 2)
 
 
 def test_without_shapes_or_example_the_message_says_what_to_do() -> None:

@@ -82,7 +82,7 @@ def test_values_are_those_of_the_float_model(
     (address,) = [
         record.address
         for record in (tensor.record for tensor in run.manifest.tensors)
-        if record.shape == (None, 4) and record.address.endswith(":dequantized")
+        if record.spec.shape == (None, 4) and record.address.endswith(":dequantized")
     ][-1:]
     real = IN_RANGE[trained_on](pictures.astype(np.float32))
     largest = 255.0 if trained_on is None else 1.0

@@ -66,7 +66,7 @@ def test_values_are_those_worked_out_by_hand(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_all_formats_of_one_graph_have_its_weights(name: str, tmp_path: Path) -> None:
     model = MODELS[name](tmp_path)
-    weights = {a: r.shape for a, r in model.catalog.items() if r.kind is Kind.WEIGHT}
+    weights = {a: r.spec.shape for a, r in model.catalog.items() if r.kind is Kind.WEIGHT}
     assert weights == {"hidden/kernel:0": (6, 5), "top/kernel:0": (5, 4)}
     assert model.describe()["parameters"] == 50
 
@@ -154,11 +154,11 @@ def test_samples_along_another_axis_and_a_transform() -> None:
         tf.multiply(x, tf.constant(2.0), name="y")  # 2.0 itself becomes `y` in TensorFlow 2.22
 
     model = in_session(build, input_axes={"x": ["time", "sample", 2]})
-    assert model.catalog["y:0"].dims == ("time", "sample", None)
+    assert model.catalog["y:0"].spec.labels == ("time", "sample", None)
     layout = Layout.of(model.catalog["y:0"])
     x = np.random.default_rng(0).normal(size=(3, 4, 2)).astype(np.float32)
     assert layout is not None
-    spec = TensorSpec.of("float32", layout.dims, layout.shape)
+    spec = TensorSpec("float32", layout.dims)
     pipeline = Pipeline.parse({"slice": {"time": "0:1"}}, "s").bind("y:0", spec)[""]
     fetch = Fetch(Value("y:0"), layout, pipeline)
     lengths = {"time": np.full(3, 4, np.int32)}
@@ -173,7 +173,7 @@ def test_where_no_input_has_samples_a_call_takes_one() -> None:
 
     model = in_session(build)
     assert model.signature.batch == 1
-    assert model.catalog["y:0"].dims == ("sample",)
+    assert model.catalog["y:0"].spec.labels == ("sample",)
     layout = Layout.of(model.catalog["y:0"])
     program = model.program([Fetch(Value("y:0"), layout)], Compilation())
     np.testing.assert_array_equal(program({"x": np.ones((1, 3, 2), np.float32)}, {})[0], [6.0])
