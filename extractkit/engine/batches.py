@@ -25,7 +25,7 @@ LENGTH_STEP = 8
 _SIZE_STEP = 8
 """Batches hold a multiple of this many samples, or a power of two below it."""
 
-_CALL_COST = 128
+CALL_COST = 128
 """Cost of one more call of the model, in elements of padding."""
 
 
@@ -78,7 +78,7 @@ def _cuts(lengths: npt.NDArray[np.int64], rules: BatchRules) -> list[tuple[int, 
         window = lengths[:, first:end][:, ::-1]
         longest = np.maximum.accumulate(window, axis=1).prod(axis=0)[::-1]
         padded = longest * np.arange(end - first, 0, -1)
-        total = cost[first:end] + padded + _CALL_COST
+        total = cost[first:end] + padded + CALL_COST
         total[:-1][~_allowed(window, padded, rules)[:-1]] = np.inf
         best = int(total.argmin())
         cost[end], begins[end] = total[best], first + best

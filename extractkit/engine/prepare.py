@@ -12,6 +12,7 @@ from extractkit.core.job import Job
 from extractkit.core.plan import CONSTANTS_SHARD, Lengths, PlannedTensor, Shard
 from extractkit.core.value_checks import EXAMINATION
 from extractkit.core.values import Dense, State, Values, as_stored
+from extractkit.engine.batch_effects import SpotCheck
 from extractkit.engine.batches import BatchRules, encoded_bytes, in_blocks, read_batch
 from extractkit.engine.carrying import Carried
 from extractkit.engine.failing_samples import first_explained, refuse_non_finite, try_out
@@ -98,6 +99,15 @@ class Prepared:
         size = encoded_bytes(self.opened.model.signature, found.lengths)
         return list(in_blocks(shards, size))
 
+    @property
+    def _spot_check(self) -> SpotCheck | None:
+        """The check of samples alone; None if it is off, or they share no batch."""
+        shared = self.shared.sharing in (Sharing.PADDED, Sharing.EQUAL)
+        if not self.job.runtime.self_check or not shared or self.job.runtime.batch_size == 1:
+            return None
+        opened = self.opened
+        return SpotCheck(opened.model.signature, self.varying, opened.coarse)
+
     def stream(
         self,
         found: Survey,
@@ -137,6 +147,7 @@ class Prepared:
             on_batch=on_batch,
             carried=carried,
             any_size=partial(_any_size, self.opened, self.program),
+            spot_check=self._spot_check,
         )
 
 

@@ -25,6 +25,7 @@ from extractkit.core.statistics import Arrays, Block, Partials, without_samples
 from extractkit.core.statistics.registry import Group
 from extractkit.core.value_checks import EXAMINATION, ValueChecks
 from extractkit.core.values import Array, Assembly, State, Values, as_stored, without
+from extractkit.engine.batch_effects import SpotCheck
 from extractkit.engine.batches import (
     Batch,
     BatchRules,
@@ -45,7 +46,7 @@ from extractkit.engine.failing_samples import (
 )
 from extractkit.engine.samples import blamed, named
 from extractkit.engine.sizes import OwnSizes, SizeFaults
-from extractkit.errors import BadSampleError, InputError, JobError, SampleError
+from extractkit.errors import BadSampleError, FinalError, InputError, JobError, SampleError
 from extractkit.inputs import Source
 from extractkit.models import CheckpointAxis, Fetch, Model, Program
 
@@ -164,6 +165,8 @@ class _Work:
     positions: Sequence[int]
     batch: Batch | None
     last: bool = True
+    first: bool = True
+    checked: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,6 +196,7 @@ class Stream:
         on_batch: receives the number of samples in each finished batch.
         carried: the state carried from batch to batch; None: each starts from the initial state.
         any_size: returns the same program in the form that runs best at many sizes; None: as it is.
+        spot_check: compares a few samples of each shard with their values alone; None: none are.
     """
 
     model: Model
@@ -209,6 +213,7 @@ class Stream:
     non_finite: str = "warn"
     carried: Carried | None = None
     any_size: Callable[[], Program] | None = None
+    spot_check: SpotCheck | None = None
     _read_already: ReadAlready[list[_Work]] = field(default_factory=ReadAlready)
 
     def shards(
@@ -276,14 +281,18 @@ class Stream:
         batches = [] if shard.constant else self._batches(shard)
         if not batches:
             yield _Work(shard, (), None)
-        for number, positions in enumerate(batches, start=1):
+        checked = {}
+        if self.spot_check is not None:
+            checked = self.spot_check.chosen(self.lengths.part(shard.start, shard.stop), batches)
+        for number, positions in enumerate(batches):
             at = [shard.start + position for position in positions]
             try:
                 batch = self.read(at)
             except InputError as error:
                 # Not a user's mistake any more, because the survey could read it.
                 raise JobError(f"a sample can no longer be read: {error}") from error
-            yield _Work(shard, positions, batch, number == len(batches))
+            last = number == len(batches) - 1
+            yield _Work(shard, positions, batch, last, not number, checked.get(number))
 
     def read(self, indices: Sequence[int]) -> Batch:
         """Return these samples as one batch, with the padding of the run.
@@ -320,6 +329,7 @@ class Stream:
                     constants = self.constants(work.shard)
                 elif work.batch is not None:
                     outcome = self._run(work, work.batch)
+                    self._check(work, outcome)
                 seconds = time.perf_counter() - began
                 state = self.carried.state if self.carried and work.batch else None
                 yield _Computed(work, outcome, seconds, constants, state)
@@ -342,15 +352,40 @@ class Stream:
                 raise self._bad(work, row, reason) from error
             raise
 
+    def _check(self, work: _Work, outcome: Outcome) -> None:
+        """Compare some samples of a batch with their values alone.
+
+        Raises:
+            FinalError: one has other values; the message names it.
+        """
+        if self.spot_check is None:
+            return
+        if work.first:
+            self.spot_check.begin()
+        if outcome.batch is None or work.checked is None:
+            return
+        found = self.spot_check.effect(
+            self._alone_program, outcome.batch, outcome.values, work.checked
+        )
+        if found is not None:
+            index = work.shard.start + work.positions[outcome.rows[found.row]]
+            raise FinalError(
+                f"runtime.self_check: sample {named(self._id(index), index)}: {found}. Shards that "
+                f"are committed may hold such values, too. To compute each sample alone: "
+                f"runtime.batch_size=1, in a new run, as this one keeps its settings. To store the "
+                f"values all the same, resume it with runtime.self_check=false"
+            )
+
     def _bad(self, work: _Work, row: int, reason: str) -> BadSampleError:
         index = work.shard.start + work.positions[row]
         return BadSampleError(blamed(self._id(index), index, reason))
 
     @cached_property
     def _own_sizes(self) -> OwnSizes:
-        return OwnSizes(self.model.signature, self._of_any_size, self.lengths)
+        return OwnSizes(self.model.signature, lambda: self._alone_program, self.lengths)
 
-    def _of_any_size(self) -> Program:
+    @cached_property
+    def _alone_program(self) -> Program:
         """Return the program of samples alone, which checks the shapes of what it returns."""
         program = self.program if self.any_size is None else self.any_size()
         assert program is not None

@@ -42,7 +42,7 @@ def allowed(sizes: Sequence[tuple[int, int]], rules: BatchRules) -> bool:
 
 
 def cost(batches: Sequence[Sequence[tuple[int, int]]], rules: BatchRules) -> int:
-    return sum(padded(batch, rules) + batching._CALL_COST for batch in batches)
+    return sum(padded(batch, rules) + batching.CALL_COST for batch in batches)
 
 
 def every_cut(ordered: Sequence[tuple[int, int]]) -> Iterator[list[Sequence[tuple[int, int]]]]:

@@ -25,23 +25,26 @@ from extractkit.runs.manifest import Manifest, Status
 from extractkit.testing.reference import ReferenceModel
 from tests.engine.examples import EVERYTHING, Collected, job
 
-TEXTS = ("ab", "c", "", "defg", "hi", "x", "jk", "l", "mno")
+TEXTS = ("ab", "c", "", "defg", "hi", "xyz", "jk", "l", "mno")
 THIRD = "shards/000000004-000000006"
 
 
 class Fragile(ReferenceModel):
-    """Has trouble, once, with the text "x": as it is encoded, or as it is computed."""
+    """Has trouble, once, with the text "xyz": as it is encoded, or as it is computed.
+
+    No measurement before the plan computes it.
+    """
 
     encoding: ClassVar[list[BaseException]] = []
     computing: ClassVar[list[BaseException]] = []
 
     def encode(self, samples: Sequence[Sample]) -> list[Encoded]:
-        if self.encoding and any(sample.data == "x" for sample in samples):
+        if self.encoding and any(sample.data == "xyz" for sample in samples):
             raise self.encoding.pop()
         return super().encode(samples)
 
     def forward(self, tokens: Array) -> dict[str, Array]:
-        if self.computing and len(tokens) == 1 and tokens[0] == ord("x") % 50:
+        if self.computing and len(tokens) == 3 and tokens[0] == ord("x") % 50:
             raise self.computing.pop()
         return super().forward(tokens)
 
@@ -77,7 +80,7 @@ def run(path: Path, given: Job | None = None) -> Path:
 
 
 def stopped(path: Path, **trouble: BaseException) -> Path:
-    """A run that stopped at the sample "x"."""
+    """A run that stopped at the sample "xyz"."""
     for stage, error in trouble.items():
         getattr(Fragile, stage).append(error)
         with pytest.raises(type(error)):
@@ -346,7 +349,7 @@ def test_other_versions_are_recorded_where_nothing_was_computed_yet(
 
 
 def test_a_sample_refused_before_the_plan_leaves_the_run_as_it_was(tmp_path: Path) -> None:
-    many = wanted(inputs=(*("a" for _ in range(300)), "x"))  # rows are recorded before the last
+    many = wanted(inputs=(*("a" for _ in range(300)), "xyz"))  # rows are recorded before the last
     Fragile.encoding.append(KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "run", many)
