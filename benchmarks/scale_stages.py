@@ -16,7 +16,7 @@ from time import perf_counter, process_time
 import numpy as np
 
 import extractkit
-from extractkit.core.plan import Part, Shard, plan_shards
+from extractkit.core.shards import Part, Shard, plan_shards
 from extractkit.core.value_checks import EXAMINATION
 from extractkit.core.values import Dense, Ragged, Values
 from extractkit.runs import JOURNAL, SAMPLES, SHARDS, journal

@@ -10,18 +10,9 @@ from hypothesis import strategies as st
 
 from extractkit.core import plan
 from extractkit.core.catalog import Catalog, Kind, TensorRecord
-from extractkit.core.plan import (
-    CONSTANTS_SHARD,
-    Layout,
-    Lengths,
-    Part,
-    PlannedTensor,
-    Shard,
-    bytes_per_sample,
-    plan_shards,
-    plan_tensors,
-)
+from extractkit.core.plan import Layout, Lengths, PlannedTensor, bytes_per_sample, plan_tensors
 from extractkit.core.selectors import parse_selector
+from extractkit.core.shards import CONSTANTS_SHARD, Part, Shard, plan_shards
 from extractkit.core.spec import TensorSpec, numpy_dtype
 from extractkit.core.values import Assembly
 from extractkit.errors import SelectionError

@@ -9,8 +9,8 @@ from typing import Annotated
 from extractkit.advice import renamed_key
 from extractkit.core.component import Component
 from extractkit.core.keys import Choice, Effect, Flag, Number, Text, Whole, settings_of
-from extractkit.core.plan import Part
 from extractkit.core.selectors import Selector
+from extractkit.core.shards import Part
 from extractkit.errors import ConfigError, choices
 
 # NumPy's generators take 32 bits.

@@ -4,7 +4,6 @@ A `PlannedTensor` describes what is stored of one tensor. `plan_tensors` makes t
 and `plan_shards` divides the samples into shards.
 """
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
@@ -23,16 +22,6 @@ from extractkit.core.transforms.pipeline import BoundPipeline, Pipeline
 from extractkit.errors import SelectionError
 
 T = TypeVar("T")
-
-SHARD_BYTES = 32 * 1024 * 1024
-"""Target of `shard_size=auto`. It is well below the limit of 128 MB for a shard, so that writing
-one overlaps with computing the next, and a few fit into memory at once."""
-
-SHARD_SAMPLES = 1024
-"""Most samples in an automatic shard, so that small values are committed regularly too."""
-
-CONSTANTS = "constants"
-"""Key of the shard that holds values which do not depend on the inputs."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -266,79 +255,6 @@ def _any_computed(dims: Iterable[Dim] | None) -> bool:
     return any(dim.computed for dim in dims or ())
 
 
-@dataclass(frozen=True)
-class Shard:
-    """A contiguous range of samples, the unit of commit; or the constants, with an empty range.
-
-    Attributes:
-        start, stop: the range.
-        checkpoint: position of its weights on the checkpoint axis; None if the run has no such
-            axis.
-    """
-
-    start: int
-    stop: int
-    checkpoint: int | None = None
-
-    @property
-    def constant(self) -> bool:
-        """Whether it holds the values that do not depend on the samples."""
-        return self.start == self.stop
-
-    @property
-    def key(self) -> str:
-        """`constants`, or the range in digits of one width, so that names sort in order."""
-        part = CONSTANTS if self.constant else f"{self.start:09d}-{self.stop:09d}"
-        return part if self.checkpoint is None else f"checkpoint-{self.checkpoint:06d}-{part}"
-
-    @property
-    def position(self) -> tuple[int, int, int]:
-        """Its position in the order of a run: by checkpoint, the constants first."""
-        return (self.checkpoint or 0, self.start, self.stop)
-
-    def __len__(self) -> int:
-        return self.stop - self.start
-
-
-CONSTANTS_SHARD = Shard(0, 0)
-
-
-@dataclass(frozen=True)
-class Part:
-    """One of several parts of a job, each a contiguous range of its shards.
-
-    Attributes:
-        number: its number, from 1.
-        count: the number of parts.
-    """
-
-    number: int
-    count: int
-
-    @classmethod
-    def parse(cls, text: str) -> "Part | None":
-        """Parse "2/4"; return None if it does not name a part."""
-        found = _PART.fullmatch(text)
-        part = None if found is None else cls(int(found[1]), int(found[2]))
-        return part if part is not None and 1 <= part.number <= part.count else None
-
-    def __str__(self) -> str:
-        return f"{self.number}/{self.count}"
-
-    @property
-    def siblings(self) -> "tuple[Part, ...]":
-        """All parts of the job, in order."""
-        return tuple(Part(number, self.count) for number in range(1, self.count + 1))
-
-    def of(self, shards: Sequence[Shard]) -> tuple[Shard, ...]:
-        """Return this part's share of a job's shards, which may be empty."""
-        first = len(shards) * (self.number - 1) // self.count
-        return tuple(shards[first : len(shards) * self.number // self.count])
-
-
-_PART = re.compile(r"([1-9][0-9]{0,5})/([1-9][0-9]{0,5})")
-
-
 def plan_tensors(catalog: Catalog, selectors: Sequence[Selector]) -> tuple[PlannedTensor, ...]:
     """Return what the selectors ask to be stored, in the catalog's order.
 
@@ -440,28 +356,3 @@ def bytes_per_sample(tensors: Iterable[PlannedTensor], lengths: Lengths) -> npt.
         if not tensor.constant and (one := tensor.bytes_per_sample(lengths)) is not None:
             total += one
     return total
-
-
-def plan_shards(
-    per_sample: npt.NDArray[np.int64], shard_size: int | None, multiple: int = 1
-) -> tuple[Shard, ...]:
-    """Divide the samples into shards of `shard_size`, or (None) of at most SHARD_BYTES each.
-
-    Args:
-        multiple: every shard but the last holds a multiple of this number of samples.
-    """
-    count = len(per_sample)
-    if shard_size is not None:
-        return tuple(Shard(a, min(a + shard_size, count)) for a in range(0, count, shard_size))
-    ends = np.cumsum(per_sample)
-    shards = []
-    start = 0
-    while start < count:
-        before = int(ends[start - 1]) if start else 0
-        stop = int(np.searchsorted(ends, before + SHARD_BYTES, side="right"))
-        stop = min(stop, start + SHARD_SAMPLES)
-        if stop < count:
-            stop = min(start + max((stop - start) // multiple, 1) * multiple, count)
-        shards.append(Shard(start, stop))
-        start = stop
-    return tuple(shards)

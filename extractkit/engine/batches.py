@@ -13,7 +13,8 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from extractkit.core.plan import Lengths, Shard
+from extractkit.core.plan import Lengths
+from extractkit.core.shards import Shard
 from extractkit.core.spec import TEXT, numpy_dtype
 from extractkit.core.values import Array
 from extractkit.inputs import InputSpec, Sample, Signature, Source
@@ -295,20 +296,18 @@ def in_blocks(
     """Return the same shards in the order in which they are computed fastest.
 
     Args:
-        shards: in the order of a run: by checkpoint, then by range.
+        shards: in the order of a run: by outer axes, then by range.
         size: returns the approximate bytes of a range's encoded samples.
     """
     block: dict[Shard, int] = {}
     number = used = 0
-    for extent in dict.fromkeys(Shard(shard.start, shard.stop) for shard in shards):
+    for extent in dict.fromkeys(shard.extent for shard in shards):
         own = size(extent)
         if used and used + own > memory:
             number, used = number + 1, 0
         block[extent] = number
         used += own
-    yield from sorted(
-        shards, key=lambda shard: (block[Shard(shard.start, shard.stop)], *shard.position)
-    )
+    yield from sorted(shards, key=lambda shard: (block[shard.extent], *shard.order))
 
 
 def encoded_bytes(signature: Signature, lengths: Lengths) -> Callable[[Shard], int]:

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from extractkit.core.job import Runtime
-from extractkit.core.plan import Lengths, Shard
+from extractkit.core.plan import Lengths
+from extractkit.core.shards import Shard
 from extractkit.core.values import Array, State
 from extractkit.engine.batches import Batch
 from extractkit.errors import ConfigError, InputError, SampleError

@@ -12,7 +12,8 @@ from typing import cast
 
 from extractkit.advice import command
 from extractkit.core.job import Job
-from extractkit.core.plan import Shard, bytes_per_sample
+from extractkit.core.plan import bytes_per_sample
+from extractkit.core.shards import Shard
 from extractkit.engine import Listener, Summary
 from extractkit.engine.distributed.driver import Hired, hired
 from extractkit.engine.identity import described

@@ -24,8 +24,9 @@ import numpy.typing as npt
 from extractkit.core.catalog import Catalog, TensorRecord
 from extractkit.core.component import Component
 from extractkit.core.job import Job, Runtime
-from extractkit.core.plan import Lengths, PlannedTensor, Shard, groups_of, plan_shards, plan_tensors
+from extractkit.core.plan import Lengths, PlannedTensor, groups_of, plan_tensors
 from extractkit.core.selectors import Selector
+from extractkit.core.shards import Shard, plan_shards
 from extractkit.engine.carrying import check_count, check_lengths, check_runtime
 from extractkit.engine.failing_samples import try_out
 from extractkit.engine.measure import measure_axes

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from extractkit.core.job import Job
-from extractkit.core.plan import CONSTANTS_SHARD, Lengths, PlannedTensor, Shard
+from extractkit.core.plan import Lengths, PlannedTensor
+from extractkit.core.shards import CONSTANTS_SHARD, Shard
 from extractkit.core.value_checks import EXAMINATION
 from extractkit.core.values import Dense, State, Values, as_stored
 from extractkit.engine.batch_effects import SpotCheck

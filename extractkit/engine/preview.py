@@ -7,7 +7,8 @@ from pathlib import Path
 from extractkit.core.catalog import TensorRecord
 from extractkit.core.checkpoints import Checkpoint, ExcludedCheckpoint
 from extractkit.core.job import Job
-from extractkit.core.plan import Lengths, PlannedTensor, Shard, bytes_per_sample, groups_of
+from extractkit.core.plan import Lengths, PlannedTensor, bytes_per_sample, groups_of
+from extractkit.core.shards import Shard
 from extractkit.core.values import varies
 from extractkit.engine.loading import Opened, open_job
 from extractkit.engine.prepare import sharing_of

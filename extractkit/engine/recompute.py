@@ -8,7 +8,8 @@ from functools import cached_property
 from itertools import zip_longest
 
 from extractkit.core.job import Job
-from extractkit.core.plan import Lengths, Shard
+from extractkit.core.plan import Lengths
+from extractkit.core.shards import Shard
 from extractkit.core.spec import BFLOAT16
 from extractkit.core.values import Array, State, digest, from_stored
 from extractkit.engine.identity import described
@@ -300,6 +301,6 @@ def _not_made(why: str) -> tuple[Check, Check]:
 
 def _drawn(entries: Iterable[Shard], count: int, seed: int) -> list[Shard]:
     """Return this many random shards, in order."""
-    shards = sorted(entries, key=lambda shard: shard.position)
+    shards = sorted(entries, key=lambda shard: shard.order)
     chosen = random.Random(seed).sample(shards, min(count, len(shards)))
-    return sorted(chosen, key=lambda shard: shard.position)
+    return sorted(chosen, key=lambda shard: shard.order)

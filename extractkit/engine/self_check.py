@@ -18,8 +18,9 @@ from itertools import islice
 import numpy as np
 
 from extractkit.core.catalog import TensorRecord
-from extractkit.core.plan import Layout, Shard
+from extractkit.core.plan import Layout
 from extractkit.core.requests import Value
+from extractkit.core.shards import Shard
 from extractkit.core.values import Array
 from extractkit.engine.batches import Batch
 from extractkit.engine.failing_samples import run_isolated

@@ -20,7 +20,9 @@ from typing import TypeVar
 
 import numpy as np
 
-from extractkit.core.plan import Lengths, PlannedTensor, Shard, groups_of
+from extractkit.core.checkpoints import AXIS
+from extractkit.core.plan import Lengths, PlannedTensor, groups_of
+from extractkit.core.shards import Shard
 from extractkit.core.statistics import Arrays, Block, Partials, without_samples
 from extractkit.core.statistics.registry import Group
 from extractkit.core.value_checks import EXAMINATION, ValueChecks
@@ -321,8 +323,9 @@ class Stream:
         with closing(read):
             for work in chain.from_iterable(read):
                 began = time.perf_counter()
-                if self.axis is not None and work.shard.checkpoint is not None:
-                    self.axis.use(work.shard.checkpoint)
+                at = work.shard.along(AXIS)
+                if self.axis is not None and at is not None:
+                    self.axis.use(at)
                 constants, outcome = None, Outcome(range(0), [])
                 if work.shard.constant:
                     assert self.constants is not None

@@ -4,7 +4,7 @@ import os
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from extractkit.core.plan import Shard
+from extractkit.core.shards import Shard
 from extractkit.errors import choices
 
 MANIFEST = "manifest.json"

@@ -68,7 +68,7 @@ class Drift:
     tensors: Mapping[str, TensorDrift]
 
 
-def drift_of(views: Mapping[str, TrajectoryView], missing: Collection[int]) -> Drift:
+def drift_of(views: Mapping[str, TensorView], missing: Collection[int]) -> Drift:
     """Read the tensors one after the other, and measure their drift.
 
     Args:
@@ -77,7 +77,9 @@ def drift_of(views: Mapping[str, TrajectoryView], missing: Collection[int]) -> D
     labels: tuple[str, ...] = ()
     tensors = {}
     for key, view in views.items():
-        labels = tuple(one.label for one in view.checkpoints)
+        if not isinstance(view, TrajectoryView):
+            continue
+        labels = view.axis.labels
         if view.dtype.kind in _NUMBERS:
             tensors[key] = _measured(view, frozenset(missing))
     return Drift(labels, tensors)

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from extractkit.advice import command
-from extractkit.core.plan import Shard
+from extractkit.core.checkpoints import AXIS
+from extractkit.core.shards import Shard, positions_in
 from extractkit.core.value_checks import EXAMINATION, ValueChecks
 from extractkit.errors import RunDirectoryError
 from extractkit.runs.files import StoredFile, lines_of
@@ -34,9 +35,10 @@ class Entry:
     """One committed shard.
 
     Attributes:
-        shard: its key: the range of samples in digits, or "constants".
+        shard: its key: the range of samples in digits, or "constants", after its positions along
+            outer axes.
         start, stop: the range of samples (0, 0 for the constants).
-        checkpoint: position of its checkpoint on the checkpoint axis; None without such an axis.
+        checkpoint: its position along the checkpoint axis; None without such an axis.
         files: the file that each sink wrote, by the sink's name.
         values: SHA-256 over the values, independent of the file format
             (`extractkit.core.values.digest`).
@@ -70,7 +72,13 @@ class Entry:
     @property
     def covers(self) -> Shard:
         """The shard that this entry commits."""
-        return Shard(self.start, self.stop, self.checkpoint)
+        return Shard(self.start, self.stop, positions_in(self.shard))
+
+    @property
+    def consistent(self) -> bool:
+        """Whether its key is that of the range and the checkpoint recorded beside it."""
+        covers = self.covers
+        return self.shard == covers.key and self.checkpoint == covers.along(AXIS)
 
     def to_line(self) -> str:
         """Return the entry as a line of the journal, without its newline."""

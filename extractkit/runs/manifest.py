@@ -6,15 +6,15 @@ Fields that may differ between two runs of the same job (times, machine) are gro
 
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 
 from extractkit.advice import command
 from extractkit.core.catalog import TensorRecord
-from extractkit.core.checkpoints import Checkpoint, ExcludedCheckpoint
-from extractkit.core.plan import CONSTANTS_SHARD, Part, Shard
+from extractkit.core.checkpoints import AXIS, Checkpoint, ExcludedCheckpoint
+from extractkit.core.shards import CONSTANTS_SHARD, OuterAxis, Part, Shard, over_axes
 from extractkit.core.spec import PER_SAMPLE, TensorSpec
 from extractkit.core.value_checks import ValueChecks
 from extractkit.errors import RunDirectoryError
@@ -374,7 +374,7 @@ class Manifest:
 
     @property
     def shards(self) -> tuple[Shard, ...]:
-        """All shards of the finished run: by checkpoint, the constants before the ranges.
+        """All shards of the finished run: by outer axes, the constants before the ranges.
 
         Raises:
             RunDirectoryError: `part` does not name a valid part.
@@ -392,10 +392,15 @@ class Manifest:
         ranges = [Shard(start, stop) for start, stop in self.plan.shards] if self.plan else []
         constant = any(tensor.stored.constant for tensor in self.tensors)
         one = [CONSTANTS_SHARD] * constant + [shard for shard in ranges if len(shard)]
+        return over_axes(one, self.outer_axes)
+
+    @property
+    def outer_axes(self) -> tuple[OuterAxis, ...]:
+        """The leading axes of every tensor that are not samples, the slowest first."""
         if not self.checkpoints:
-            return tuple(one)
-        axis = range(len(self.checkpoints))
-        return tuple(replace(shard, checkpoint=at) for at in axis for shard in one)
+            return ()
+        labels, steps = zip(*((one.label, one.step) for one in self.checkpoints), strict=True)
+        return (OuterAxis(AXIS, labels, steps),)
 
     @property
     def sinks(self) -> Mapping[str, object]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from extractkit.advice import command, override
-from extractkit.core.plan import Part, Shard
+from extractkit.core.shards import Part, Shard
 from extractkit.errors import RunDirectoryError
 from extractkit.runs import (
     COMPONENTS,

@@ -8,9 +8,10 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from extractkit.core.checkpoints import AXIS, Checkpoint
+from extractkit.core.checkpoints import AXIS
 from extractkit.core.component import Component
 from extractkit.core.selectors import parse_selector
+from extractkit.core.shards import OuterAxis
 from extractkit.core.spec import SAMPLE
 from extractkit.core.trust import NO_TRUST, Trust
 from extractkit.errors import (
@@ -27,7 +28,7 @@ from extractkit.runs.manifest import Manifest, Status
 from extractkit.runs.samples import MISSING, Samples, why_missing
 from extractkit.runs.shards import check_names
 from extractkit.runs.statistics import Statistics, read_statistics
-from extractkit.runs.trajectory import position_of, trajectories
+from extractkit.runs.trajectory import views_of
 from extractkit.runs.views import Committed, TensorView
 from extractkit.sinks import ShardReader, Sink
 
@@ -52,11 +53,7 @@ class Run(Mapping[str, TensorView]):
         self.samples = Samples(
             path / SAMPLES, recorded.get(SAMPLES), schema=manifest.samples_schema
         )
-        self._views: dict[str, TensorView]
-        if manifest.checkpoints and committed.checkpoint is None:
-            self._views = dict(trajectories(manifest, committed))
-        else:
-            self._views = {t.key: TensorView(t, committed) for t in manifest.tensors}
+        self._views = views_of(manifest, committed)
 
     @property
     def status(self) -> Status:
@@ -66,7 +63,7 @@ class Run(Mapping[str, TensorView]):
     @property
     def checkpoints(self) -> tuple[str, ...]:
         """The labels along the checkpoint axis, the first axis of every tensor; often none."""
-        return tuple(one.label for one in self._axis)
+        return next((axis.labels for axis in self._axes if axis.name == AXIS), ())
 
     def at(self, checkpoint: str | int) -> "Run":
         """Return the run of one checkpoint, whose tensors have no checkpoint axis.
@@ -77,7 +74,8 @@ class Run(Mapping[str, TensorView]):
         Raises:
             UnknownTensorError: no checkpoint has that label or step.
         """
-        position = position_of(checkpoint, self._axis, str(self.path))
+        axis = next(iter(self._axes), OuterAxis(AXIS, (), ()))
+        position = axis.find(checkpoint, str(self.path))
         return Run(self.path, self.manifest, self._committed.at(position))
 
     @cached_property
@@ -90,8 +88,9 @@ class Run(Mapping[str, TensorView]):
             RunDirectoryError: the run is not finished, or the recorded results are damaged.
         """
         found = read_statistics(self.path, self.manifest.statistics, self.manifest.files)
-        at = self._committed.checkpoint
-        return found if at is None else found.at(at)
+        for position in self._committed.outer:
+            found = found.at(position.at)
+        return found
 
     @cached_property
     def drift(self) -> Drift | None:
@@ -164,7 +163,7 @@ class Run(Mapping[str, TensorView]):
         """
         views = [self[key] for key in keys] if keys else list(self.values())
         ids = [str(row["id"]) for row in self.samples]
-        return to_dataset(views, ids, self.missing, self._axis)
+        return to_dataset(views, ids, self.missing, self._axes)
 
     def __getitem__(self, key: str) -> TensorView:
         # Not with `or`: a view is a sequence, so an empty or scalar one is false or ambiguous.
@@ -185,17 +184,15 @@ class Run(Mapping[str, TensorView]):
 
     def __repr__(self) -> str:
         size = f"{len(self)} tensors, {self.manifest.samples} samples"
-        if self._committed.checkpoint is not None:
-            label = self.manifest.checkpoints[self._committed.checkpoint].label
-            size += f", checkpoint {label!r}"
-        elif self.checkpoints:
-            size += f", {len(self.checkpoints)} checkpoints"
+        chosen = zip(self.manifest.outer_axes, self._committed.outer, strict=False)
+        size += "".join(f", {axis.name} {axis.labels[one.at]!r}" for axis, one in chosen)
+        size += "".join(f", {len(axis)} {axis.name}s" for axis in self._axes)
         return f"<Run {self.path}: {self.status}, {size}>"
 
     @property
-    def _axis(self) -> tuple[Checkpoint, ...]:
-        """The checkpoints; none if this is the run of one of them."""
-        return self.manifest.checkpoints if self._committed.checkpoint is None else ()
+    def _axes(self) -> tuple[OuterAxis, ...]:
+        """The outer axes along which no position has been chosen."""
+        return self.manifest.outer_axes[len(self._committed.outer) :]
 
     @cached_property
     def _others(self) -> dict[str, TensorView]:
@@ -269,7 +266,7 @@ def to_dataset(
     views: Iterable[TensorView],
     ids: Sequence[str],
     missing: Collection[int] = (),
-    checkpoints: Sequence[Checkpoint] = (),
+    axes: Sequence[OuterAxis] = (),
 ) -> Any:
     """Return an `xarray.Dataset` with one variable, read whole and padded, for each view.
 
@@ -277,7 +274,7 @@ def to_dataset(
         ids: ids of all samples, for the coordinate `sample`.
         missing: indices of the samples without values, for the coordinate `missing`, bool
             (sample,). If there are none, the coordinate is omitted.
-        checkpoints: their steps, or labels if they have no steps, for the coordinate `checkpoint`.
+        axes: outer axes, each for a coordinate of steps, or of labels if it has no steps.
 
     Raises:
         MissingExtraError: xarray is not installed.
@@ -300,15 +297,8 @@ def to_dataset(
         if missing:
             marks = [number in missing for number in range(len(ids))]
             coordinates[MISSING] = (SAMPLE, np.array(marks, bool))
-    if checkpoints and AXIS in sizes:
-        coordinates[AXIS] = steps_or_labels(checkpoints)
+    coordinates |= {axis.name: axis.coordinates for axis in axes if axis.name in sizes}
     return xarray.Dataset(variables, coords=coordinates)
-
-
-def steps_or_labels(checkpoints: Sequence[Checkpoint]) -> list[int] | list[str]:
-    """Return the steps along the checkpoint axis if all checkpoints have one, else the labels."""
-    steps = [one.step for one in checkpoints if one.step is not None]
-    return steps if len(steps) == len(checkpoints) else [one.label for one in checkpoints]
 
 
 def unique_dims(

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from extractkit.advice import command
-from extractkit.core.plan import Shard
+from extractkit.core.shards import Shard
 from extractkit.core.statistics import Partials
 from extractkit.core.value_checks import EXAMINATION, ValueChecks
 from extractkit.core.values import State, Values
@@ -44,7 +44,7 @@ from extractkit.runs.shards import (
     take_over,
 )
 from extractkit.runs.statistics import RESULTS, results, serialized
-from extractkit.runs.trajectory import trajectories
+from extractkit.runs.trajectory import views_of
 from extractkit.runs.views import Committed
 from extractkit.sinks import Sink, StoredShard
 from extractkit.store.local import make_directory, make_durable, write_durably
@@ -363,7 +363,7 @@ class Recorder:
         committed = Committed(
             self.directory, manifest.status, manifest.samples, entries, name, sink, check=False
         )
-        views = trajectories(manifest, committed)
+        views = views_of(manifest, committed)
         missing = {int(index) for entry in entries.values() for index in entry.missing}
         return drift_of(views, missing)
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from extractkit.core.plan import Shard
+from extractkit.core.checkpoints import AXIS
+from extractkit.core.shards import Shard
 from extractkit.core.statistics import Partials
 from extractkit.core.value_checks import ValueChecks
 from extractkit.core.values import Dense, State, Values, digest
@@ -155,7 +156,7 @@ class Storing:
             stats or {},
             {str(index): reason for index, reason in (missing or {}).items()},
             timings or {},
-            shard.checkpoint,
+            shard.along(AXIS),
             carried,
             partial,
         )
@@ -270,7 +271,7 @@ def check_names(directory: Path, entry: Entry, sinks: Collection[str]) -> None:
     """
     shard = entry.covers
     at = f"{directory / JOURNAL}, shard {entry.shard!r}"
-    if entry.shard != shard.key or set(entry.files) != set(sinks):
+    if not entry.consistent or set(entry.files) != set(sinks):
         raise RunDirectoryError(
             f"{at}: files of {', '.join(sorted(entry.files)) or 'no sink'} for samples "
             f"{entry.start} … {entry.stop}; {', '.join(sorted(sinks))} wrote the run"

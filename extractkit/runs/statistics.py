@@ -8,7 +8,7 @@ from urllib.parse import unquote
 
 import numpy as np
 
-from extractkit.core.plan import Shard
+from extractkit.core.shards import Position, Shard
 from extractkit.core.statistics import Accumulator, Array, Arrays, Merging, Partials
 from extractkit.core.statistics.registry import Asked, Group, groups
 from extractkit.core.values import Dense
@@ -62,7 +62,7 @@ def parsed(content: bytes, path: Path) -> dict[tuple[str, str], dict[str, Array]
 
 
 def results(directory: Path, manifest: Manifest, entries: Mapping[Shard, Entry]) -> Partials:
-    """Merge the partial results of shards to results, at each checkpoint if there are any.
+    """Merge the partial results of shards to results, at each position of outer axes.
 
     Args:
         entries: the entries of all shards, in the plan's order.
@@ -70,12 +70,12 @@ def results(directory: Path, manifest: Manifest, entries: Mapping[Shard, Entry])
     Raises:
         RunDirectoryError: a file is damaged, or holds those of other statistics.
     """
-    shards: dict[int | None, list[StoredFile]] = {}
+    shards: dict[tuple[Position, ...], list[StoredFile]] = {}
     for shard, entry in entries.items():
         if entry.statistics is not None:
-            shards.setdefault(shard.checkpoint, []).append(entry.statistics)
-    each = [_merged(directory, manifest.statistics, files) for files in shards.values()]
-    return over_checkpoints(each) if manifest.checkpoints else each[0]
+            shards.setdefault(shard.outer, []).append(entry.statistics)
+    recorded = manifest.statistics
+    return over_axes({at: _merged(directory, recorded, files) for at, files in shards.items()})
 
 
 def _merged(
@@ -121,11 +121,17 @@ def recorded_groups(recorded: Sequence[RunStatistics]) -> tuple[Group, ...]:
     return groups((one.key, one.selectors, _asked(one)) for one in recorded)
 
 
-def over_checkpoints(each: Sequence[Partials]) -> Partials:
-    """Stack the results of several checkpoints along a first axis."""
+def over_axes(each: Mapping[tuple[Position, ...], Partials]) -> Partials:
+    """Stack results at positions of outer axes, which become their first axes."""
+    if () in each:
+        return each[()]
+    outer = [
+        over_axes({at[1:]: one for at, one in each.items() if at[0] == first})
+        for first in dict.fromkeys(at[0] for at in each)
+    ]
     return {
-        at: {name: np.stack([one[at][name] for one in each]) for name in arrays}
-        for at, arrays in each[0].items()
+        at: {name: np.stack([one[at][name] for one in outer]) for name in arrays}
+        for at, arrays in outer[0].items()
     }
 
 
@@ -216,10 +222,10 @@ class TensorStatistics(_Named[Results]):
             _key=key, tensors=tuple(tensors) or (key,), _elsewhere=dict(elsewhere or {})
         )
 
-    def at(self, checkpoint: int) -> "TensorStatistics":
-        """Return the statistics at one position of the checkpoint axis."""
+    def at(self, position: int) -> "TensorStatistics":
+        """Return the statistics at one position of the first outer axis."""
         found = {
-            name: Results(name, {result: self[name][result][checkpoint] for result in self[name]})
+            name: Results(name, {result: self[name][result][position] for result in self[name]})
             for name in self
         }
         own = vars(self)
@@ -263,9 +269,9 @@ class Statistics(Mapping[str, TensorStatistics]):
     def __repr__(self) -> str:
         return f"<Statistics of {len(self)} tensors>"
 
-    def at(self, checkpoint: int) -> "Statistics":
-        """Return the statistics at one position of the checkpoint axis."""
-        return Statistics({key: one.at(checkpoint) for key, one in self._found.items()})
+    def at(self, position: int) -> "Statistics":
+        """Return the statistics at one position of the first outer axis."""
+        return Statistics({key: one.at(position) for key, one in self._found.items()})
 
 
 def read_statistics(

@@ -1,4 +1,4 @@
-"""Lazy views of tensors over checkpoints, with the checkpoint axis in front of all others."""
+"""Lazy views of tensors along outer axes, such as that of checkpoints, in front of all others."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
@@ -7,49 +7,43 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from extractkit.core.checkpoints import AXIS, Checkpoint
+from extractkit.core.shards import OuterAxis
 from extractkit.core.values import Array
-from extractkit.errors import UnknownTensorError, choices
 from extractkit.runs.manifest import Manifest, RunTensor
 from extractkit.runs.views import Committed, Positions, TensorView, rows_to_read
 
 
 class TrajectoryView(TensorView):
-    """One tensor over all checkpoints: (checkpoints, samples, *shape), or (checkpoints, *shape).
+    """One tensor along an outer axis: (checkpoints, samples, *shape), or (checkpoints, *shape).
 
-    Axes whose length differs from sample to sample, or between checkpoints, are padded to the
-    longest of all, as in a `TensorView`. `at(label)` is the tensor of one checkpoint, without the
-    checkpoint axis. `each` holds these tensors in order.
+    Axes whose length differs from sample to sample, or between positions of the outer axis, are
+    padded to the longest of all, as in a `TensorView`. `at(label)` is the tensor at one position,
+    without the outer axis. `each` holds these tensors in order.
 
-    Indexing follows NumPy. The index on the first axis decides which checkpoints are read. Unless
-    an axis is indexed by an array, the next index decides which of their samples are read.
+    Indexing follows NumPy. The index on the first axis decides which positions are read. Unless an
+    axis is indexed by an array, the next index decides which of their samples are read.
     """
 
-    def __init__(
-        self,
-        tensor: RunTensor,
-        committed: Sequence[Committed],
-        checkpoints: Sequence[Checkpoint],
-    ) -> None:
-        super().__init__(tensor, committed[0])
-        self.each = tuple(TensorView(tensor, one) for one in committed)
-        self.checkpoints = tuple(checkpoints)
+    def __init__(self, tensor: RunTensor, each: Sequence[TensorView], axis: OuterAxis) -> None:
+        super().__init__(tensor, each[0]._committed)
+        self.each = tuple(each)
+        self.axis = axis
 
-    def at(self, checkpoint: str | int) -> TensorView:
-        """Return the tensor of one checkpoint.
+    def at(self, position: str | int) -> TensorView:
+        """Return the tensor at one position of the outer axis.
 
         Args:
-            checkpoint: its label or its step.
+            position: its label or its step.
 
         Raises:
-            UnknownTensorError: no checkpoint has that label or step.
+            UnknownTensorError: no position has that label or step.
         """
-        return self.each[position_of(checkpoint, self.checkpoints, repr(self.key))]
+        return self.each[self.axis.find(position, repr(self.key)).at]
 
     @property
     def dims(self) -> tuple[str | None, ...]:
-        """The name of each axis; None for an axis without a name. The first is "checkpoint"."""
-        return (AXIS, *self._stored.spec.titles)
+        """The name of each axis; None for an axis without a name. The outer axis is the first."""
+        return (self.axis.name, *self.each[0].dims)
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
@@ -59,19 +53,20 @@ class TrajectoryView(TensorView):
 
     @cached_property
     def lengths(self) -> Positions:
-        """The lengths along the varying axes: int64 (checkpoints, samples, varying axes)."""
+        """The lengths along the varying axes: int64 (positions, samples, varying axes)."""
         return np.stack([view.lengths for view in self.each])
 
     def by_shard(self) -> NoReturn:
-        """Raise an error, because each shard belongs to one checkpoint.
+        """Raise an error, because each shard belongs to one position.
 
         Raises:
             TypeError: always.
         """
-        raise TypeError(f"{self.key!r} has checkpoints: use view.at(checkpoint).by_shard()")
+        name = self.axis.name
+        raise TypeError(f"{self.key!r} has {name}s: use view.at({name}).by_shard()")
 
     def sample(self, index: int) -> Array:
-        """Return one sample at all checkpoints, (checkpoints, *shape), padded if lengths differ.
+        """Return one sample at all positions, (positions, *shape), padded if lengths differ.
 
         Raises:
             IndexError: there is no such sample, or the tensor is constant.
@@ -87,7 +82,7 @@ class TrajectoryView(TensorView):
         return len(self.each)
 
     def __iter__(self) -> Iterator[Array]:
-        """Yield every checkpoint in turn, padded like the whole, with one in memory at a time."""
+        """Yield every position in turn, padded like the whole, with one in memory at a time."""
         for position in range(len(self.each)):
             yield np.asarray(self._of([position], None)[0], self.dtype)
 
@@ -105,7 +100,7 @@ class TrajectoryView(TensorView):
     def _of(
         self, positions: Iterable[int], rest: Sequence[Any] | None, fill: object = None
     ) -> Array:
-        """Return some checkpoints, or what `rest` indexes in each of them."""
+        """Return some positions, or what `rest` indexes in each of them."""
         wide = self.shape[1:]
         blank = self.blank if fill is None else fill
         result = []
@@ -126,39 +121,16 @@ class TrajectoryView(TensorView):
         return np.stack(result)
 
 
-def trajectories(manifest: Manifest, committed: Committed) -> dict[str, TrajectoryView]:
-    """Return the tensors of a run with checkpoints, by key."""
-    each = [committed.at(position) for position in range(len(manifest.checkpoints))]
-    return {t.key: TrajectoryView(t, each, manifest.checkpoints) for t in manifest.tensors}
-
-
-def position_of(checkpoint: str | int, checkpoints: Sequence[Checkpoint], of: str) -> int:
-    """Return the position of a checkpoint on the checkpoint axis.
-
-    Args:
-        checkpoint: its label or its step.
-        of: the name of what has the axis, for the message.
-
-    Raises:
-        UnknownTensorError: no checkpoint has that label or step.
-    """
-    for position, one in enumerate(checkpoints):
-        if checkpoint == one.label or (one.step is not None and checkpoint == one.step):
-            return position
-    if isinstance(checkpoint, int) and (steps := _steps(checkpoints)):
-        raise UnknownTensorError(
-            f"{checkpoint!r} is not the step of a checkpoint of {of}. Steps: {steps}"
-        )
-    labels = [one.label for one in checkpoints]
-    raise UnknownTensorError(
-        f"{checkpoint!r} is not a checkpoint of {of}. {choices(str(checkpoint), labels)}"
-    )
-
-
-def _steps(checkpoints: Sequence[Checkpoint]) -> str:
-    """List the steps; if there are many, the first ones and the last."""
-    steps = [str(one.step) for one in checkpoints if one.step is not None]
-    return ", ".join(steps if len(steps) <= 6 else [*steps[:4], "…", steps[-1]])
+def views_of(manifest: Manifest, committed: Committed) -> dict[str, TensorView]:
+    """Return the tensors of a run by key, with the outer axes that are still to be chosen."""
+    axes = manifest.outer_axes[len(committed.outer) :]
+    if not axes:
+        return {tensor.key: TensorView(tensor, committed) for tensor in manifest.tensors}
+    inner = [views_of(manifest, committed.at(position)) for position in axes[0].positions]
+    return {
+        tensor.key: TrajectoryView(tensor, [views[tensor.key] for views in inner], axes[0])
+        for tensor in manifest.tensors
+    }
 
 
 def _is_array(index: Any) -> bool:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from extractkit.core.catalog import TensorRecord
-from extractkit.core.plan import Shard
+from extractkit.core.shards import CONSTANTS_SHARD, Position, Shard
 from extractkit.core.spec import TensorSpec, numpy_dtype
 from extractkit.core.values import Array, Dense, Values, from_stored, varies
 from extractkit.errors import RunDirectoryError
@@ -36,8 +36,7 @@ class Committed:
         entries: the entries by shard.
         sink_name, sink: the sink through which values are read.
         check: compare the digest of a shard's file with the journal before the first read.
-        checkpoint: position on the checkpoint axis of the values to read; None if the run has no
-            such axis.
+        outer: the position of the values to read along each outer axis chosen so far.
     """
 
     directory: Path
@@ -47,19 +46,21 @@ class Committed:
     sink_name: str
     sink: Sink
     check: bool = True
-    checkpoint: int | None = None
+    outer: tuple[Position, ...] = ()
     _checked: set[Shard] = field(default_factory=set)
 
-    def at(self, checkpoint: int) -> "Committed":
-        """Return the shards of one checkpoint."""
-        own = self._by_checkpoint.get(checkpoint, {})
-        return replace(self, entries=own, checkpoint=checkpoint)
+    def at(self, position: Position) -> "Committed":
+        """Return the shards at one position along the next outer axis."""
+        return replace(
+            self, entries=self._by_position.get(position, {}), outer=(*self.outer, position)
+        )
 
     @cached_property
-    def _by_checkpoint(self) -> dict[int | None, dict[Shard, Entry]]:
-        found: dict[int | None, dict[Shard, Entry]] = {}
+    def _by_position(self) -> dict[Position, dict[Shard, Entry]]:
+        found: dict[Position, dict[Shard, Entry]] = {}
         for shard, entry in self.entries.items():
-            found.setdefault(shard.checkpoint, {})[shard] = entry
+            for position in shard.outer:
+                found.setdefault(position, {})[shard] = entry
         return found
 
     @cached_property
@@ -90,7 +91,7 @@ class Committed:
 
     def constant(self, key: str) -> Array:
         """Return the value of a tensor that does not depend on the inputs."""
-        return self.sink.read_constant(self.path(Shard(0, 0, self.checkpoint)), key)
+        return self.sink.read_constant(self.path(replace(CONSTANTS_SHARD, outer=self.outer)), key)
 
     def read(self, key: str, rows: Positions) -> Iterator[tuple[slice, Positions, Values]]:
         """Yield the values of some samples (ascending), one shard at a time.
@@ -135,7 +136,7 @@ class Committed:
         index = bisect_right(self._starts, sample) - 1
         if index < 0 or sample >= self.shards[index].stop:
             present = sum(len(shard) for shard in self.shards)
-            of = "" if self.checkpoint is None else f" of checkpoint {self.checkpoint + 1}"
+            of = "".join(f" of {one.axis} {one.at + 1}" for one in self.outer)
             raise RunDirectoryError(
                 f"sample {sample}{of} is not in {self.directory} (status: {self.status}): "
                 f"{present} of its {self.samples} samples were committed"

@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from extractkit.core.plan import Shard
+from extractkit.core.shards import Shard
 from extractkit.core.spec import PER_SAMPLE, TensorSpec
 from extractkit.core.values import OFFSETS, SHAPES, Array, Values
 from extractkit.errors import RunDirectoryError

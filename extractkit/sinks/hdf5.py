@@ -18,8 +18,8 @@ one colon, and the name of a selector none.
 
 `tensors.h5` is for h5py, MATLAB and HDFView. Its datasets are virtual: they point at `shards/`, by
 names relative to the file itself, so that a run can be moved and read from any working directory.
-Offsets and shapes of ragged tensors are real, and count through the whole run. In a run with
-checkpoints, these are the first axis of every dataset except a ragged tensor's values, which are
+Offsets and shapes of ragged tensors are real, and count through the whole run. Outer axes, such as
+that of checkpoints, are the first axes of every dataset except a ragged tensor's values, which are
 concatenated: offsets are (checkpoints, samples + 1).
 
 HDF5 does not convert strings to rows of uint8. If some shards hold a tensor as strings and others
@@ -36,7 +36,6 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from extractkit.core.checkpoints import AXIS
 from extractkit.core.keys import Layout
 from extractkit.core.spec import BFLOAT16
 from extractkit.core.values import (
@@ -275,61 +274,62 @@ class _Concatenation:
             self.parts.append((source, 0, 0))
 
 
+Outer = tuple[int, ...]
+"""One number for each outer axis."""
+
+
 @dataclass
 class _Virtual:
-    """One dataset over all shards, with the content of each checkpoint if a run has several.
+    """One dataset over all shards, with the content at each position of outer axes.
 
     Attributes:
         name: the name of the dataset, in the shards and here.
-        stacked: whether the checkpoints are an axis of their own, in front of the others.
+        outer: the sizes of the outer axes, in front of the others; empty if they are concatenated.
+        contents: by position along each of them.
     """
 
     name: str
-    stacked: bool
-    by_checkpoint: dict[int, _Concatenation] = field(default_factory=dict)
+    outer: Outer
+    contents: dict[Outer, _Concatenation] = field(default_factory=dict)
 
-    def append(self, source: str, dataset: Any, checkpoint: int) -> None:
-        self.by_checkpoint.setdefault(checkpoint, _Concatenation()).append(source, dataset)
+    def append(self, source: str, dataset: Any, at: Outer) -> None:
+        self.contents.setdefault(at, _Concatenation()).append(source, dataset)
 
     @property
     def rows(self) -> int:
-        """Number of rows of a dataset whose checkpoints are not stacked."""
-        return sum(one.shape[0] if one.shape else 0 for one in self.by_checkpoint.values())
+        """Number of rows of a dataset whose outer axes are concatenated."""
+        return sum(one.shape[0] if one.shape else 0 for one in self.contents.values())
 
     def write(self, file: Any, directory: Path) -> Any:
-        contents = [self.by_checkpoint[at] for at in sorted(self.by_checkpoint)]
-        own, dtype = contents[0].shape, contents[0].dtype
-        shape = (len(contents), *own) if self.stacked else own
-        if len(set.union(*(one.forms for one in contents))) > 1:
-            return self._copied(file, directory, contents, shape)
+        first = next(iter(self.contents.values()))
+        own, dtype = first.shape, first.dtype
+        shape = (*self.outer, *own)
+        if len(set.union(*(one.forms for one in self.contents.values()))) > 1:
+            return self._copied(file, directory, shape)
         layout = h5py.VirtualLayout(shape, dtype)
         # h5py omits times from all datasets but virtual ones, and they would differ between runs.
         layout.dcpl.set_obj_track_times(False)
-        for at, one in enumerate(contents):
+        for at, one in self.contents.items():
             for source, start, stop in one.parts:
                 rows = (stop - start, *own[1:]) if own else ()
                 origin = h5py.VirtualSource(_literal(source), _literal(self.name), rows, dtype)
-                layout[self._rows_of(at, start, stop, own)] = origin
+                layout[_rows_of(at, start, stop, own)] = origin
         fill = dtype.type(np.nan) if dtype.kind in "fc" else None
         return file.create_virtual_dataset(self.name, layout, fillvalue=fill)
 
-    def _rows_of(
-        self, at: int, start: int, stop: int, own: tuple[int, ...]
-    ) -> tuple[int | slice, ...]:
-        """Return the index of rows of one checkpoint; a single value has no rows."""
-        outer = (at,) if self.stacked else ()
-        return (*outer, slice(start, stop)) if own else outer
-
-    def _copied(
-        self, file: Any, directory: Path, contents: Sequence[_Concatenation], shape: tuple[int, ...]
-    ) -> Any:
+    def _copied(self, file: Any, directory: Path, shape: tuple[int, ...]) -> Any:
         strings = np.empty(shape, object)
-        for at, one in enumerate(contents):
+        for at, one in self.contents.items():
             for source, start, stop in one.parts:
                 with opened(directory / source) as shard_file:
-                    rows = self._rows_of(at, start, stop, one.shape)
+                    rows = _rows_of(at, start, stop, one.shape)
                     strings[rows] = read_strings(shard_file[self.name])
         return add_bytes(file, self.name, strings)
+
+
+def _rows_of(at: Outer, start: int, stop: int, own: tuple[int, ...]) -> tuple[int | slice, ...]:
+    """Return the index of rows at a position of outer axes; a single value has no rows."""
+    return (*at, slice(start, stop)) if own else at
 
 
 def _literal(name: str) -> str:
@@ -342,47 +342,45 @@ class _Tensor:
     """One tensor over all shards."""
 
     stored: StoredTensor
-    stacked: bool
+    axes: Mapping[str, int]
     values: _Virtual
     present: _Virtual
-    offsets: dict[int, list[npt.NDArray[np.int64]]] = field(default_factory=dict)
-    shapes: dict[int, list[npt.NDArray[np.int64]]] = field(default_factory=dict)
+    offsets: dict[Outer, list[npt.NDArray[np.int64]]] = field(default_factory=dict)
+    shapes: dict[Outer, list[npt.NDArray[np.int64]]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, tensor: StoredTensor, stacked: bool) -> "_Tensor":
-        present = _Virtual(tensor.key + PRESENT, stacked)
-        return cls(tensor, stacked, _Virtual(tensor.key, stacked), present)
+    def of(cls, tensor: StoredTensor, axes: Mapping[str, int]) -> "_Tensor":
+        outer = tuple(axes.values())
+        return cls(tensor, axes, _Virtual(tensor.key, outer), _Virtual(tensor.key + PRESENT, outer))
 
-    def append(self, source: str, file: Any, checkpoint: int) -> None:
+    def append(self, source: str, file: Any, at: Outer) -> None:
         parts = stored(file, self.stored.key)
         if "" in parts:
-            self.values.append(source, parts[""], checkpoint)
+            self.values.append(source, parts[""], at)
         else:
-            self._append_ragged(source, file, parts, checkpoint)
+            self._append_ragged(source, file, parts, at)
         if (present := presence(file, self.stored.key)) is not None:
-            self.present.append(source, present, checkpoint)
+            self.present.append(source, present, at)
 
-    def _append_ragged(
-        self, source: str, file: Any, parts: Mapping[str, Any], checkpoint: int
-    ) -> None:
+    def _append_ragged(self, source: str, file: Any, parts: Mapping[str, Any], at: Outer) -> None:
         if not self.offsets:
-            # Lengths may differ between checkpoints, so their rows are concatenated.
-            self.values = _Virtual(f"{self.stored.key}/{VALUES}", stacked=False)
+            # Lengths may differ between positions of outer axes, so rows are concatenated.
+            self.values = _Virtual(f"{self.stored.key}/{VALUES}", ())
         offsets = parts[OFFSETS][:]
         shapes = parts[SHAPES][:] if SHAPES in parts else None
         check_ragged(Path(file.filename), self.stored.key, len(parts[VALUES]), offsets, shapes)
-        known = self.offsets.setdefault(checkpoint, [])
+        known = self.offsets.setdefault(at, [])
         before = self.values.rows
         known.append((offsets[1:] if known else offsets) + before)
-        self.values.append(source, parts[VALUES], 0)
+        self.values.append(source, parts[VALUES], ())
         if shapes is not None:
-            self.shapes.setdefault(checkpoint, []).append(shapes)
+            self.shapes.setdefault(at, []).append(shapes)
 
     def write(self, file: Any, directory: Path) -> None:
-        if not self.values.by_checkpoint:
+        if not self.values.contents:
             return
         node = self.values.write(file, directory)
-        labels = [AXIS] * self.stacked + [dim or "" for dim in self.stored.spec.labels]
+        labels = [*self.axes, *(dim or "" for dim in self.stored.spec.labels)]
         if self.offsets:
             node = file[self.stored.key]
             node[OFFSETS] = self._laid(self.offsets)
@@ -394,12 +392,12 @@ class _Tensor:
         if self.stored.spec.dtype == BFLOAT16:
             node.attrs["dtype"] = BFLOAT16
         node.attrs["dims"] = np.array(labels, h5py.string_dtype())
-        if self.present.by_checkpoint:
+        if self.present.contents:
             self.present.write(file, directory)
 
-    def _laid(self, arrays: Mapping[int, Sequence[npt.NDArray[np.int64]]]) -> Any:
-        whole = [np.concatenate(arrays[at]) for at in sorted(arrays)]
-        return np.stack(whole) if self.stacked else whole[0]
+    def _laid(self, arrays: Mapping[Outer, Sequence[npt.NDArray[np.int64]]]) -> Any:
+        whole = np.stack([np.concatenate(arrays[at]) for at in sorted(arrays)])
+        return whole.reshape(*self.axes.values(), *whole.shape[1:])
 
 
 def build_index(
@@ -407,15 +405,18 @@ def build_index(
 ) -> None:
     """Fill `file` with one dataset, or group, for each tensor."""
     # Samples first, in order, so that their tensors are laid out in that order.
-    ordered = sorted(shards, key=lambda one: (one.shard.constant, one.shard.position))
-    stacked = any(one.shard.checkpoint is not None for one in shards)
-    series = [_Tensor.of(tensor, stacked) for tensor in tensors]
+    ordered = sorted(shards, key=lambda one: (one.shard.constant, one.shard.order))
+    axes: dict[str, int] = {}
+    for position in (position for one in shards for position in one.shard.outer):
+        axes[position.axis] = max(axes.get(position.axis, 0), position.at + 1)
+    series = [_Tensor.of(tensor, axes) for tensor in tensors]
     for one in ordered:
         source = one.path.relative_to(directory).as_posix()
+        outer = tuple(position.at for position in one.shard.outer)
         with opened(one.path) as shard_file:
             for tensor in series:
                 if tensor.stored.constant == one.shard.constant:
-                    tensor.append(source, shard_file, one.shard.checkpoint or 0)
+                    tensor.append(source, shard_file, outer)
     for tensor in series:
         tensor.write(file, directory)
     file.attrs["about"] = _ABOUT

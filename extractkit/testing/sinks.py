@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from extractkit.core.plan import Shard
+from extractkit.core.shards import Shard
 from extractkit.core.spec import TensorSpec
 from extractkit.core.values import Array, Dense, Ragged, Values, digest, sample_shapes
 from extractkit.errors import RunDirectoryError

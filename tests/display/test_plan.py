@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from extractkit.core.checkpoints import Checkpoint, ExcludedCheckpoint
-from extractkit.core.plan import Shard
+from extractkit.core.shards import Shard
 from extractkit.display import render
 from extractkit.display.tensors import plan_overview
 from extractkit.engine.preview import Preview

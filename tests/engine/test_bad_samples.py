@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 import extractkit
 from extractkit.core.component import Component
-from extractkit.core.plan import PlannedTensor, Shard, plan_tensors
+from extractkit.core.plan import PlannedTensor, plan_tensors
 from extractkit.core.selectors import parse_selector
+from extractkit.core.shards import Shard
 from extractkit.core.values import Array, Dense, Ragged, digest
 from extractkit.engine.batches import BatchRules, read_batch
 from extractkit.engine.failing_samples import run_isolated, try_out

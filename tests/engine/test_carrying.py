@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from extractkit.core.plan import Shard, plan_shards
+from extractkit.core.shards import Shard, plan_shards
 from extractkit.engine import Silent
 from extractkit.engine.carrying import check_count
 from extractkit.engine.execute import resume

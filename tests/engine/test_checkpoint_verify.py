@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from extractkit.core.checkpoints import AXIS
 from extractkit.core.job import Job
-from extractkit.core.plan import Shard
+from extractkit.core.shards import Position, Shard
 from extractkit.engine import Silent
 from extractkit.engine.execute import execute
 from extractkit.engine.recompute import recompute
@@ -72,7 +73,7 @@ def test_every_shard_comes_out_bit_for_bit(place: Path) -> None:
 
 @pytest.mark.parametrize("at", [0, 1, 2])
 def test_one_number_of_one_checkpoint_that_is_another_is_found(at: int, copy: Path) -> None:
-    shard = Shard(8, 16, at)
+    shard = Shard(8, 16, (Position(AXIS, at),))
     stored_otherwise(copy / "run", shard, "pool:output", 1.0)
     found = again(copy / "run", given(copy))
     assert {finding.shard for finding in check(found, "recomputed").findings} == {shard.key}
@@ -80,16 +81,16 @@ def test_one_number_of_one_checkpoint_that_is_another_is_found(at: int, copy: Pa
 
 
 def test_the_constants_of_every_checkpoint_are_held_against_its_own_file(copy: Path) -> None:
-    stored_otherwise(copy / "run", Shard(0, 0, 2), "attention:kernel", 1.0)
+    stored_otherwise(copy / "run", Shard(0, 0, (Position(AXIS, 2),)), "attention:kernel", 1.0)
     found = again(copy / "run", given(copy))
     (finding,) = check(found, "recomputed").findings
-    assert finding.shard == Shard(0, 0, 2).key
+    assert finding.shard == Shard(0, 0, (Position(AXIS, 2),)).key
 
 
 def test_shards_of_two_checkpoints_that_were_exchanged_are_found(copy: Path) -> None:
     """Both files are whole and both lines true to them: only the weights tell."""
     entries = journal.read(copy / "run" / JOURNAL).by_shard()
-    one, other = Shard(0, 8, 0), Shard(0, 8, 1)
+    one, other = Shard(0, 8, (Position(AXIS, 0),)), Shard(0, 8, (Position(AXIS, 1),))
     a, b = (entries[shard].files["npz"].name for shard in (one, other))
     content = [(copy / "run" / name).read_bytes() for name in (a, b)]
     for name, bytes_ in zip((b, a), content, strict=True):
@@ -112,14 +113,14 @@ def test_shards_of_two_checkpoints_that_were_exchanged_are_found(copy: Path) -> 
 
 @pytest.mark.parametrize("harm", ["flip", "remove"])
 def test_a_damaged_shard_or_drift_is_named(harm: str, copy: Path) -> None:
-    for name in (f"shards/{Shard(8, 16, 1).key}.npz", "drift.json"):
+    for name in (f"shards/{Shard(8, 16, (Position(AXIS, 1),)).key}.npz", "drift.json"):
         path = copy / "run" / name
         if harm == "remove":
             path.unlink()
         else:
             path.write_bytes(path.read_bytes()[:-1] + b"?")
     assert {finding.file for finding in verify(copy / "run").findings} == {
-        f"shards/{Shard(8, 16, 1).key}.npz",
+        f"shards/{Shard(8, 16, (Position(AXIS, 1),)).key}.npz",
         "drift.json",
     }
 

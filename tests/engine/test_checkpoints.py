@@ -8,7 +8,8 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from extractkit.core.plan import Shard
+from extractkit.core.checkpoints import AXIS
+from extractkit.core.shards import Position, Shard
 from extractkit.core.values import Array
 from extractkit.engine import prepare as preparing
 from extractkit.engine.batches import ReadAlready
@@ -178,7 +179,7 @@ def test_weights_alone_open_no_inputs(paths: list[str], tmp_path: Path) -> None:
 def test_one_checkpoint_is_an_axis_of_one(paths: list[str], tmp_path: Path) -> None:
     run = executed(tmp_path / "run", over(paths[:1], {"path": "pool:output"}))
     assert run["pool:output"].shape == (1, 20, 4)
-    assert [shard.key for shard in run.manifest.shards] == [Shard(0, 20, 0).key]
+    assert [shard.key for shard in run.manifest.shards] == [Shard(0, 20, (Position(AXIS, 0),)).key]
 
 
 # ---- samples that are of no use

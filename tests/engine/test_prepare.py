@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pytest
 
-from extractkit.core.plan import CONSTANTS_SHARD, Lengths, Shard
+from extractkit.core.plan import Lengths
+from extractkit.core.shards import CONSTANTS_SHARD, Shard
 from extractkit.core.values import Array
 from extractkit.engine.prepare import Trial, prepare
 from extractkit.engine.samples import survey

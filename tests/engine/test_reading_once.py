@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extractkit.core.plan import Shard
+from extractkit.core.checkpoints import AXIS
+from extractkit.core.shards import Position, Shard
 from extractkit.engine.batches import ReadAlready, in_blocks
 
 SIZES = st.lists(st.integers(0, 12), min_size=1, max_size=8)
@@ -16,7 +17,11 @@ SIZES = st.lists(st.integers(0, 12), min_size=1, max_size=8)
 def shards(count: int, checkpoints: int, constant: bool) -> list[Shard]:
     """A shard a sample, as they stand in a run."""
     ranges = [Shard(0, 0)] * constant + [Shard(at, at + 1) for at in range(count)]
-    return [Shard(one.start, one.stop, c) for c in range(checkpoints) for one in ranges]
+    return [
+        Shard(one.start, one.stop, (Position(AXIS, c),))
+        for c in range(checkpoints)
+        for one in ranges
+    ]
 
 
 def size_of(sizes: list[int]) -> Callable[[Shard], int]:
@@ -25,7 +30,7 @@ def size_of(sizes: list[int]) -> Callable[[Shard], int]:
 
 def loads(order: list[Shard]) -> int:
     """How often weights are loaded for shards in this order."""
-    return len(list(groupby(shard.checkpoint for shard in order)))
+    return len(list(groupby(shard.along(AXIS) for shard in order)))
 
 
 def fewest_blocks(sizes: list[int], memory: int) -> int:
@@ -46,13 +51,13 @@ def test_it_is_the_same_shards_and_weights_are_loaded_as_seldom_as_memory_allows
 ) -> None:
     every = shards(len(sizes), checkpoints, constant)
     order = list(in_blocks(every, size_of(sizes), memory))
-    assert sorted(order, key=lambda shard: shard.position) == every
+    assert sorted(order, key=lambda shard: shard.order) == every
     assert loads(order) <= checkpoints * fewest_blocks(sizes, memory)
     if memory >= sum(sizes):
         assert order == every
     # Of a run that is resumed some are missing; the rest stands in an order by the same rule.
     some = [shard for shard in every if data.draw(st.booleans())]
-    assert sorted(in_blocks(some, size_of(sizes), memory), key=lambda one: one.position) == some
+    assert sorted(in_blocks(some, size_of(sizes), memory), key=lambda one: one.order) == some
 
 
 @given(SIZES, st.integers(2, 4), st.integers(0, 40))

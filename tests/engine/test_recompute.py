@@ -11,8 +11,8 @@ import pytest
 
 from extractkit.core.catalog import Catalog, Kind
 from extractkit.core.job import Job
-from extractkit.core.plan import CONSTANTS_SHARD, Shard
 from extractkit.core.requests import Value
+from extractkit.core.shards import CONSTANTS_SHARD, Shard
 from extractkit.core.values import Array, Dense, Values, digest
 from extractkit.engine import Silent
 from extractkit.engine import recompute as recomputing

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from extractkit.core.plan import PlannedTensor, Shard, plan_tensors
+from extractkit.core.plan import PlannedTensor, plan_tensors
 from extractkit.core.selectors import parse_selector
+from extractkit.core.shards import Shard
 from extractkit.core.values import Array, Values, digest
 from extractkit.engine.batches import BatchRules
 from extractkit.engine.measure import measure_axes

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from extractkit.core.plan import Shard, plan_tensors
+from extractkit.core.plan import plan_tensors
 from extractkit.core.selectors import parse_selector
+from extractkit.core.shards import Shard
 from extractkit.core.value_checks import EXAMINATION, ValueChecks
 from extractkit.core.values import Array, Dense, digest
 from extractkit.engine.batches import BatchRules

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from extractkit.core.job import Job
-from extractkit.core.plan import Part
+from extractkit.core.shards import Part
 from extractkit.engine import Silent
 from extractkit.engine.execute import execute
 from extractkit.runs.parts import join

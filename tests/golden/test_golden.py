@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from extractkit.core.catalog import Kind, Scope, TensorRecord
-from extractkit.core.checkpoints import Checkpoint, ExcludedCheckpoint
-from extractkit.core.plan import Shard
+from extractkit.core.checkpoints import AXIS, Checkpoint, ExcludedCheckpoint
+from extractkit.core.shards import Position, Shard
 from extractkit.core.spec import TensorSpec
 from extractkit.core.value_checks import ValueChecks
 from extractkit.errors import RunDirectoryError
@@ -135,14 +135,14 @@ def entry(shard: Shard, values: str, **more: object) -> Entry:
     file = StoredFile(f"shards/{shard.key}.npz", "7" * 64, 400)
     common = (shard.key, shard.start, shard.stop, {"npz": file}, values * 64)
     timings = {"compute": 0.25}
-    return Entry(*common, timings=timings, checkpoint=shard.checkpoint, **more)  # type: ignore[arg-type]
+    return Entry(*common, timings=timings, checkpoint=shard.along(AXIS), **more)  # type: ignore[arg-type]
 
 
 STATE = StoredFile("shards/000000000-000000002.state.npz", "8" * 64, 300)
 ENTRIES = (
     entry(Shard(0, 0), "a"),
     entry(Shard(0, 2), "b", stats={"a:output": STATS}, missing={"0": "é is too long"}, state=STATE),
-    entry(Shard(2, 3, checkpoint=1), "c"),
+    entry(Shard(2, 3, (Position(AXIS, 1),)), "c"),
 )
 BEFORE_STATES = tuple(replace(one, state=None) for one in ENTRIES)
 LINES = {3: BEFORE_STATES, **dict.fromkeys((4, 5, 6, journal.SCHEMA), ENTRIES)}

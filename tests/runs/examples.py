@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from extractkit.core.catalog import Kind, Scope, TensorRecord
-from extractkit.core.plan import CONSTANTS_SHARD, Shard
+from extractkit.core.shards import CONSTANTS_SHARD, Shard
 from extractkit.core.spec import TensorSpec
 from extractkit.core.values import Assembly, Dense, Values
 from extractkit.runs.manifest import Manifest, RunInputs, RunPlan, RunTensor, Volatile

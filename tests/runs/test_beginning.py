@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from extractkit.core.plan import CONSTANTS_SHARD
+from extractkit.core.shards import CONSTANTS_SHARD
 from extractkit.core.values import Dense
 from extractkit.errors import ConfigError, JobError, RunDirectoryError
 from extractkit.runs import HYDRA, LOCK, LOG, MANIFEST, SAMPLES, SHARDS

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from extractkit.core.plan import CONSTANTS_SHARD
+from extractkit.core.shards import CONSTANTS_SHARD
 from extractkit.core.value_checks import ValueChecks
 from extractkit.errors import RunDirectoryError
 from extractkit.runs import journal

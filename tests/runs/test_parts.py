@@ -12,7 +12,7 @@ import pytest
 from extractkit.advice import override
 from extractkit.config.hydra_internals import parse_override
 from extractkit.core.job import Job
-from extractkit.core.plan import Part
+from extractkit.core.shards import Part
 from extractkit.core.values import Array
 from extractkit.engine import Silent
 from extractkit.engine.execute import execute, resume

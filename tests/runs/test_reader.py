@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from extractkit.core.plan import CONSTANTS_SHARD
+from extractkit.core.shards import CONSTANTS_SHARD
 from extractkit.core.values import Dense
 from extractkit.errors import ConfigError, MissingExtraError, RunDirectoryError, SelectionError
 from extractkit.runs import manifest as manifests

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import extractkit
-from extractkit.core.plan import CONSTANTS_SHARD
+from extractkit.core.shards import CONSTANTS_SHARD
 from extractkit.core.value_checks import ValueChecks
 from extractkit.core.values import digest
 from extractkit.errors import ConfigError, JobError, RunDirectoryError

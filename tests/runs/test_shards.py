@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from extractkit.core.plan import CONSTANTS_SHARD, Shard
+from extractkit.core.shards import CONSTANTS_SHARD, Shard
 from extractkit.errors import RunDirectoryError
 from extractkit.runs import journal
 from extractkit.runs.files import StoredFile

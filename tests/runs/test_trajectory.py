@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import basic_indices
 
-from extractkit.core.plan import Shard
 from extractkit.errors import RunDirectoryError, UnknownTensorError
 from extractkit.runs.reader import Run, open_run
 from extractkit.runs.trajectory import TrajectoryView
@@ -20,6 +19,7 @@ from tests.runs.trajectory_examples import (
     SHARDS,
     Trajectories,
     made,
+    of_checkpoint,
 )
 
 KEYS = tuple(DIMS)
@@ -246,7 +246,7 @@ def test_one_that_does_not_exist_is_named_with_those_that_do(wrong: object, run:
 
 def test_a_damaged_shard_is_an_error_of_its_checkpoint_alone(tmp_path: Path) -> None:
     example = made(tmp_path / "run")
-    (example.path / "shards" / f"{Shard(2, 3, 1).key}.h5").write_bytes(b"x")
+    (example.path / "shards" / f"{of_checkpoint(SHARDS[1], 1).key}.h5").write_bytes(b"x")
     view = view_of(open_run(example.path), "dense:out")
     same(view[0], example.padded("dense:out")[0])
     same(view[2, 1:4], example.padded("dense:out")[2, 1:4])
@@ -260,7 +260,7 @@ def test_only_what_is_asked_for_is_read(tmp_path: Path) -> None:
     example = made(tmp_path / "run")
     for at in (0, 2):
         for shard in SHARDS:
-            (example.path / "shards" / f"{Shard(shard.start, shard.stop, at).key}.h5").unlink()
+            (example.path / "shards" / f"{of_checkpoint(shard, at).key}.h5").unlink()
     expected = example.padded("dense:out")
     view = view_of(open_run(example.path), "dense:out")
     for index in (1, -2, (1, 3), (slice(1, 2), [0, 4]), (1, ..., 2), ([1, 1], 2), [-2]):

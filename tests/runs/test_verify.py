@@ -13,7 +13,7 @@ from random import Random
 import numpy as np
 import pytest
 
-from extractkit.core.plan import CONSTANTS_SHARD
+from extractkit.core.shards import CONSTANTS_SHARD
 from extractkit.errors import ConfigError, RunDirectoryError
 from extractkit.runs import JOURNAL, LOCK, LOG, MANIFEST, SAMPLES, journal
 from extractkit.runs import manifest as manifests

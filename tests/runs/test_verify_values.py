@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import extractkit
-from extractkit.core.plan import CONSTANTS_SHARD, Shard
+from extractkit.core.shards import CONSTANTS_SHARD, Shard
 from extractkit.core.spec import TensorSpec
 from extractkit.core.transforms import registry
 from extractkit.core.value_checks import EXAMINATION, ValueChecks

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from extractkit.core.catalog import Kind, TensorRecord
-from extractkit.core.checkpoints import Checkpoint
-from extractkit.core.plan import Shard
+from extractkit.core.checkpoints import AXIS, Checkpoint
+from extractkit.core.shards import CONSTANTS_SHARD, Position, Shard
 from extractkit.core.spec import TensorSpec
 from extractkit.core.values import Array, Assembly, Dense, Values
 from extractkit.runs.manifest import Manifest, RunInputs, RunPlan, RunTensor, Volatile
@@ -62,6 +62,11 @@ DTYPES = {
 
 Series = list[list[Array]]
 """By checkpoint, by sample."""
+
+
+def of_checkpoint(shard: Shard, at: int) -> Shard:
+    """Return the shard of the same samples at one checkpoint."""
+    return replace(shard, outer=(Position(AXIS, at),))
 
 
 @dataclass(frozen=True)
@@ -133,9 +138,10 @@ def made(path: Path, sink: str = "hdf5", *, steps: bool = False, seed: int = 0) 
     }
     recorder = started(path, sink, steps=steps, samples=samples, constants=constants)
     for at in axis:
-        recorder.commit(Shard(0, 0, at), {key: Dense(constants[key][at]) for key in CONSTANT})
+        own = {key: Dense(constants[key][at]) for key in CONSTANT}
+        recorder.commit(of_checkpoint(CONSTANTS_SHARD, at), own)
         for shard in SHARDS:
-            recorder.commit(replace(shard, checkpoint=at), part(samples, shard, at))
+            recorder.commit(of_checkpoint(shard, at), part(samples, shard, at))
     recorder.finish()
     return Trajectories(path, samples, constants)
 

@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 import pytest
 
-from extractkit.core.plan import Shard
+from extractkit.core.shards import Shard
 from extractkit.core.spec import TensorSpec
 from extractkit.core.values import Dense, Ragged, Values
 from extractkit.errors import ConfigError, JobError, RunDirectoryError

@@ -7,7 +7,8 @@ import h5py
 import numpy as np
 import pytest
 
-from extractkit.core.plan import Shard
+from extractkit.core.checkpoints import AXIS
+from extractkit.core.shards import Position, Shard
 from tests.runs.trajectory_examples import CONSTANT, DIMS, LENGTHS, SHARDS, Trajectories, made
 
 DENSE = ("dense:out", "count:out", "flag:out", "kernel", "rate")
@@ -69,8 +70,8 @@ def test_what_has_no_nan_says_where_it_is_present(example: Trajectories) -> None
 def test_a_missing_shard_reads_as_nan_or_as_absent(example: Trajectories, tmp_path: Path) -> None:
     run = Path(shutil.copytree(example.path, tmp_path / "moved"))
     gone = SHARDS[0]
-    (run / "shards" / f"{Shard(gone.start, gone.stop, 1).key}.h5").unlink()
-    (run / "shards" / f"{Shard(0, 0, 2).key}.h5").unlink()
+    (run / "shards" / f"{Shard(gone.start, gone.stop, (Position(AXIS, 1),)).key}.h5").unlink()
+    (run / "shards" / f"{Shard(0, 0, (Position(AXIS, 2),)).key}.h5").unlink()
     with h5py.File(run / "tensors.h5") as file:
         expected = example.padded("dense:out")
         expected[1, gone.start : gone.stop] = np.nan

@@ -20,7 +20,7 @@ from queue import Empty
 
 from extractkit import errors
 from extractkit.core.job import Job
-from extractkit.core.plan import Shard
+from extractkit.core.shards import Shard
 from extractkit.engine.distributed import (
     Begun,
     Crashed,
@@ -65,7 +65,7 @@ def accepted(line: str, shard: Shard, directory: Path, manifest: Manifest, write
         entry = journal.entry_of(line.encode(errors="surrogatepass"), "its entry")
         if entry is None:
             raise GarbledError("the checksum of its entry does not match")
-        if entry.covers != shard or entry.shard != shard.key:
+        if entry.covers != shard or not entry.consistent:
             raise GarbledError(f"it was given {shard.key}, and stored {entry.shard!r}")
         check_state(manifest, entry)
         check_names(directory, entry, manifest.sinks)

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from extractkit.core.checkpoints import KEY
-from extractkit.core.plan import Shard
+from extractkit.core.shards import Shard
 from extractkit.core.value_checks import EXAMINATION
 from extractkit.errors import InputError, RunDirectoryError
 from extractkit.runs import HYDRA, JOURNAL, LOCK, LOG, MANIFEST, SAMPLES, SHARDS
@@ -283,7 +283,7 @@ def _check_plan(
     planned, listed = manifest.shards, set(entries)
     found = [
         Finding(JOURNAL, f"{path} lists shard {shard.key!r}, which was not planned", shard.key)
-        for shard in sorted(listed - set(planned), key=lambda shard: shard.position)
+        for shard in sorted(listed - set(planned), key=lambda shard: shard.order)
     ]
     missing = [shard for shard in planned if shard not in listed]
     if not _finished(manifest):

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from extractkit.advice import command
-from extractkit.core.plan import Shard
+from extractkit.core.shards import Shard
 from extractkit.core.spec import file_dtype
 from extractkit.core.transforms.pipeline import names as transform_names
 from extractkit.core.transforms.registry import shortens

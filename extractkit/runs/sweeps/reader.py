@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 
 from extractkit.advice import command
-from extractkit.core.checkpoints import AXIS
 from extractkit.core.spec import SAMPLE
 from extractkit.errors import (
     ConfigError,
@@ -23,7 +22,7 @@ from extractkit.errors import (
     choices,
 )
 from extractkit.runs import MANIFEST
-from extractkit.runs.reader import Run, open_run, steps_or_labels, unique_dims
+from extractkit.runs.reader import Run, open_run, unique_dims
 from extractkit.runs.samples import MISSING
 from extractkit.runs.sweeps import (
     JobStatus,
@@ -325,8 +324,8 @@ def labelled(
     coordinates: dict[str, Any] = {axis.key: _coordinate(axis) for axis in axes}
     dims = (*keys, *unique_dims(first.dims, sizes, {}))
     some = runs[next(iter(views))]
-    if AXIS in dims:
-        coordinates[AXIS] = steps_or_labels(some.manifest.checkpoints)
+    outer = some.manifest.outer_axes
+    coordinates |= {axis.name: axis.coordinates for axis in outer if axis.name in dims}
     if SAMPLE in dims:
         coordinates[SAMPLE] = _ids(some)
         marks = _missing(runs, positions, swept, len(coordinates[SAMPLE]))
@@ -397,7 +396,7 @@ def _form(view: TensorView, run: Run) -> dict[str, list[object]]:
         # Along these axes, all samples have the same length.
         "fixed sizes": [size for dim, size in axes if dim is None],
         "samples": _ids(run) if SAMPLE in view.dims else [],
-        "checkpoints": list(steps_or_labels(run.manifest.checkpoints)),
+        **{f"{axis.name}s": list(axis.coordinates) for axis in run.manifest.outer_axes},
     }
 
 

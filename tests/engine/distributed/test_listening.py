@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from extractkit.core.job import Runtime
-from extractkit.core.plan import Shard
+from extractkit.core.shards import Shard
 from extractkit.engine.distributed import Ended, Event, Task, driver, ray_actors
 from extractkit.engine.distributed.driver import Driver, Orders
 from extractkit.engine.distributed.processes import Processes
