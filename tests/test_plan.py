@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extractkit.core import plan
+from extractkit.core import shards as cutting
 from extractkit.core.catalog import Catalog, Kind, TensorRecord
 from extractkit.core.plan import Layout, Lengths, PlannedTensor, bytes_per_sample, plan_tensors
 from extractkit.core.selectors import parse_selector
@@ -272,8 +272,8 @@ def test_shards_cover_every_sample_once_within_their_limits(
     per_sample: list[int], limit: int, shard_size: int | None
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plan, "SHARD_BYTES", limit)
-        patch.setattr(plan, "SHARD_SAMPLES", 7)
+        patch.setattr(cutting, "SHARD_BYTES", limit)
+        patch.setattr(cutting, "SHARD_SAMPLES", 7)
         shards = plan_shards(np.array(per_sample, np.int64), shard_size)
     covered = [position for shard in shards for position in range(shard.start, shard.stop)]
     assert covered == list(range(len(per_sample)))

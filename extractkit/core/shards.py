@@ -82,11 +82,15 @@ class OuterAxis:
                 return Position(self.name, at)
         if isinstance(name, int) and (steps := self._listed_steps()):
             raise UnknownTensorError(
-                f"{name!r} is not the step of a {self.name} of {of}. Steps: {steps}"
+                f"{name!r} is not the step of {self._one} of {of}. Steps: {steps}"
             )
         raise UnknownTensorError(
-            f"{name!r} is not a {self.name} of {of}. {choices(str(name), self.labels)}"
+            f"{name!r} is not {self._one} of {of}. {choices(str(name), self.labels)}"
         )
+
+    @property
+    def _one(self) -> str:
+        return f"{'an' if self.name[0] in 'aeiou' else 'a'} {self.name}"
 
     def _listed_steps(self) -> str:
         """List the steps; if there are many, the first ones and the last."""
