@@ -11,6 +11,7 @@ import pytest
 
 from extractkit.core.catalog import Kind, TensorRecord
 from extractkit.core.shards import CONSTANTS_SHARD, OuterAxis, Shard, over_axes
+from extractkit.core.spec import TensorSpec
 from extractkit.core.values import Dense, Ragged, Values
 from extractkit.errors import RunDirectoryError
 from extractkit.runs.journal import Entry
@@ -28,9 +29,9 @@ DENSE = np.arange(3 * 2 * 3 * 4, dtype=np.float32).reshape(3, 2, 3, 4)
 KERNEL = -np.arange(3 * 2 * 5, dtype=np.int64).reshape(3, 2, 5)
 LENGTHS = (2, 0, 3)
 TENSORS = (
-    StoredTensor("d:out", "float32", ("sample", None), (4,), False),
-    StoredTensor("r:out", "float32", ("sample", "token"), (None,), False),
-    StoredTensor("k:kernel", "int64", (None,), (5,), True),
+    StoredTensor("d:out", TensorSpec.of("float32", ("sample", None), (None, 4)), False),
+    StoredTensor("r:out", TensorSpec.of("float32", ("sample", "token"), (None, None)), False),
+    StoredTensor("k:kernel", TensorSpec.of("int64", (None,), (5,)), True),
 )
 
 
@@ -43,9 +44,7 @@ class TwoAxes(Manifest):
 
 def record(tensor: StoredTensor) -> RunTensor:
     kind = Kind.WEIGHT if tensor.constant else Kind.LAYER_OUTPUT
-    return RunTensor(
-        tensor, TensorRecord(tensor.key, kind, tensor.dtype, None, tensor.dims), ("mine",)
-    )
+    return RunTensor(tensor, TensorRecord(tensor.key, kind, tensor.spec), ("mine",))
 
 
 def token(epoch: int, seed: int, sample: int) -> np.ndarray:
