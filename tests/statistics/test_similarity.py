@@ -187,12 +187,15 @@ def test_many_features_are_refused_with_the_alternative() -> None:
     operand = Operand("float32", (Axis(Dim("sample")), Axis(Dim(size=6000))), "wide:output")
     message = (
         r"of 2 tensors would hold 864,096,024 bytes for each shard, more than 268,435,456. "
-        r"Estimate it from minibatches with {similarity: {batch: 256}}, or narrow the last axes "
-        r"first, for example with do: [{project: {axis: 1, to: 128}}]"
+        r"Estimate it from minibatches with batch: 256, or narrow the last axes: "
+        r"do: [{project: {axis: 1, to: 128}}]"
     )
     with pytest.raises(SelectionError, match=re.escape(message)):
         asked().check({"a": operand, "b": operand})
     asked({"batch": 256}).check({"a": operand, "b": operand})
+    with pytest.raises(SelectionError, match=r"of kernels, .* Give a batch of at most 4,096 rows$"):
+        asked({"batch": 4097}).check({"a": operand, "b": operand})
+    asked({"batch": 4096}).check({"a": operand, "b": operand})
 
 
 @pytest.mark.parametrize("options", [{"batch": 3}, {"batch": "256"}, {"size": 9}, [256]])

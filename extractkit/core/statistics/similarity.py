@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import isqrt
 from typing import ClassVar
 
 import numpy as np
@@ -78,13 +79,26 @@ class Similarity:
                 f"example with dims: 'sample,token,#', or take one row of each sample: "
                 f"do: [{{mean: '1:-1'}}]"
             )
-        if (size := self.partial_bytes(list(operands.values()))) > LARGEST_STATE:
+        if (excess := self.excess(list(operands.values()))) is not None:
+            narrow = narrowing(next(iter(operands.values())), 128)
             raise SelectionError(
-                f"{self.at} of {len(operands)} tensors would hold {size:,} bytes for each shard, "
-                f"more than {LARGEST_STATE:,}. Estimate it from minibatches with "
-                f"{{similarity: {{batch: 256}}}}, or narrow the last axes first, for example with "
-                f"do: [{{{narrowing(next(iter(operands.values())), 128)}}}]"
+                f"{self.at} of {len(operands)} tensors {excess}"
+                + (f", or narrow the last axes: do: [{{{narrow}}}]" if self.batch is None else "")
             )
+
+    def excess(self, operands: Sequence[Operand]) -> str | None:
+        """Return why it does not fit into memory and what does, for messages; None if it does."""
+        if self.batch is None:
+            size, what = self.partial_bytes(operands), "for each shard"
+            instead = "Estimate it from minibatches with batch: 256"
+        else:
+            size, what = 8 * len(operands) * self.batch**2, "of kernels"
+            instead = (
+                f"Give a batch of at most {isqrt(LARGEST_STATE // (8 * len(operands))):,} rows"
+            )
+        if size <= LARGEST_STATE:
+            return None
+        return f"would hold {size:,} bytes {what}, more than {LARGEST_STATE:,}. {instead}"
 
     def partial_bytes(self, operands: Sequence[Operand]) -> int:
         """Return the size of a product for each pair of features, or a sum for each of tensors."""

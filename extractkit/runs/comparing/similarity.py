@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from extractkit.advice import command
-from extractkit.core.statistics import LARGEST_STATE, Block, Merging, features
+from extractkit.core.statistics import Block, Merging, features
 from extractkit.core.statistics.similarity import Similarity, unlike
 from extractkit.core.transforms import Axis, Operand
 from extractkit.core.values import Array, Ragged
@@ -185,12 +185,8 @@ def _check(
             raise SelectionError(f"{error}. {choose}") from error
     if (apart := unlike(operands)) is not None:
         raise SelectionError(f"{_AT} compares tensors row by row, and {apart}. {choose}")
-    size = statistic.partial_bytes(list(operands.values()))
-    if size > LARGEST_STATE:
-        raise SelectionError(
-            f"{_AT} of {len(operands)} tensors would hold {size:,} bytes, more than "
-            f"{LARGEST_STATE:,}. Estimate it from minibatches with batch=256. {choose}"
-        )
+    if (excess := statistic.excess(list(operands.values()))) is not None:
+        raise SelectionError(f"{_AT} of {len(operands)} tensors {excess}. {choose}")
 
 
 def _operand(view: TensorView) -> Operand:
