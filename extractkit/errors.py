@@ -98,6 +98,11 @@ def nearest(given: str, options: Iterable[str], count: int = 3) -> list[str]:
     return scored[:count]
 
 
+def counted(number: int, one: str, several: str = "") -> str:
+    """Format a count with its noun for a message: `1 sample`, `1,000 samples`, `2 axes`."""
+    return f"{number:,} {one if number == 1 else several or f'{one}s'}"
+
+
 def choices(given: str, options: Iterable[str], count: int = 3) -> str:
     """Format options for a message: `Nearest: 'a', 'b', 'c'`, or all of them if they are few.
 

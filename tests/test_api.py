@@ -239,7 +239,7 @@ def test_a_directory_that_holds_a_run_is_left_alone(tmp_path: Path) -> None:
         extractkit.extract([HIDDEN], model=MODEL, inputs=["a"], run_dir=tmp_path / "run")
 
     extract()
-    with pytest.raises(RunDirectoryError, match=r"run holds a finished run of .* \(1 samples, 1 t"):
+    with pytest.raises(RunDirectoryError, match=r"run holds a finished run of .* \(1 sample, 1 t"):
         extract()
 
 

@@ -289,7 +289,7 @@ def test_matching_only_what_cannot_be_extracted_lists_the_reasons() -> None:
     with pytest.raises(SelectionError) as caught:
         selector.select(catalog)
     assert str(caught.value) == (
-        "selectors.mine.path='*Count' matched 1 tensors of model 'reference', none of which can "
+        "selectors.mine.path='*Count' matched 1 tensor of model 'reference', none of which can "
         "be extracted. attention:op/Count: no axis of it follows the samples: its value belongs "
         "to a whole batch. List them: extractkit tensors model=reference"
     )

@@ -178,7 +178,7 @@ def extract(composed: "Composition") -> Path:
     made_in = part_directory(composed.directory, composed.job.runtime.part)
     with (
         redirect_stdout(sys.stderr),
-        resumable(made_in, _trust_needed(composed.job)),
+        resumable(made_in, trust_needed(composed.job)),
         listening(sys.stderr) as listener,
     ):
         return execute(
@@ -236,7 +236,8 @@ def _without_bad_samples(directory: Path, trust: Sequence[str]) -> str:
     return repeated(directory, recorded, unused_beside(whole), changed)
 
 
-def _trust_needed(job: "Job") -> list[str]:
+def trust_needed(job: "Job") -> list[str]:
+    """Return what `--trust` has to name for a resume of the run of a job."""
     from extractkit.core.trust import RAY_ADDRESS
 
     components = (job.model, job.inputs, *job.sinks.values())
@@ -260,13 +261,13 @@ def ended(directory: Path, record: "SweepRecord", trust: "Trust") -> None:
 
     sys.stderr.write(printable(sweep_summary(directory, record)))
     if record.status is not Status.FINISHED:
-        options = [word for one in _needed(trust) for word in (TRUST.flag, one)]
+        options = [word for one in sweep_trust_needed(trust) for word in (TRUST.flag, one)]
         sys.stderr.write(printable(f"{next_steps(directory, record.jobs, options)}\n"))
     if record.status is not Status.INTERRUPTED:
         write(f"{directory}\n")
 
 
-def _needed(trust: "Trust") -> list[str]:
+def sweep_trust_needed(trust: "Trust") -> list[str]:
     """Return the modules for `--trust` to resume the sweep, whose records are not trusted."""
     from extractkit.config.security import launcher_needs_trust
     from extractkit.core.trust import RAY_ADDRESS, SAFE_MODE, meant_for_files, module_of

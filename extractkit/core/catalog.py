@@ -14,7 +14,7 @@ from enum import StrEnum
 
 from extractkit.advice import listing
 from extractkit.core.spec import TensorSpec
-from extractkit.errors import UnknownTensorError, choices
+from extractkit.errors import UnknownTensorError, choices, counted
 
 _PORT_SEPARATOR = ":"
 # Characters that would make a layer's name ambiguous in an address or an HDF5 path.
@@ -181,7 +181,7 @@ class Catalog(Mapping[str, TensorRecord]):
         return len(self.records)
 
     def __repr__(self) -> str:
-        return f"<Catalog of {self.model!r}: {len(self)} tensors>"
+        return f"<Catalog of {self.model!r}: {counted(len(self), 'tensor')}>"
 
 
 def escape(name: str) -> str:

@@ -17,7 +17,7 @@ from extractkit.core.spec import Dim
 from extractkit.core.statistics.registry import STATISTICS, Asked
 from extractkit.core.transforms.pipeline import TRANSFORM_KEYS, TRANSFORMS, Pipeline
 from extractkit.core.transforms.slicing import Range, parse_range
-from extractkit.errors import ConfigError, SelectionError, choices
+from extractkit.errors import ConfigError, SelectionError, choices, counted
 
 FIXED = "#"
 """In the list of `dims`, matches an axis that has one size for all samples."""
@@ -229,7 +229,7 @@ class Selector:
         matched = tuple(record for record in catalog.records if self.predicate.matches(record))
         if not matched:
             raise SelectionError(
-                f"selectors.{self.given} matched 0 of {len(catalog)} tensors of model "
+                f"selectors.{self.given} matched 0 of {counted(len(catalog), 'tensor')} of model "
                 f"{catalog.model!r}. {_why_nothing(self.predicate, catalog)} {_listing(catalog)}"
             )
         taken = matched[slice(*self.take)]
@@ -251,7 +251,7 @@ class Selector:
         if not chosen:
             reasons = [f"{record.address}: {record.reason}" for record in matched[:3]]
             raise SelectionError(
-                f"selectors.{self.given} matched {len(matched)} tensors of model "
+                f"selectors.{self.given} matched {counted(len(matched), 'tensor')} of model "
                 f"{catalog.model!r}, none of which can be extracted. {'; '.join(reasons)}. "
                 f"{_listing(catalog)}"
             )

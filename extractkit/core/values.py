@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from extractkit.core.spec import BFLOAT16, numpy_dtype
-from extractkit.errors import JobError
+from extractkit.errors import JobError, counted
 
 Array = npt.NDArray[Any]
 
@@ -275,8 +275,8 @@ class Assembly:
         """
         if len(batch) != len(positions):
             raise JobError(
-                f"{len(positions)} samples have {len(batch)} rows of it: their values decide how "
-                f"many, so none of them belongs to a sample"
+                f"{counted(len(positions), 'sample')} have {counted(len(batch), 'row')} of it: "
+                f"their values decide how many, so none of them belongs to a sample"
             )
         if not varies(self._shape) and self._values is not None:
             self._check(batch.shape[1:], self._shape)

@@ -85,11 +85,6 @@ def duration_text(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def plural(count: int, one: str) -> str:
-    """Return a count with its noun: `1 sample`, `2 samples`."""
-    return f"{count:,} {one}{'' if count == 1 else 's'}"
-
-
 def rate_text(count: int, seconds: float) -> str:
     """Return a rate: `110 samples/s`; an empty string for no samples or no time."""
     if not count or seconds <= 0:

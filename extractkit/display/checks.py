@@ -8,7 +8,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from extractkit.display import plural, safe
+from extractkit.display import safe
+from extractkit.errors import counted
 from extractkit.runs.checking import Check, Finding, Outcome, Verification
 from extractkit.runs.comparing.result import (
     Comparison,
@@ -44,10 +45,10 @@ def verdict(found: Verification) -> Text:
     made = len(found.checks) - len(left)
     if failed:
         names = ", ".join(safe(check.name) for check in failed)
-        wrong = plural(sum(len(check.findings) for check in failed), "finding")
+        wrong = counted(sum(len(check.findings) for check in failed), "finding")
         line = f"not verified: {wrong} in {names}"
     else:
-        line = f"verified: {plural(made, 'check')}, nothing wrong"
+        line = f"verified: {counted(made, 'check')}, nothing wrong"
     if left:
         line += f"; not checked: {', '.join(safe(check.name) for check in left)}"
     return Text(line, style="red" if failed else "green")
@@ -201,7 +202,7 @@ def _lone(tensors: tuple[TensorComparison, ...]) -> list[RenderableType]:
         text = f"{lone:,} {are} NaN or infinite in one run alone, or infinite with opposite signs"
         lines.append(Text.assemble(_name(one), f": {text}"))
     if len(found) > _MOST_ROWS:
-        lines.append(Text(f"… and so in {plural(len(found) - _MOST_ROWS, 'more tensor')}"))
+        lines.append(Text(f"… and so in {counted(len(found) - _MOST_ROWS, 'more tensor')}"))
     return lines
 
 
@@ -215,11 +216,11 @@ def _one_sided(found: Comparison) -> list[RenderableType]:
         if keys:
             verb = "not mapped" if found.mapped else f"only in {run}"
             names = _few(keys[:_MOST_NAMES], len(keys))
-            lines.append(Text(f"{plural(len(keys), 'tensor')} of {run} {verb}: {names}"))
+            lines.append(Text(f"{counted(len(keys), 'tensor')} of {run} {verb}: {names}"))
     for run, labels in (("A", found.checkpoints_only_in_a), ("B", found.checkpoints_only_in_b)):
         if labels:
             names = _few(labels[:_MOST_NAMES], len(labels))
-            text = f"{plural(len(labels), 'checkpoint')} only in {run}: {names}"
+            text = f"{counted(len(labels), 'checkpoint')} only in {run}: {names}"
             lines.append(Text(text, style="yellow"))
     samples = found.samples
     for where, alone in (
@@ -234,7 +235,7 @@ def _one_sided(found: Comparison) -> list[RenderableType]:
 
 
 def _samples(where: str, alone: OneSided) -> str:
-    return f"{plural(alone.count, 'sample')} {where}: {_few(alone.first, alone.count)}"
+    return f"{counted(alone.count, 'sample')} {where}: {_few(alone.first, alone.count)}"
 
 
 def _few(names: tuple[str, ...], count: int) -> str:
@@ -244,7 +245,7 @@ def _few(names: tuple[str, ...], count: int) -> str:
 def _verdict(found: Comparison) -> Text:
     counts = Counter(one.verdict for one in found.tensors)
     text = ", ".join(f"{counts[one]:,} {_WORDS[one]}" for one in Verdict if counts[one])
-    line = f"{plural(len(found.tensors), 'tensor')} compared: {text or 'none'}"
+    line = f"{counted(len(found.tensors), 'tensor')} compared: {text or 'none'}"
     first = next((one for one in found.tensors if one.verdict is Verdict.BEYOND), None)
     if first is not None:
         where = "" if first.checkpoint is None else f"{first.checkpoint}: "

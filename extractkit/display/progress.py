@@ -22,8 +22,9 @@ from rich.progress import (
 from rich.text import Text
 
 from extractkit.core.plan import PlannedTensor
-from extractkit.display import Printable, duration_text, plural, rate_text, render, run, safe
+from extractkit.display import Printable, duration_text, rate_text, render, run, safe
 from extractkit.engine import Listener, Summary
+from extractkit.errors import counted
 from extractkit.runs.directory import human_bytes
 
 _FIRST_S = 2.0
@@ -204,7 +205,7 @@ class Lines:
     def _status(self, seconds: float) -> str:
         left = max(self._samples - self._done, 0)
         parts = [
-            f"{self._done:,} of {plural(self._samples, 'sample')}",
+            f"{self._done:,} of {counted(self._samples, 'sample')}",
             rate_text(self._done, seconds),
             human_bytes(self._stored),
         ]
@@ -290,6 +291,6 @@ class _Stored(ProgressColumn):
 
 def _announcement(tensors: Sequence[PlannedTensor], samples: int, estimate: int) -> str:
     return (
-        f"{plural(len(tensors), 'tensor')} of {plural(samples, 'sample')}, "
+        f"{counted(len(tensors), 'tensor')} of {counted(samples, 'sample')}, "
         f"about {human_bytes(estimate)}"
     )

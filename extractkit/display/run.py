@@ -13,9 +13,9 @@ from rich.text import Text
 
 from extractkit.advice import command
 from extractkit.core.value_checks import ValueChecks
-from extractkit.display import duration_text, plural, rate_text, safe, shape_text, size_text
+from extractkit.display import duration_text, rate_text, safe, shape_text, size_text
 from extractkit.engine import Summary
-from extractkit.errors import ConfigError, MissingExtraError, choices
+from extractkit.errors import ConfigError, MissingExtraError, choices, counted
 from extractkit.runs.directory import human_bytes
 from extractkit.runs.drift import Drift, Series, TensorDrift
 from extractkit.runs.manifest import (
@@ -99,16 +99,24 @@ def draw(drift: Drift, path: Path, steps: tuple[int | None, ...] = ()) -> None:
         raise ConfigError(
             f"--figure={str(path)!r} does not end like a figure. {choices(path.suffix, _ENDINGS)}"
         )
-    figure = _figure(drift, [] if None in steps else [step for step in steps if step is not None])
+    drawn = figure(drift, [] if None in steps else [step for step in steps if step is not None])
     try:
-        figure.savefig(path)
+        drawn.savefig(path)
     except OSError as error:
         raise ConfigError(
             f"--figure={str(path)!r} cannot be written: {error.strerror}. Choose another file"
         ) from error
 
 
-def _figure(drift: Drift, steps: list[int]) -> Any:
+def figure(drift: Drift, steps: list[int]) -> Any:
+    """Return Matplotlib's figure of a drift.
+
+    Args:
+        steps: The checkpoints' steps. If empty, they are numbered.
+
+    Raises:
+        MissingExtraError: Matplotlib is not installed.
+    """
     try:
         # Not pyplot, which would look for a screen and keep every figure.
         figures = importlib.import_module("matplotlib.figure")
@@ -200,7 +208,7 @@ def overview(
         facts.add_row("excluded", Text(safe(f"{one.label}: {one.reason}"), style="yellow"))
     if len(manifest.excluded) > _FEW:
         rest = len(manifest.excluded) - _FEW
-        facts.add_row("", f"and {plural(rest, 'checkpoint')} more, see the manifest")
+        facts.add_row("", f"and {counted(rest, 'checkpoint')} more, see the manifest")
     planned = f"{len(manifest.shards):,}"
     facts.add_row("shards", planned if committed is None else f"{committed:,} of {planned}")
     if (size := _stored_bytes(manifest)) is not None:
@@ -219,7 +227,7 @@ def overview(
     if manifest.unextractable:
         facts.add_row(
             "unextractable",
-            f"{plural(len(manifest.unextractable), 'tensor')}, with their reasons in the manifest",
+            f"{counted(len(manifest.unextractable), 'tensor')}, with their reasons in the manifest",
         )
     parts: list[RenderableType] = [facts, ""]
     if manifest.tensors or not manifest.statistics:
@@ -252,7 +260,7 @@ def summary(result: Summary) -> RenderableType:
         facts.add_row("checkpoints", f"{result.checkpoints:,}")
     facts.add_row("samples", _samples(result.samples, result.truncated))
     facts.add_row("tensors", f"{result.tensors:,}")
-    facts.add_row("stored", f"{human_bytes(result.bytes)} in {plural(result.shards, 'shard')}")
+    facts.add_row("stored", f"{human_bytes(result.bytes)} in {counted(result.shards, 'shard')}")
     done = result.samples if result.computed is None else result.computed
     rate = rate_text(done, result.seconds)
     facts.add_row("time", f"{duration_text(result.seconds)}{rate and f', {rate}'}")
@@ -276,7 +284,7 @@ def _self_check(checks: Sequence[SelfCheck]) -> str:
     at = f", checkpoints {', '.join(labels)}" if labels else ""
     largest = max(one.largest_difference for one in compared)
     return (
-        f"{plural(len(first.outputs), 'output')} of {plural(first.samples, 'sample')} as from "
+        f"{counted(len(first.outputs), 'output')} of {counted(first.samples, 'sample')} as from "
         f"{first.loaded_by}{at}; largest difference {largest:.2g}"
     )
 
@@ -305,7 +313,7 @@ def _add_findings(
 ) -> None:
     """Add a row for each kind of samples and values that may be a mistake."""
     if missing:
-        text = f"{plural(missing, 'sample')}, the reasons are in `run.missing`"
+        text = f"{counted(missing, 'sample')}, the reasons are in `run.missing`"
         facts.add_row("missing", Text(text, style="yellow"))
     for label, text, tensors in (
         ("not finite", "NaN or infinity in", non_finite),
@@ -334,7 +342,7 @@ def _counted(found: ValueChecks) -> str:
     """Return counts as text: `2 NaN, 1 infinite in 3 samples`."""
     sorts = ((found.nan, "NaN"), (found.inf, "infinite"))
     text = ", ".join(f"{count:,} {sort}" for count, sort in sorts if count)
-    return f"{text} in {plural(found.samples, 'sample')}" if found.samples else text
+    return f"{text} in {counted(found.samples, 'sample')}" if found.samples else text
 
 
 def _first_of(tensors: Sequence[str]) -> str:
@@ -436,9 +444,9 @@ def _reasons(record: SweepRecord) -> list[RenderableType]:
 
 def _counts(record: SweepRecord) -> str:
     """Return counts as text: `2 jobs finished, 1 failed`."""
-    counted = Counter(job.status for job in record.jobs)
-    counts = [f"{counted[status]:,} {status}" for status in JobStatus if counted[status]]
-    return ": ".join(filter(None, (plural(len(record.jobs), "job"), ", ".join(counts))))
+    found = Counter(job.status for job in record.jobs)
+    counts = [f"{found[status]:,} {status}" for status in JobStatus if found[status]]
+    return ": ".join(filter(None, (counted(len(record.jobs), "job"), ", ".join(counts))))
 
 
 def _first_line(error: str | None) -> str:

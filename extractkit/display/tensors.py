@@ -19,8 +19,9 @@ from extractkit.core.catalog import VARIABLES, Catalog, Kind, TensorRecord
 from extractkit.core.checkpoints import ExcludedCheckpoint
 from extractkit.core.plan import PlannedTensor, groups_of
 from extractkit.core.spec import storable
-from extractkit.display import counts_text, plural, safe, shape_text, size_text
+from extractkit.display import counts_text, safe, shape_text, size_text
 from extractkit.engine.preview import AT_LEAST, EXACT, UPPER_BOUND, Preview
+from extractkit.errors import counted
 from extractkit.runs.directory import human_bytes
 
 _MOST_SCOPES = 500
@@ -117,7 +118,7 @@ def _leaf(record: TensorRecord) -> Text:
 def _totals(catalog: Catalog) -> Text:
     kinds = Counter(record.kind for record in catalog.records)
     unreachable = sum(not record.extractable for record in catalog.records)
-    text = f"{plural(len(catalog), 'tensor')}: {counts_text(kinds)}"
+    text = f"{counted(len(catalog), 'tensor')}: {counts_text(kinds)}"
     return Text(f"{text}; {unreachable:,} cannot be extracted" if unreachable else text)
 
 
@@ -150,7 +151,7 @@ def plan_overview(plan: Preview) -> RenderableType:
     """Return the tensors, selectors, notes and totals of a plan."""
     parts: list[RenderableType] = [_tensors(plan), ""]
     for name, count in plan.matches.items():
-        parts.append(Text(f"selectors.{safe(name)} matches {plural(count, 'tensor')}"))
+        parts.append(Text(f"selectors.{safe(name)} matches {counted(count, 'tensor')}"))
     parts.extend(_unextractable(plan.unextractable))
     parts.extend(_excluded(plan.excluded))
     if plan.shared is not None:
@@ -174,7 +175,7 @@ def _tensors(plan: Preview) -> Table:
         )
     for one in groups_of(plan.tensors):
         size, name = plan.sizes[one.group.key], one.group.statistic.name
-        stored = f"{name} of {plural(len(one.tensors), 'tensor')}"
+        stored = f"{name} of {counted(len(one.tensors), 'tensor')}"
         held = "?" if size is None else human_bytes(size)
         table.add_row(one.group.key, "float64", stored, held, one.group.selector)
     if len(plan.tensors) > _MOST_ROWS:
@@ -192,7 +193,7 @@ def _stored_text(tensor: PlannedTensor) -> str:
 def _unextractable(records: Sequence[TensorRecord]) -> list[Text]:
     if not records:
         return []
-    lines = [f"{plural(len(records), 'matching tensor')} cannot be extracted:"]
+    lines = [f"{counted(len(records), 'matching tensor')} cannot be extracted:"]
     lines += [f"  {safe(record.address)}: {safe(record.reason or '')}" for record in records[:3]]
     if len(records) > 3:
         lines.append(f"  … and {len(records) - 3:,} more; extractkit tensors shows them")
@@ -202,7 +203,7 @@ def _unextractable(records: Sequence[TensorRecord]) -> list[Text]:
 def _excluded(checkpoints: Sequence[ExcludedCheckpoint]) -> list[Text]:
     if not checkpoints:
         return []
-    lines = [f"{plural(len(checkpoints), 'checkpoint')} cannot be used:"]
+    lines = [f"{counted(len(checkpoints), 'checkpoint')} cannot be used:"]
     lines += [f"  {safe(one.label)}: {safe(one.reason)}" for one in checkpoints[:3]]
     if len(checkpoints) > 3:
         lines.append(f"  … and {len(checkpoints) - 3:,} more; --json lists them all")
@@ -212,11 +213,11 @@ def _excluded(checkpoints: Sequence[ExcludedCheckpoint]) -> list[Text]:
 def _plan_totals(plan: Preview) -> Text:
     size = f"{_BOUNDS.get(plan.bound, '')}{human_bytes(plan.bytes)}"
     count = len(plan.checkpoints)
-    times = f"{plural(count, 'checkpoint')} of " if count else ""
+    times = f"{counted(count, 'checkpoint')} of " if count else ""
     constants = any(tensor.constant for tensor in plan.tensors)  # they form a separate shard
     shards = (len(plan.shards) + constants) * max(1, count)
     return Text(
-        f"{times}{plural(plan.samples, 'sample')}, {plural(len(plan.tensors), 'tensor')}: {size} "
-        f"in {plural(shards, 'shard')}; {human_bytes(plan.free_bytes)} are free for "
+        f"{times}{counted(plan.samples, 'sample')}, {counted(len(plan.tensors), 'tensor')}: {size} "
+        f"in {counted(shards, 'shard')}; {human_bytes(plan.free_bytes)} are free for "
         f"{safe(str(plan.directory))}"
     )

@@ -15,7 +15,7 @@ from extractkit.core.plan import Lengths
 from extractkit.core.shards import Shard
 from extractkit.core.values import Array, State
 from extractkit.engine.batches import Batch
-from extractkit.errors import ConfigError, InputError, SampleError
+from extractkit.errors import ConfigError, InputError, SampleError, counted
 from extractkit.models import CarryingProgram
 
 KEY = "model.state"
@@ -78,8 +78,8 @@ def check_count(count: int, samples: int) -> None:
         fewer = count - left
         way_out = f"inputs.limit={fewer}" if fewer else f"at least {samples} samples"
         raise InputError(
-            f"inputs holds {count} samples, and with {_CARRY} each call takes exactly {samples}: "
-            f"{left} would be left over. Give {way_out}"
+            f"inputs holds {counted(count, 'sample')}, and with {_CARRY} each call takes "
+            f"exactly {samples}: {left} would be left over. Give {way_out}"
         )
 
 

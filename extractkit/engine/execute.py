@@ -28,11 +28,10 @@ from extractkit.engine.samples import (
 )
 from extractkit.engine.self_check import refuse_differences, self_check
 from extractkit.engine.stream import ShardValues
-from extractkit.errors import ExtractkitError, FinalError, RunDirectoryError, UserError
+from extractkit.errors import ExtractkitError, FinalError, RunDirectoryError, UserError, counted
 from extractkit.models.process import environment, impose
 from extractkit.runs import SAMPLES, components
 from extractkit.runs import manifest as manifests
-from extractkit.runs.checking import counted
 from extractkit.runs.checking.files import damage, lasting_damage
 from extractkit.runs.directory import check_space, file_overhead, human_bytes, locked, run_log
 from extractkit.runs.environment import git_state, host, package_versions

@@ -417,15 +417,15 @@ def _key(component: Component, runtime: Runtime) -> _Key | None:
     """Return the cache key of a component; None for objects in memory and missing files."""
     try:
         written = canonical(component)
-        files = {str(path.absolute()): Stamp.of(path) for path in _files(component)}
+        files = {str(path.absolute()): Stamp.of(path) for path in files_read(component)}
     except (TypeError, OSError):
         return None  # an object in memory, or a file that was removed
     settings = (runtime.seed, runtime.deterministic, runtime.device)
     return _Key(written, settings, files, str(Path.cwd()), dict(os.environ))
 
 
-def _files(component: Component) -> set[Path]:
-    """Yield the files that arguments name, directly or by a pattern."""
+def files_read(component: Component) -> set[Path]:
+    """Return the files that arguments name, directly or by a pattern, and those read with them."""
     found = set(files_of(component))
     for text in _texts(component.arguments):
         with suppress(OSError, ValueError):  # not a possible file name

@@ -17,9 +17,9 @@ from extractkit.engine.prepare import Prepared, prepare
 from extractkit.engine.samples import Survey, recorded_survey
 from extractkit.engine.self_check import self_check
 from extractkit.engine.stream import ShardValues, Stream
-from extractkit.errors import ExtractkitError
+from extractkit.errors import ExtractkitError, counted
 from extractkit.runs import SAMPLES
-from extractkit.runs.checking import Check, Finding, counted
+from extractkit.runs.checking import Check, Finding
 from extractkit.runs.checking.verification import IntactRun, read_whole
 from extractkit.runs.comparing.measures import TOLERATED, compare_arrays, compare_values
 from extractkit.runs.environment import host

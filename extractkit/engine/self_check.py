@@ -26,7 +26,7 @@ from extractkit.engine.batches import Batch
 from extractkit.engine.failing_samples import run_isolated
 from extractkit.engine.prepare import Prepared
 from extractkit.engine.stream import Stream, fetch
-from extractkit.errors import ExtractkitError, JobError
+from extractkit.errors import ExtractkitError, JobError, counted
 from extractkit.models import (
     CarriesState,
     CarryingProgram,
@@ -38,7 +38,6 @@ from extractkit.models import (
     Program,
 )
 from extractkit.models.failures import error_summary, out_of_memory
-from extractkit.runs.checking import counted
 from extractkit.runs.comparing.measures import TOLERATED, TOLERATED_16, Deviation, compare_arrays
 from extractkit.runs.manifest import SelfCheck
 

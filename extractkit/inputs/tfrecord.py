@@ -14,7 +14,7 @@ from extractkit.advice import hydra_value, nested_override
 from extractkit.core.keys import Values
 from extractkit.core.spec import TEXT
 from extractkit.core.values import Array
-from extractkit.errors import InputError, choices
+from extractkit.errors import InputError, choices, counted
 from extractkit.inputs import Identity, InputSpec, Sample, Scanning, Signature, Visit
 from extractkit.inputs.checks import (
     check_direction,
@@ -111,7 +111,8 @@ class Feature:
         dtype = np.dtype(self.dtype).newbyteorder("<")
         if len(data) % dtype.itemsize:
             raise InputError(
-                f"{at} holds {len(data)} bytes, which is not a multiple of the size of {self.dtype}"
+                f"{at} holds {counted(len(data), 'byte')}, which is not a multiple of "
+                f"the size of {self.dtype}"
             )
         return np.frombuffer(data, dtype)
 
@@ -255,7 +256,9 @@ def _shape(key: str, given: object) -> tuple[int | None, ...]:
 
 def _single(stored: Any, kind: str, at: str) -> bytes:
     if kind != "bytes_list" or len(stored) != 1:
-        raise InputError(f"{at} holds {len(stored)} values ({kind}), not the bytes of one array")
+        raise InputError(
+            f"{at} holds {counted(len(stored), 'value')} ({kind}), not the bytes of one array"
+        )
     return bytes(stored[0])
 
 

@@ -21,7 +21,7 @@ from extractkit.advice import override
 from extractkit.core.checkpoints import CheckpointFiles, StepPattern
 from extractkit.core.keys import Values
 from extractkit.core.values import Array
-from extractkit.errors import MissingExtraError, ModelError, choices
+from extractkit.errors import MissingExtraError, ModelError, choices, counted
 from extractkit.models.failures import error_summary
 from extractkit.models.given_weights import given_weights
 from extractkit.models.hub_preset import Preset, find_preset, require_keras_hub
@@ -226,8 +226,8 @@ class GoogleRelease(Preset):
                 raise ModelError(f"model.path={self.name!r}: {_VOCABULARY} has no token {token}")
         if len(tokens) > self.config["vocab_size"]:
             raise ModelError(
-                f"model.path={self.name!r}: {_VOCABULARY} has {len(tokens)} tokens, the model "
-                f"{self.config['vocab_size']}"
+                f"model.path={self.name!r}: {_VOCABULARY} has {counted(len(tokens), 'token')}, "
+                f"the model {self.config['vocab_size']}"
             )
         return ids
 

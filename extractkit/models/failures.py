@@ -177,7 +177,7 @@ class Library:
     last: tuple[str, str] | None = None
 
 
-_LIBRARIES = (
+LIBRARIES = (
     Library(
         "tensorflow-text",
         "tensorflow_text",
@@ -252,7 +252,7 @@ def unknown_operation_advice(operation: str) -> str:
 
     The text continues a sentence that ends in the operation's name.
     """
-    for library in _LIBRARIES:
+    for library in LIBRARIES:
         if library.operations.fullmatch(operation):
             return _what_to_do(library)
     if _TENSORRT.fullmatch(operation):

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from extractkit.advice import hydra_text, nested_override
 from extractkit.core.spec import SAMPLE
-from extractkit.errors import ConfigError, ModelError, choices
+from extractkit.errors import ConfigError, ModelError, choices, counted
 from extractkit.inputs import InputSpec, Signature
 
 INPUT_AXES = "model.input_axes"
@@ -248,7 +248,9 @@ def _configured(one: Declared, dims: Sequence[Dim]) -> list[_Axis]:
     at = f"{INPUT_AXES}.{one.name}={list(dims)!r}"
     shape = one.shape if one.shape is not None else (None,) * len(dims)
     if len(shape) != len(dims):
-        raise ConfigError(f"{at} has {len(dims)} axes, the input {len(shape)}: {list(shape)}")
+        raise ConfigError(
+            f"{at} has {counted(len(dims), 'axis', 'axes')}, the input {len(shape)}: {list(shape)}"
+        )
     axes: list[_Axis] = []
     for dim, size in zip(dims, shape, strict=True):
         if isinstance(dim, int):

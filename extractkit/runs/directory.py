@@ -18,7 +18,7 @@ from io import TextIOWrapper
 from pathlib import Path
 
 from extractkit.advice import command
-from extractkit.errors import DiskSpaceError, RunDirectoryError
+from extractkit.errors import DiskSpaceError, RunDirectoryError, counted
 from extractkit.runs import ELSEWHERE, HYDRA, LOCK, LOG, MANIFEST, PARTS, RUN_KEY
 from extractkit.runs import manifest as manifests
 from extractkit.runs.manifest import Status
@@ -114,7 +114,7 @@ def _described(path: Path) -> str:
     except RunDirectoryError as error:
         return f"holds a run that cannot be read ({error}). Delete it if you do not need it"
     date = found.volatile.started.replace("T", " ")[:16]
-    size = f"{found.samples} samples, {len(found.tensors)} tensors"
+    size = f"{counted(found.samples, 'sample')}, {counted(len(found.tensors), 'tensor')}"
     if found.status is Status.FINISHED:
         return (
             f"holds a finished run of {date} UTC ({size}). Look at it: {command('show', path)}. "

@@ -30,7 +30,7 @@ from extractkit.runs.views import TensorView
 DRIFT = "drift.json"
 """Name of the file in the run directory."""
 
-_HELD_BYTES = 256 * 1024 * 1024
+HELD_BYTES = 256 * 1024 * 1024
 _TOGETHER_BYTES = 16 * 1024 * 1024
 _NUMBERS = "biuf"  # kinds of NumPy's types
 
@@ -290,12 +290,12 @@ class _Values:
         for values in self._read():
             block = examples_of(values)
             size += block.nbytes
-            if size <= _HELD_BYTES:
+            if size <= HELD_BYTES:
                 kept.append(block)
             else:
                 kept.clear()
             yield block
-        self._kept = kept if size <= _HELD_BYTES else None
+        self._kept = kept if size <= HELD_BYTES else None
 
     def _read(self) -> Iterator[Array]:
         if self._view.constant:

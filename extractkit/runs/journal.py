@@ -82,7 +82,7 @@ class Entry:
 
     def to_line(self) -> str:
         """Return the entry as a line of the journal, without its newline."""
-        return _line({**plain(self), _SCHEMA: SCHEMA})
+        return line_of({**plain(self), _SCHEMA: SCHEMA})
 
 
 @dataclass(frozen=True)
@@ -247,13 +247,13 @@ def _whole(line: bytes) -> dict[str, object] | None:
         if not isinstance(record, dict):
             return None
         record.pop(_CHECKSUM, None)
-        expected = _line(record)
+        expected = line_of(record)
     except (ValueError, RecursionError):
         return None
     return record if line == expected.encode(errors="surrogatepass") else None
 
 
-def _line(record: Mapping[str, object]) -> str:
+def line_of(record: Mapping[str, object]) -> str:
     """Serialise a record of plain data together with its checksum."""
     return canonical_json({**record, _CHECKSUM: _checksum(record)})
 

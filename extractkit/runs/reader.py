@@ -20,6 +20,7 @@ from extractkit.errors import (
     SelectionError,
     UnknownTensorError,
     choices,
+    counted,
 )
 from extractkit.runs import JOURNAL, SAMPLES, journal, manifest
 from extractkit.runs.drift import Drift, read_drift
@@ -146,7 +147,7 @@ class Run(Mapping[str, TensorView]):
             given = ", ".join(f"{key}={value!r}" for key, value in predicates.items())
             wanted = str(next(iter(predicates.values()), ""))
             raise SelectionError(
-                f"select({given}) matched 0 of {len(self)} tensors of {self.path}. "
+                f"select({given}) matched 0 of {counted(len(self), 'tensor')} of {self.path}. "
                 f"{choices(wanted, self)}"
             )
         return found
@@ -183,10 +184,10 @@ class Run(Mapping[str, TensorView]):
         return len(self._views)
 
     def __repr__(self) -> str:
-        size = f"{len(self)} tensors, {self.manifest.samples} samples"
+        size = f"{counted(len(self), 'tensor')}, {counted(self.manifest.samples, 'sample')}"
         chosen = zip(self.manifest.outer_axes, self._committed.outer, strict=False)
         size += "".join(f", {axis.name} {axis.labels[one.at]!r}" for axis, one in chosen)
-        size += "".join(f", {len(axis)} {axis.name}s" for axis in self._axes)
+        size += "".join(f", {counted(len(axis), axis.name)}" for axis in self._axes)
         return f"<Run {self.path}: {self.status}, {size}>"
 
     @property

@@ -12,7 +12,7 @@ import yaml  # type: ignore[import-untyped]
 
 from extractkit.advice import command, hydra_override
 from extractkit.core.job import SETTINGS
-from extractkit.errors import RunDirectoryError
+from extractkit.errors import RunDirectoryError, counted
 from extractkit.runs import HYDRA, RUN_KEY, SAMPLES, SWEEP
 from extractkit.runs.checking.files import damage, lasting_damage
 from extractkit.runs.environment import VALUE_PACKAGES, VALUES_VERSION, package_versions
@@ -184,13 +184,13 @@ def _checkpoints(recorded: Manifest, now: Manifest) -> dict[str, tuple[object, o
 
 def _stored_keys(manifest: Manifest) -> str:
     keys = [tensor.key for tensor in manifest.tensors]
-    return f"{len(keys)} tensors {digest(keys)[:12]}"
+    return f"{counted(len(keys), 'tensor')} {digest(keys)[:12]}"
 
 
 def _samples(manifest: Manifest) -> str:
     if manifest.inputs is None:
         return "none"
-    return f"{manifest.inputs.count} samples {manifest.inputs.fingerprint}"
+    return f"{counted(manifest.inputs.count, 'sample')} {manifest.inputs.fingerprint}"
 
 
 def _short(value: object) -> str:

@@ -10,7 +10,7 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
-from extractkit.errors import RunDirectoryError
+from extractkit.errors import RunDirectoryError, counted
 from extractkit.runs.files import LONGEST_LINE, StoredFile, lines_of, reading
 from extractkit.runs.schema import canonical
 from extractkit.runs.upgrades import ROW_UPGRADES, check_version, upgraded
@@ -116,7 +116,7 @@ class Samples(Sequence[Row]):
             yield from map(self._parse, lines_of(self._path))
 
     def __repr__(self) -> str:
-        return f"<{len(self)} samples of {self._path}>"
+        return f"<{counted(len(self), 'sample')} of {self._path}>"
 
     @cached_property
     def _ends(self) -> npt.NDArray[np.int64]:

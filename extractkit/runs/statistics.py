@@ -12,7 +12,7 @@ from extractkit.core.shards import Position, Shard
 from extractkit.core.statistics import Accumulator, Array, Arrays, Merging, Partials
 from extractkit.core.statistics.registry import Asked, Group, groups
 from extractkit.core.values import Dense
-from extractkit.errors import RunDirectoryError, UnknownTensorError, choices
+from extractkit.errors import RunDirectoryError, UnknownTensorError, choices, counted
 from extractkit.runs.files import StoredFile
 from extractkit.runs.journal import Entry
 from extractkit.runs.manifest import Manifest, RunStatistics
@@ -267,7 +267,7 @@ class Statistics(Mapping[str, TensorStatistics]):
         return len(self._found)
 
     def __repr__(self) -> str:
-        return f"<Statistics of {len(self)} tensors>"
+        return f"<Statistics of {counted(len(self), 'tensor')}>"
 
     def at(self, position: int) -> "Statistics":
         """Return the statistics at one position of the first outer axis."""

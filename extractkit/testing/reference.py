@@ -62,7 +62,7 @@ class ReferenceModel:
     checkpoint_step: Values[str | None] = None
 
     def __post_init__(self) -> None:
-        axis = checkpoint_axis(self.checkpoints, self.checkpoint_step, self._become)
+        axis = checkpoint_axis(self.checkpoints, self.checkpoint_step, self.become)
         object.__setattr__(self, "checkpoints", axis)
         for key in ("seed", "longest"):
             value = getattr(self, key)
@@ -75,7 +75,7 @@ class ReferenceModel:
         spec = InputSpec("tokens", "int32", (None,), (_TOKEN,), pad=0, low=0, high=_VOCABULARY)
         return Signature(self.name, (spec,), takes_text=True, longest={_TOKEN: self.longest})
 
-    def _become(self, file: WeightFile) -> None:
+    def become(self, file: WeightFile) -> None:
         """Load the weights of a file that holds `embeddings` and `kernel`."""
         shapes = {key: file.entry(key).shape for key in file}
         if shapes != {"embeddings": (_VOCABULARY, _WIDTH), "kernel": (_WIDTH, _WIDTH)}:
@@ -204,7 +204,7 @@ class ReferenceModel:
         if checkpoint is None:
             return OwnCall(SAME_OBJECT, self._outputs)
         anew = replace(self, checkpoints=None, checkpoint_step=None)
-        anew._become(open_weights(self.checkpoints.checkpoints[checkpoint].path, KEY))
+        anew.become(open_weights(self.checkpoints.checkpoints[checkpoint].path, KEY))
         return OwnCall("a ReferenceModel made anew", anew._outputs)
 
     def _outputs(

@@ -38,7 +38,7 @@ def drift(count: int = 4, tensors: int = 2) -> Drift:
 
 def panels(found: Drift, steps: list[int] | None = None) -> list[Any]:
     """Its axes, row by row: relative norm, cosine, CKA; from the first, from the one before."""
-    whole = figures._figure(found, steps or [])
+    whole = figures.figure(found, steps or [])
     whole.draw_without_rendering()
     return list(whole.axes)
 

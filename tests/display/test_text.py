@@ -9,12 +9,12 @@ from extractkit.core.spec import TensorSpec
 from extractkit.display import (
     counts_text,
     duration_text,
-    plural,
     rate_text,
     safe,
     shape_text,
     size_text,
 )
+from extractkit.errors import counted
 from tests.display.examples import EVIL, SHOWN_EVIL
 
 
@@ -54,7 +54,7 @@ def test_a_type_without_a_size_shows_none() -> None:
 def test_counts() -> None:
     kinds = Counter({Kind.OP: 1054, Kind.LAYER_INPUT: 1})
     assert counts_text(kinds) == "1 input, 1,054 ops"
-    assert (plural(1, "shard"), plural(1200, "shard")) == ("1 shard", "1,200 shards")
+    assert (counted(1, "shard"), counted(1200, "shard")) == ("1 shard", "1,200 shards")
 
 
 @pytest.mark.parametrize(

@@ -45,9 +45,9 @@ class Counting(ReferenceModel):
         self.encoded.update(str(sample.data) for sample in samples)
         return super().encode(samples)
 
-    def _become(self, file: object) -> None:
+    def become(self, file: object) -> None:
         self.loaded.append(Path(file.path).stem)  # type: ignore[attr-defined]
-        super()._become(file)  # type: ignore[arg-type]
+        super().become(file)  # type: ignore[arg-type]
 
 
 @pytest.fixture(autouse=True)

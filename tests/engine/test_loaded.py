@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from extractkit.core.component import Component
-from extractkit.core.job import Runtime
+from extractkit.core.job import Job, Runtime
 from extractkit.core.requests import Value
 from extractkit.core.values import Array
 from extractkit.engine import Silent, loading
@@ -96,9 +96,9 @@ def test_another_environment_is_another_model(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_what_is_in_memory_is_never_taken_over() -> None:
-    live = Component("model", "extractkit.api.given", {"live": object()})
-    loading.model_of(live, RUNTIME)
-    assert loading._PROCESS.last is None
+    first = loading.model_of(MODEL, RUNTIME)
+    loading.model_of(Component("model", "extractkit.api.given", {"live": object()}), RUNTIME)
+    assert loading.model_of(MODEL, RUNTIME) is not first
 
 
 def test_one_model_is_held() -> None:
@@ -114,10 +114,10 @@ def test_a_forgotten_model_is_loaded_anew() -> None:
 
 
 def test_a_model_that_cannot_be_loaded_leaves_none_behind() -> None:
-    loading.model_of(MODEL, RUNTIME)
+    first = loading.model_of(MODEL, RUNTIME)
     with pytest.raises(FileNotFoundError):
         loading.model_of(Component("model", f"{__name__}.FromFile", {"path": "nope"}), RUNTIME)
-    assert loading._PROCESS.last is None
+    assert loading.model_of(MODEL, RUNTIME) is not first
 
 
 def test_programs_of_the_same_fetches_are_taken_over() -> None:
@@ -156,12 +156,32 @@ class Swap:
         """There is one set of weights."""
 
 
+BUILT: list[str] = []
+
+
+def build(kind: str) -> ReferenceModel:
+    """Build a model of one of the classes here, and note that it was built."""
+    BUILT.append(kind)
+    model: ReferenceModel = globals()[kind]()
+    return model
+
+
+def built(kind: str) -> Component:
+    return Component("model", f"{__name__}.build", {"kind": kind})
+
+
+def is_held(done: Job) -> bool:
+    """Return whether a job with the same model would take it over."""
+    before = len(BUILT)
+    loading.model_of(done.model, done.runtime)
+    return len(BUILT) == before
+
+
 def test_a_finished_job_leaves_its_model_for_the_next(tmp_path: Path) -> None:
-    for cls, kept in ((ReferenceModel, True), (Opaque, False)):
-        model = Component("model", f"{cls.__module__}.{cls.__name__}", vouched=True)
-        done = replace(job({"path": ":output"}), model=model)
-        execute(done, tmp_path / cls.__name__, hydra_files={}, listener=Silent())
-        assert (loading._PROCESS.last is not None) is kept
+    for kind, kept in (("ReferenceModel", True), ("Opaque", False)):
+        done = replace(job({"path": ":output"}), model=built(kind))
+        execute(done, tmp_path / kind, hydra_files={}, listener=Silent())
+        assert is_held(done) is kept
 
 
 class Failing(ReferenceModel):
@@ -172,22 +192,20 @@ class Failing(ReferenceModel):
 
 
 def test_a_job_that_fails_while_it_computes_leaves_none(tmp_path: Path) -> None:
-    model = Component("model", f"{__name__}.Failing", vouched=True)
-    failing = replace(job({"path": ":output"}), model=model)
+    failing = replace(job({"path": ":output"}), model=built("Failing"))
     with pytest.raises(JobError, match=r"^out of memory$"):
         execute(failing, tmp_path / "r", hydra_files={}, listener=Silent())
-    assert loading._PROCESS.last is None
+    assert not is_held(failing)
 
 
 def test_a_mistake_in_a_selector_keeps_the_model(tmp_path: Path) -> None:
-    model = Component("model", "extractkit.testing.reference.ReferenceModel")
-    mistaken = replace(job({"path": "nope"}), model=model)
+    mistaken = replace(job({"path": "nope"}), model=built("ReferenceModel"))
     with pytest.raises(SelectionError):
         execute(mistaken, tmp_path / "r", hydra_files={}, listener=Silent())
-    assert loading._PROCESS.last is not None
+    assert is_held(mistaken)
 
 
 def test_weights_that_change_in_place_are_nobody_elses() -> None:
-    model = Component("model", f"{__name__}.Swapped", vouched=True)
-    list_tensors(replace(job({"path": ":output"}), model=model))
-    assert loading._PROCESS.last is None
+    listed = replace(job({"path": ":output"}), model=built("Swapped"))
+    list_tensors(listed)
+    assert not is_held(listed)

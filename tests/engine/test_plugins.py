@@ -50,9 +50,9 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.Mon
     installed(tmp_path / "1", "1.0")
     with monkeypatch.context() as context:
         context.syspath_prepend(str(tmp_path / "1"))
-        registry._plugins.cache_clear()
+        registry.plugins.cache_clear()
         yield context
-    registry._plugins.cache_clear()
+    registry.plugins.cache_clear()
 
 
 def run(path: Path, of: str = ":output") -> None:
@@ -98,7 +98,7 @@ def test_another_version_of_a_plugin_cannot_resume(
         installed(tmp_path / later, later)
         site.syspath_prepend(str(tmp_path / later))
     site.setattr(sys, "path", [entry for entry in sys.path if entry != str(tmp_path / "1")])
-    registry._plugins.cache_clear()
+    registry.plugins.cache_clear()
     with pytest.raises(RunDirectoryError) as error:
         check_versions(path, recorded)
     assert str(error.value).startswith(
@@ -119,6 +119,6 @@ def test_a_run_is_verified_without_its_plugins(site: pytest.MonkeyPatch, tmp_pat
     path = tmp_path / "run"
     run(path, of="embedding:output")
     site.undo()
-    registry._plugins.cache_clear()
+    registry.plugins.cache_clear()
     assert registry.shortens("twice") is None
     assert verify(path).findings == ()

@@ -21,8 +21,8 @@ LIMITS = (
 def nothing_set(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """None of the variables is set; afterwards they are as they were, whatever was imposed."""
     # Other tests of this process may have had TensorFlow start.
-    monkeypatch.setattr(process, "_READ", {})
-    monkeypatch.setattr(process, "_started", lambda: False)
+    monkeypatch.setattr(process, "effective_variables", dict)
+    monkeypatch.setattr(process, "record_if_started", lambda: None)
     before = dict(os.environ)
     for name in (INTRA, INTER, *FLAGS, *LIMITS):
         os.environ.pop(name, None)
@@ -104,7 +104,7 @@ def test_limits_of_kernels_are_not_imposed() -> None:
 def test_what_tensorflow_runs_with_is_recorded_where_nothing_is_asked_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(process, "_READ", {INTRA: "9", INTER: "8"})
+    monkeypatch.setattr(process, "effective_variables", lambda: {INTRA: "9", INTER: "8"})
     assert environment(None) == {INTRA: "9", INTER: "8"}
     assert environment(5) == {INTRA: "5", INTER: "5"}
 

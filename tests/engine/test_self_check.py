@@ -168,9 +168,9 @@ def test_every_stage_of_a_job_has_a_name_of_its_own(tmp_path: Path) -> None:
 class Stale(ReferenceModel):
     """Keeps the kernel that it had: only the embeddings of the second checkpoint are loaded."""
 
-    def _become(self, file: WeightFile) -> None:
+    def become(self, file: WeightFile) -> None:
         before = self.weights["attention:kernel"]
-        super()._become(file)
+        super().become(file)
         if self.checkpoints is not None and "step_1" in file.path:
             vars(self)["weights"] = {**self.weights, "attention:kernel": before}
 

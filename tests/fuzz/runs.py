@@ -11,7 +11,6 @@ import numpy as np
 
 import extractkit
 from extractkit.runs import JOURNAL, MANIFEST, journal, manifest
-from extractkit.runs.schema import canonical
 from tests.fuzz import configs
 from tests.fuzz.mutation import HOSTILE, mutated_document
 from tests.fuzz.outcomes import outcome
@@ -113,7 +112,7 @@ def _line(record: Any) -> str:
     if not isinstance(record, dict):
         return f"{json.dumps(record)}\n"
     record.pop("checksum", None)
-    return canonical({**record, "checksum": journal._checksum(record)}) + "\n"
+    return f"{journal.line_of(record)}\n"
 
 
 def _unsealed(directory: Path) -> dict[str, Any]:

@@ -10,6 +10,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
+OURS = ("extractkit", "tests", "benchmarks", "experiments")
+
 _MODULES = (
     "ai_edge_litert._",
     "hydra._internal.",
@@ -71,6 +73,32 @@ def defined(tree: ast.Module) -> set[str]:
     return {name for name in found if name.startswith("_")}
 
 
+def own_private_uses(tree: ast.Module, own: set[str]) -> Iterator[tuple[int, str]]:
+    """Yield line and name of each use of a private name of ours from outside its class or module.
+
+    Args:
+        tree: A file of tests.
+        own: Names with a leading underscore that our modules define.
+    """
+    for node in ast.walk(tree):
+        match node:
+            case ast.ImportFrom(module=str(module), names=aliases):
+                ours = module.split(".")[0] in OURS
+                found = [one.name for one in aliases if ours and one.name in own]
+            case ast.Attribute(value=value, attr=name):
+                inside = isinstance(value, ast.Name) and value.id in ("self", "cls")
+                found = [name] if name in own and not inside else []
+            case ast.Call(args=arguments):
+                texts = [one.value for one in arguments if isinstance(one, ast.Constant)]
+                words = [str(text).rpartition(".")[2] for text in texts]
+                by_name = getattr(node.func, "attr", getattr(node.func, "id", "")) in _BY_NAME
+                found = [word for word in words if by_name and word in own]
+            case _:
+                continue
+        for name in found:
+            yield node.lineno, name
+
+
 def private_uses(tree: ast.Module, own: set[str]) -> Iterator[tuple[int, str]]:
     """Yield line and name of each use of a private name of another package.
 
@@ -104,7 +132,7 @@ def private_uses(tree: ast.Module, own: set[str]) -> Iterator[tuple[int, str]]:
 
 
 def _is_private(module: str) -> bool:
-    ours = module.startswith(("extractkit.", "tests.", "benchmarks.", "experiments."))
+    ours = module.partition(".")[0] in OURS
     # Relative to a package of another library: `from package._module import name`.
     hidden = any(_is_hidden(part, set()) for part in module.split("."))
     return f"{module}.".startswith(_MODULES) or (hidden and not ours)

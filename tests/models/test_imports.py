@@ -3,6 +3,7 @@
 import json
 import pickle
 import sys
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import numpy as np
@@ -103,7 +104,14 @@ def test_a_module_that_is_missing_or_fails_is_named(
 
 
 def test_an_unknown_operation_s_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(failures, "_version", {"tensorflow": "2.21.0", "tensorflow-io": "0.37"}.get)
+    versions = {"tensorflow": "2.21.0", "tensorflow-io": "0.37"}
+
+    def version(package: str) -> str:
+        if package not in versions:
+            raise PackageNotFoundError
+        return versions[package]
+
+    monkeypatch.setattr(failures, "version", version)
     for module in ("tensorflow_text", "tensorflow_addons", "tensorflow_io"):
         monkeypatch.delitem(sys.modules, module, raising=False)
     assert unknown_operation_advice("WordpieceTokenizeWithOffsets") == (
@@ -135,10 +143,10 @@ def test_every_operation_of_the_installed_library_is_known_to_be_its_own() -> No
         return {op.name for op in OpList.FromString(TF_GetBuffer(TF_GetAllOpList())).op}
 
     pytest.importorskip("tensorflow_text")
-    (library,) = [one for one in failures._LIBRARIES if one.module == "tensorflow_text"]
+    (library,) = [one for one in failures.LIBRARIES if one.module == "tensorflow_text"]
     own = {name for name in registered() if library.operations.fullmatch(name)}
     assert {"TFText>RoundRobinTrim", "SentencepieceOp", "CaseFoldUTF8"} <= own
     # Every other name of another library is unknown here.
-    for other in failures._LIBRARIES:
+    for other in failures.LIBRARIES:
         if other is not library:
             assert not [name for name in registered() if other.operations.fullmatch(name)]

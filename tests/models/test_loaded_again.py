@@ -19,13 +19,11 @@ from extractkit.engine import Silent
 from extractkit.errors import JobError
 from extractkit.models import SAME_OBJECT, keras_file
 from extractkit.models.functions import FunctionModel
-from extractkit.models.given_weights import WeightFiles
 from extractkit.models.keras_models import weights
 from extractkit.models.keras_models.loading import ReloadedModel, reloaded
 from extractkit.models.keras_models.model import KerasModel
 from extractkit.models.litert.model import TFLiteModel
 from extractkit.models.sessions import SessionModel
-from extractkit.models.weight_files import WeightFile
 from extractkit.runs.journal import read
 from extractkit.runs.manifest import SelfCheck
 
@@ -236,17 +234,16 @@ def test_checkpoints_are_loaded_again_one_by_one(files: Path, tmp_path: Path) ->
 @pytest.fixture
 def forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     """The model keeps the weights that it had when the second checkpoint is loaded."""
-    give = WeightFiles._give
-    given: list[WeightFile] = []
+    load_weights = keras.Model.load_weights
+    models: list[Any] = []
 
-    def instead(axis: WeightFiles, weights: WeightFile) -> None:
-        give(axis, weights)
-        if "step_2" in weights.path:
-            axis._load(given[-1])
-        else:
-            given.append(weights)
+    def instead(model: Any, path: Any, *given: Any, **named: Any) -> None:
+        models.append(model)
+        if model is models[0]:
+            path = str(path).replace("step_2", "step_1")
+        load_weights(model, path, *given, **named)
 
-    monkeypatch.setattr(WeightFiles, "_give", instead)
+    monkeypatch.setattr(keras.Model, "load_weights", instead)
 
 
 @pytest.mark.usefixtures("forgotten")

@@ -79,7 +79,7 @@ class BertFloat64:
             f"{name}.attention.output.LayerNorm",
             x + self._dense(f"{name}.attention.output.dense", mixed),
         )
-        wide = _gelu(self._dense(f"{name}.intermediate.dense", x))
+        wide = gelu(self._dense(f"{name}.intermediate.dense", x))
         x = self._norm(f"{name}.output.LayerNorm", x + self._dense(f"{name}.output.dense", wide))
         return x, probabilities
 
@@ -108,7 +108,7 @@ class BertFloat64:
         return scaled * self.weights[f"{name}.weight"] + self.weights[f"{name}.bias"]
 
 
-def _gelu(x: Array) -> Array:
+def gelu(x: Array) -> Array:
     """Multiply x by the normal distribution function of x: erf itself, no tanh approximation."""
     return 0.5 * x * (1.0 + _erf(x / math.sqrt(2.0)))
 

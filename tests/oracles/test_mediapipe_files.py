@@ -58,7 +58,7 @@ def test_a_file_that_xnnpack_alone_can_run() -> None:
         theirs = plain_loop(path, x, preserve=preserve, delegate=True)
         for record in records:
             if preserve or record.kind is Kind.MODEL_OUTPUT:
-                expected = theirs.get_tensor(model._found[record.address].index)
+                expected = theirs.get_tensor(model.found[record.address].index)
                 assert ours[record.address].tobytes() == expected.tobytes(), record.address
 
 
@@ -89,7 +89,7 @@ def test_the_first_convolution_by_hand() -> None:
     subgraph = model.entry.subgraph
     number = next(n for n, one in enumerate(subgraph.operations) if one.type == "CONV_2D")
     source, kernel, bias = subgraph.operations[number].inputs
-    by_index = {one.index: one for one in model._found.values()}
+    by_index = {one.index: one for one in model.found.values()}
     assert source in model.entry.inputs.values()
     x = samples(model)
     address = by_index[subgraph.operations[number].outputs[0]].record.address

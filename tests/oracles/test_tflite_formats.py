@@ -111,7 +111,7 @@ def test_intermediates_agree_with_plain_kernels(name: str) -> None:
     model = load(str(path))
     x = samples(model)
     interpreter = plain_loop(path, x, preserve=True, delegate=False)
-    found = [*model._found.values()]
+    found = [*model.found.values()]
     varying = [one for one in found if one.record.depends_on_inputs]
     fixed = [one for one in found if not one.record.depends_on_inputs]
     assert all(one.record.extractable for one in found)
@@ -128,7 +128,7 @@ def test_intermediates_agree_with_plain_kernels(name: str) -> None:
 def test_sparse_weights_are_what_their_densify_operation_makes_of_them() -> None:
     path = real_model(*_FILES["face_detection_full_range_sparse"])
     model = load(str(path))
-    by_index = {one.index: address for address, one in model._found.items()}
+    by_index = {one.index: address for address, one in model.found.items()}
     pairs = [
         (by_index[operation.inputs[0]], by_index[operation.outputs[0]])
         for operation in model.entry.subgraph.operations

@@ -30,11 +30,13 @@ def test_a_record_is_that_of_the_content(path: Path) -> None:
     FILE.check(path.parent)
 
 
-def test_a_large_file_is_read_in_blocks(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("extractkit.runs.files._BLOCK", 3)
-    assert StoredFile.on_disk(path.parent, "a") == FILE
-    path.write_bytes(CONTENT + b"more")
-    FILE.check(path.parent, growing=True)
+def test_a_file_of_several_blocks_is_read_whole(path: Path) -> None:
+    content = bytes(range(251)) * 20_000  # 5 MB
+    path.write_bytes(content)
+    file = StoredFile.on_disk(path.parent, "a")
+    assert file == StoredFile.of("a", content)
+    path.write_bytes(content + b"more")
+    file.check(path.parent, growing=True)
 
 
 @pytest.mark.parametrize(

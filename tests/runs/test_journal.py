@@ -111,7 +111,7 @@ def test_a_field_of_another_version_is_refused(path: Path) -> None:
     record = json.loads(entry(8, 9).to_line()) | {"colour": "red"}
     del record["checksum"]
     with path.open("a") as file:
-        file.write(journal._line(record) + "\n")
+        file.write(journal.line_of(record) + "\n")
     with pytest.raises(RunDirectoryError, match=r"line 3 holds 'colour', which does not exist"):
         journal.read(path)
 

@@ -208,7 +208,7 @@ def test_a_byte_of_any_file_that_a_format_reads_is_another_origin(formats: Path,
     component = Component("model", "some.load", {"path": str(formats / given)})
 
     def found() -> tuple[object, object]:
-        return origin("model.path", str(formats / given)), loading._files(component)
+        return origin("model.path", str(formats / given)), loading.files_read(component)
 
     before, stamped = found()
     assert {str(path.relative_to(formats)) for path in stamped} == read
@@ -242,5 +242,5 @@ def test_older_runs_recorded_the_named_file_alone(formats: Path) -> None:
     """Their files have not changed; one that has is found."""
     path = str(formats / "model.json")
     recorded = Origin("model.path", path, sha256(WEIGHTS_MANIFEST), len(WEIGHTS_MANIFEST))
-    assert sources._changed_source(recorded, path) == []
-    assert sources._changed_source(replace(recorded, sha256=sha256(b"")), path)
+    assert sources.changed_source(recorded, path) == []
+    assert sources.changed_source(replace(recorded, sha256=sha256(b"")), path)

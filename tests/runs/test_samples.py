@@ -32,11 +32,14 @@ def test_samples_are_like_a_list(samples: Samples) -> None:
         samples[50]
 
 
-def test_blocks_of_any_size_find_every_row(
-    samples: Samples, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("extractkit.runs.samples._BLOCK", 7)
-    assert samples[49] == ROWS[49]
+def test_every_row_of_a_file_of_several_blocks_is_found(tmp_path: Path) -> None:
+    writer = SamplesWriter(tmp_path / "samples.jsonl")
+    rows = [{"id": str(index), "index": index, "text": "x" * 999} for index in range(3000)]
+    writer.extend(iter(rows))
+    writer.publish()
+    found = Samples(tmp_path / "samples.jsonl")  # 3 MB
+    assert list(found) == rows
+    assert [found[index] for index in (1040, 1060, -1)] == [rows[1040], rows[1060], rows[-1]]
 
 
 def test_a_file_that_is_not_there_is_an_error(tmp_path: Path) -> None:

@@ -153,20 +153,26 @@ def append(path: Path) -> None:
 
 
 def shorten(path: Path) -> None:
-    cut(path, 6)
+    cut(path, 2_500_000)
 
 
-@pytest.mark.parametrize(("change", "kept"), [(append, b"first\nadded\n"), (shorten, b"first\n")])
+@pytest.mark.parametrize(
+    ("change", "kept"),
+    [
+        (append, lambda content: content + b"added\n"),
+        (shorten, lambda content: content[:2_500_000]),
+    ],
+)
 def test_other_names_of_a_file_that_is_changed_keep_what_they_hold(
-    change: Callable[[Path], None], kept: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    change: Callable[[Path], None], kept: Callable[[bytes], bytes], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("extractkit.store.local._BUFFER", 4)
+    content = b"%d of many\n" % 1 * 300_000  # 3 MB, in several blocks
     (tmp_path / "run").mkdir()
-    (tmp_path / "outside").write_bytes(b"first\n")
+    (tmp_path / "outside").write_bytes(content)
     (tmp_path / "run" / "a").hardlink_to(tmp_path / "outside")
     change(tmp_path / "run" / "a")
-    assert (tmp_path / "outside").read_bytes() == b"first\n"
-    assert (tmp_path / "run" / "a").read_bytes() == kept
+    assert (tmp_path / "outside").read_bytes() == content
+    assert (tmp_path / "run" / "a").read_bytes() == kept(content)
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["a"]
 
 

@@ -330,8 +330,8 @@ def test_a_ray_cluster_is_named_by_the_user_alone(
     ):
         job = compose([*chosen, *typed], trusted=trusted).job
         assert job.runtime.ray_address == address
-        assert jobs._trust_needed(job) == ["runtime.ray_address"]  # to go on with its run
-        assert not typed or jobs._needed(trust_of(typed)) == ["runtime.ray_address"]
+        assert jobs.trust_needed(job) == ["runtime.ray_address"]  # to go on with its run
+        assert not typed or jobs.sweep_trust_needed(trust_of(typed)) == ["runtime.ray_address"]
     assert compose([*chosen, "runtime.ray_address=null"]).job.runtime.ray_address is None
 
 

@@ -44,7 +44,7 @@ REDUCTIONS: Mapping[str, type[Transform]] = {
 
 def names() -> tuple[str, ...]:
     """Return the names of all transforms, plugins included."""
-    return (*(one.name for one in _OWN), *sorted(_plugins()))
+    return (*(one.name for one in _OWN), *sorted(plugins()))
 
 
 def shortens(name: str) -> bool | None:
@@ -61,7 +61,7 @@ def distribution(name: str) -> str | None:
     """Return the installed distribution whose plugin a transform is; None for extractkit's own."""
     if any(one.name == name for one in _OWN):
         return None
-    plugin = _plugins().get(name)
+    plugin = plugins().get(name)
     return plugin.dist.name if plugin is not None and plugin.dist is not None else None
 
 
@@ -74,7 +74,7 @@ def transform(name: str, at: str) -> type[Transform]:
     for one in _OWN:
         if one.name == name:
             return one
-    plugin = _plugins().get(name)
+    plugin = plugins().get(name)
     if plugin is None:
         raise ConfigError(f"{at}: {name!r} is not a transform. {choices(name, names())}")
     try:
@@ -92,5 +92,5 @@ def transform(name: str, at: str) -> type[Transform]:
 
 
 @cache
-def _plugins() -> Mapping[str, EntryPoint]:
+def plugins() -> Mapping[str, EntryPoint]:
     return {plugin.name: plugin for plugin in entry_points(group=PLUGINS)}

@@ -331,7 +331,7 @@ _USUAL_WORKERS = 2
 START_SECONDS = 600.0
 """Least time limit for every worker to load libraries and the model."""
 
-_START_TIMES = 20
+START_TIMES = 20
 """The limit as a multiple of this process's time, because all workers read from one disk."""
 
 
@@ -383,7 +383,7 @@ class Hired:
         runtime = self.job.runtime
         orders = Orders(
             runtime.workers or _USUAL_WORKERS,
-            max(START_SECONDS, _START_TIMES * loaded),
+            max(START_SECONDS, START_TIMES * loaded),
             runtime.shard_timeout,
             task,
             commit,

@@ -72,7 +72,7 @@ class Actors:
         cpus, gpus = _needs(runtime)
         self.awaits = f"{cpus:g} CPU{f' and {gpus:g} GPU' if gpus else ''} of the Ray cluster"
         self._ray = ray
-        self._workers: list[_Actor] = []
+        self._workers: list[RemoteWorker] = []
         self._kind = ray.remote(Actor).options(
             num_cpus=cpus,
             num_gpus=gpus,
@@ -82,9 +82,9 @@ class Actors:
             runtime_env={"env_vars": _variables()},
         )
 
-    def start(self, number: int, task: Task) -> "_Actor":
+    def start(self, number: int, task: Task) -> "RemoteWorker":
         """Request an actor."""
-        worker = _Actor(self._ray, self._kind.remote(), number, task, self.events)
+        worker = RemoteWorker(self._ray, self._kind.remote(), number, task, self.events)
         self._workers.append(worker)
         return worker
 
@@ -96,7 +96,9 @@ class Actors:
             worker.join()
 
 
-class _Actor:
+class RemoteWorker:
+    """A worker as the driver has it: the handle of an actor, and a thread that listens to it."""
+
     def __init__(
         self, ray: Any, handle: Any, number: int, task: Task, events: SimpleQueue[Event]
     ) -> None:

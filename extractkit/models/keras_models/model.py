@@ -19,7 +19,7 @@ from extractkit.core.catalog import Kind
 from extractkit.core.checkpoints import KEY as SEVERAL
 from extractkit.core.checkpoints import STEP_KEY
 from extractkit.core.values import Array
-from extractkit.errors import ConfigError, ModelError
+from extractkit.errors import ConfigError, ModelError, counted
 from extractkit.inputs import InputSpec, Sample, Signature
 from extractkit.models import (
     CARRY,
@@ -199,7 +199,8 @@ class KerasModel(FunctionModel):
             returned = tf.function(call, autograph=False, input_signature=taken)(dict(arguments))
         if len(returned) != len(addresses):
             raise OtherOutputsError(
-                f"the model's own call returns {len(returned)} outputs, not {len(addresses)}"
+                f"the model's own call returns {counted(len(returned), 'output')}, "
+                f"not {len(addresses)}"
             )
         return dict(zip(addresses, returned, strict=True))
 

@@ -22,7 +22,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from extractkit.errors import ModelError
+from extractkit.errors import ModelError, counted
 from extractkit.models.failures import error_summary
 from extractkit.models.given_weights import MOVING_AVERAGES, MovingAverages, named_averages
 from extractkit.models.hugging_face_library import is_of_transformers
@@ -260,8 +260,8 @@ def _first_in_order(model: Any, file: Path) -> str | None:
     for (layer, own), (stored_layer, stored) in zip(ours, theirs, strict=False):
         if len(own) != len(stored):
             return (
-                f"layer {layer!r} has {len(own)} weights, {stored_layer!r} in its place in the "
-                f"file {len(stored)}"
+                f"layer {layer!r} has {counted(len(own), 'weight')}, {stored_layer!r} in its "
+                f"place in the file {len(stored)}"
             )
         for (name, shape), (key, stored_shape) in zip(own, stored, strict=True):
             if shape != stored_shape:

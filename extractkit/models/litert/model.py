@@ -89,10 +89,11 @@ class TFLiteModel(HasOwnCall):
     @cached_property
     def catalog(self) -> Catalog:
         """Every tensor that the model offers."""
-        return Catalog([one.record for one in self._found.values()], self.name)
+        return Catalog([one.record for one in self.found.values()], self.name)
 
     @cached_property
-    def _found(self) -> Mapping[str, Found]:
+    def found(self) -> Mapping[str, Found]:
+        """Every tensor with its index in the file, by address."""
         found = find_tensors(self.graph, self._flow, self.signature, self.probed)
         return {one.record.address: one for one in found}
 
@@ -140,7 +141,7 @@ class TFLiteModel(HasOwnCall):
                 samples.append([self._value(interpreter, *pair) for pair in pairs])
             return [stacked(values) for values in zip(*samples, strict=True)]
 
-        pairs = [(self._found[fetch.address], fetch) for fetch in fetches]
+        pairs = [(self.found[fetch.address], fetch) for fetch in fetches]
         return run
 
     def _check(self, fetches: Sequence[Fetch], compilation: Compilation) -> None:
@@ -154,7 +155,7 @@ class TFLiteModel(HasOwnCall):
     def _preserves(self, fetches: Sequence[Fetch]) -> bool:
         """Return whether values between inputs and outputs have to be kept."""
         kept = {*self.entry.inputs.values(), *self.entry.outputs.values()}
-        return any(self._found[fetch.address].index not in kept for fetch in fetches)
+        return any(self.found[fetch.address].index not in kept for fetch in fetches)
 
     def _arrays(
         self, features: Mapping[str, Array], lengths: Mapping[str, Array], position: int
@@ -225,7 +226,7 @@ class TFLiteModel(HasOwnCall):
         before: Mapping[int, Array] | None = None,
     ) -> dict[str, Array]:
         """Return the outputs of a batch by address, each sample after the call in front of it."""
-        wanted = [self._found[record.address] for record in self.catalog.outputs]
+        wanted = [self.found[record.address] for record in self.catalog.outputs]
         numbers = {one.index for one in wanted}
         named = {name: index for name, index in self.entry.outputs.items() if index in numbers}
         samples: list[list[Array]] = []
@@ -247,7 +248,7 @@ class TFLiteModel(HasOwnCall):
             JobError: The file can no longer be read.
         """
         check_values((fetch.request for fetch in fetches), self.name)
-        wanted = [self._found[fetch.address] for fetch in fetches]
+        wanted = [self.found[fetch.address] for fetch in fetches]
         values = self._stored([one for one in wanted if one.stored])
         if computed := [one for one in wanted if not one.stored]:
             indices = [*dict.fromkeys(one.index for one in computed)]
@@ -313,7 +314,7 @@ class TFLiteModel(HasOwnCall):
     def _weights(self) -> list[Found]:
         return [
             one
-            for one in self._found.values()
+            for one in self.found.values()
             if one.record.kind is Kind.WEIGHT and one.record.extractable
         ]
 
@@ -357,7 +358,7 @@ class CarryingTFLiteModel(TFLiteModel, CarriesState):
         runnable, access = self._reachable
         preserve = self._preserves(fetches)
         interpreter = CarryingInterpreter(runnable, self.settings, preserve, access)
-        pairs = [(self._found[fetch.address], fetch) for fetch in fetches]
+        pairs = [(self.found[fetch.address], fetch) for fetch in fetches]
 
         def call(
             features: Mapping[str, Array], lengths: Mapping[str, Array], state: State

@@ -96,8 +96,3 @@ class Verification:
         """Return the document that `extractkit verify --json` prints."""
         document: dict[str, object] = plain(self)
         return {"schema": SCHEMA, "failed": self.failed, **document}
-
-
-def counted(number: int, noun: str) -> str:
-    """Format a count with its noun: `1 file`, `2 files`."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -16,9 +16,9 @@ import numpy.typing as npt
 from extractkit.core.checkpoints import KEY
 from extractkit.core.shards import Shard
 from extractkit.core.value_checks import EXAMINATION
-from extractkit.errors import InputError, RunDirectoryError
+from extractkit.errors import InputError, RunDirectoryError, counted
 from extractkit.runs import HYDRA, JOURNAL, LOCK, LOG, MANIFEST, SAMPLES, SHARDS
-from extractkit.runs.checking import Check, Finding, Outcome, counted
+from extractkit.runs.checking import Check, Finding, Outcome
 from extractkit.runs.files import Origin, StoredFile, lines_of, names_files, origin
 from extractkit.runs.journal import Entry, entry_of
 from extractkit.runs.manifest import Actual, Manifest, Status
@@ -160,7 +160,7 @@ def given_files(manifest: Manifest) -> Check:
             continue
         if path != recorded.path:
             notes.append(f"{recorded.key}={recorded.path} has moved to {path}")
-        found += _changed_source(recorded, path)
+        found += changed_source(recorded, path)
     return Check.of(name, counted(len(given), "path"), found, notes)
 
 
@@ -174,7 +174,8 @@ def _find(recorded: Origin, working_directory: str | None) -> str | None:
     return None
 
 
-def _changed_source(recorded: Origin, path: str) -> list[Finding]:
+def changed_source(recorded: Origin, path: str) -> list[Finding]:
+    """Return a finding if what is at a path differs from the origin that a run recorded."""
     at = f"{recorded.key}={path}"
     try:
         now = origin(recorded.key, path)
@@ -416,7 +417,7 @@ class _RowReader:
         """Return a message for each contradiction."""
         found = []
         if self.count != manifest.samples:
-            found.append(f"{self.count} rows for {manifest.samples} samples")
+            found.append(f"{counted(self.count, 'row')} for {counted(manifest.samples, 'sample')}")
         if self._out_of_order:
             first = self._out_of_order[0]
             found.append(

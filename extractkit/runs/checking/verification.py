@@ -27,10 +27,10 @@ from extractkit.core.values import (
     varies,
     without,
 )
-from extractkit.errors import RunDirectoryError
+from extractkit.errors import RunDirectoryError, counted
 from extractkit.runs import JOURNAL, MANIFEST
 from extractkit.runs import manifest as manifests
-from extractkit.runs.checking import Check, Finding, Outcome, Verification, counted
+from extractkit.runs.checking import Check, Finding, Outcome, Verification
 from extractkit.runs.checking.files import (
     SampleRows,
     given_files,
@@ -307,7 +307,7 @@ class _Content:
             wrong.append(f"it is stored {'padded' if varies(shape) else 'ragged'}")
             return wrong
         if len(value) != len(self.shard):
-            wrong.append(f"it has {len(value)} samples, not {len(self.shard)}")
+            wrong.append(f"it has {counted(len(value), 'sample')}, not {len(self.shard)}")
             return wrong
         shapes = sample_shapes(value)
         if shapes.shape[1] != len(shape):

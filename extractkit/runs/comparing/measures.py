@@ -11,7 +11,7 @@ import numpy.typing as npt
 from extractkit.core.statistics import Arrays
 from extractkit.core.statistics.products import PairSums, correlation, cosine, relative_norm
 from extractkit.core.values import Array, Values
-from extractkit.runs.checking import counted
+from extractkit.errors import counted
 from extractkit.runs.comparing.pairing import Alignment, Pairs
 from extractkit.runs.comparing.result import Counts, Errors, Tolerance
 from extractkit.runs.views import TensorView

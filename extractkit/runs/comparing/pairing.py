@@ -15,6 +15,7 @@ from extractkit.errors import (
     SelectionError,
     UnknownTensorError,
     choices,
+    counted,
 )
 from extractkit.runs import SAMPLES
 from extractkit.runs.comparing.result import OneSided, SampleComparison, SamplePair
@@ -87,7 +88,7 @@ def _ids(run: Run) -> list[str]:
     ids = [str(row["id"]) for row in run.samples]
     if len(ids) != run.manifest.samples:
         raise RunDirectoryError(
-            f"{run.path / SAMPLES} is damaged: it lists {len(ids)} samples, the run has "
+            f"{run.path / SAMPLES} is damaged: it lists {counted(len(ids), 'sample')}, the run has "
             f"{run.manifest.samples}"
         )
     return ids
@@ -129,8 +130,9 @@ def pair(a: Run, b: Run) -> PairedCheckpoints:
     if bool(a.checkpoints) != bool(b.checkpoints):
         several, other = (a, b) if a.checkpoints else (b, a)
         raise RunDirectoryError(
-            f"{several.path} has {len(several.checkpoints)} checkpoints, {other.path} has none. "
-            f"Compare one of them in Python: extractkit.diff(a.at({several.checkpoints[0]!r}), b)"
+            f"{several.path} has {counted(len(several.checkpoints), 'checkpoint')}, "
+            f"{other.path} has none. Compare one of them in Python: "
+            f"extractkit.diff(a.at({several.checkpoints[0]!r}), b)"
         )
     common = _paired(a, b) if a.checkpoints else {}
     if a.checkpoints and not common:

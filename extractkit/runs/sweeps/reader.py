@@ -20,6 +20,7 @@ from extractkit.errors import (
     SelectionError,
     UnknownTensorError,
     choices,
+    counted,
 )
 from extractkit.runs import MANIFEST
 from extractkit.runs.reader import Run, open_run, unique_dims
@@ -138,7 +139,7 @@ class Sweep:
 
     def __repr__(self) -> str:
         swept = ", ".join(self.keys) or "nothing"
-        size = f"{len(self.runs)} of {len(self)} runs finished"
+        size = f"{len(self.runs)} of {counted(len(self), 'run')} finished"
         return f"<Sweep {self.path}: {self.record.status}, {size}, over {swept}>"
 
     def _row(self, job: SweepJob) -> dict[str, object]:

@@ -87,7 +87,7 @@ def test_an_actor_that_nothing_can_be_had_of_has_ended() -> None:
     remote = SimpleNamespace(remote=lambda *given: None)
     ray = SimpleNamespace(get=get, exceptions=SimpleNamespace(RayError=OSError))
     events: SimpleQueue[Event] = SimpleQueue()
-    ray_actors._Actor(ray, SimpleNamespace(begin=remote), 7, task(), events)
+    ray_actors.RemoteWorker(ray, SimpleNamespace(begin=remote), 7, task(), events)
     assert ended(events) == Ended(7, "cannot be heard: ValueError: no reference")
 
 

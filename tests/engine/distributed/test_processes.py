@@ -147,7 +147,7 @@ def test_a_worker_that_takes_too_long_to_start_is_replaced(
     tmp_path: Path, local: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(driver, "START_SECONDS", 3.0)
-    monkeypatch.setattr(driver, "_START_TIMES", 0)
+    monkeypatch.setattr(driver, "START_TIMES", 0)
     reported = Collected()
     run = executed(
         tmp_path / "run", wanted(tmp_path, "late", engine="processes", workers=1), reported

@@ -10,7 +10,7 @@ from typing import Any
 
 from extractkit.core.job import Job
 from extractkit.core.values import Array
-from extractkit.engine.distributed import worker
+from extractkit.engine.distributed import Failed, Message, encoded, worker
 from extractkit.errors import ConfigError, JobError, SampleError
 from extractkit.runs.files import StoredFile
 from extractkit.runs.journal import Entry
@@ -166,7 +166,11 @@ def _no_message() -> None:
 
 
 def _unknown_error() -> None:
-    worker._known = lambda error: "SystemExitError"
+    def changed(message: Message) -> bytes:
+        known = not isinstance(message, Failed)
+        return encoded(message if known else replace(message, error="SystemExitError"))
+
+    worker.encoded = changed
     raise JobError("of no known class")
 
 

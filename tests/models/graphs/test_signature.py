@@ -98,7 +98,7 @@ def test_an_input_of_unknown_rank_needs_its_axes() -> None:
 @pytest.mark.parametrize(
     ("dims", "message"),
     [
-        (("sample",), "has 1 axes, the input 2: [None, 4]"),
+        (("sample",), "has 1 axis, the input 2: [None, 4]"),
         (("sample", 5), "an axis of 5 where the input has 4"),
         (("sample", "width"), "'width' is a free axis, where the input has 4"),
     ],

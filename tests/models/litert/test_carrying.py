@@ -56,7 +56,7 @@ def test_calls_are_those_of_an_interpreter_that_keeps_its_state(
     assert model.samples_carried() == 1
     samples = list(DRAW.normal(size=(4, *STEPS[name])).astype(np.float32))
     numbers = [one["index"] for one in Interpreter(str(path)).get_output_details()]
-    addresses = {model._found[r.address].index: r.address for r in model.catalog.outputs}
+    addresses = {model.found[r.address].index: r.address for r in model.catalog.outputs}
     fetches = [Fetch(Value(addresses[number])) for number in numbers]
     # Everything between inputs and outputs as well, which must not change them.
     beside = [Fetch(Value(r.address)) for r in model.catalog.records if r.extractable]

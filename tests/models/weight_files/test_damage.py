@@ -1,6 +1,7 @@
 """Files cut short and with bits turned over: a clear error, or weights; never anything else."""
 
 import random
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +10,6 @@ import pytest
 
 from extractkit.errors import ModelError
 from extractkit.models.checkpoint import load
-from extractkit.models.weight_files import keras_hdf5
 from tests.models.weight_files import examples
 
 TRIALS = 40
@@ -93,10 +93,11 @@ def test_damage_is_reported_or_harmless(write: Write, tmp_path: Path) -> None:
 def test_a_reader_that_dies_is_reported(
     ending: str, reported: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By a stand-in: which file takes HDF5 down depends on its version."""
-    (tmp_path / "dying.py").write_text(f"import os\n{ending}\n", encoding="utf-8")
+    """By a stand-in for h5py: which file takes HDF5 down depends on its version."""
+    (tmp_path / "h5py.py").write_text(f"import os\n{ending}\n", encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(keras_hdf5, "_CHILD", "dying")
+    # The other tests share a process that has imported h5py.
+    monkeypatch.setattr(sys, "executable", str(Path(sys.prefix) / "bin" / "python"))
     file = _legacy(tmp_path)
     with pytest.raises(ModelError) as caught:
         load(str(file))
