@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from extractkit.core.plan import Lengths, PlannedTensor
+from extractkit.core.spec import BFLOAT16
 from extractkit.core.values import Array
 from extractkit.engine.batches import CALL_COST, Batch
 from extractkit.errors import JobError
@@ -27,6 +28,8 @@ _FLOOR = 32 * float(np.finfo(np.float32).eps)
 MiniLM differs by 5e-7 of its scale between a batch of one and larger ones. A mask of -10 in place
 of minus infinity, the weakest in use, lets 4.5e-5 of a padded token through.
 """
+
+_EPS_BFLOAT16 = 2.0**-7
 
 _NOISE_TIMES = 8
 """Factor by which a difference may exceed the measured rounding between batch sizes."""
@@ -53,18 +56,20 @@ def own_values(tensor: PlannedTensor, row: Array, sizes: Mapping[str, int]) -> A
     return np.asarray(row[own])
 
 
-def tolerance(rows: Array, noise: float, *, coarse: bool) -> float:
+def tolerance(tensor: PlannedTensor, rows: Array, noise: float, *, coarse: bool) -> float:
     """Return the largest relative difference that is rounding; 0 if values are not real numbers.
 
     Args:
+        rows: values of the tensor.
         noise: the relative difference that the batch size makes to copies of one sample.
         coarse: see `measure_sharing`.
     """
     if rows.dtype.kind not in "fc":
         return 0.0
     # Half precision rounds stored values by more than a difference in single precision.
-    floor = max(_FLOOR, 4 * float(np.finfo(rows.dtype).eps))
-    limit = _NOISE_LIMIT_16 if coarse or rows.dtype.itemsize == 2 else _NOISE_LIMIT
+    eps = _EPS_BFLOAT16 if tensor.spec.dtype == BFLOAT16 else float(np.finfo(rows.dtype).eps)
+    floor = max(_FLOOR, 4 * eps)
+    limit = _NOISE_LIMIT_16 if coarse or floor > _NOISE_LIMIT else _NOISE_LIMIT
     return min(floor + _NOISE_TIMES * noise, max(floor, limit))
 
 
@@ -206,7 +211,7 @@ class SpotCheck:
         own = np.asarray(one[0, ...])
         if not np.isfinite(own).all():
             return None  # fused kernels turn NaN into numbers in some batches
-        most = tolerance(many, np.inf, coarse=self.coarse)
+        most = tolerance(tensor, many, np.inf, coarse=self.coarse)
         apart = difference(own_values(tensor, many[row, ...], sizes), own)
         return Effect(row, tensor.key, apart, most) if apart > most else None
 

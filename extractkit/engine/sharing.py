@@ -411,7 +411,7 @@ class _Trial:
     ) -> str | None:
         self._nearest.run(len({id(one) for one, _ in alone}))
         for at, (tensor, rows) in enumerate(zip(self.tensors, together, strict=True)):
-            most = tolerance(rows, noise[at], coarse=self.coarse)
+            most = tolerance(tensor, rows, noise[at], coarse=self.coarse)
             for row, (sample, values) in enumerate(alone):
                 apart = np.inf
                 if len(rows) == len(alone):

@@ -195,6 +195,16 @@ def test_the_measurement_is_recorded(tmp_path: Path) -> None:
     assert leaking.difference > 0.1 > leaking.tolerance
 
 
+@pytest.mark.parametrize("cast", ["float16", "bfloat16"])
+def test_casts_round_what_is_compared(cast: str, tmp_path: Path) -> None:
+    selector = f"+selectors.s={{path: ':output', cast: {cast}}}"
+    for mix, expected in ((masked_mean, PADDED), (hidden_leak(0.1), EQUAL)):
+        run = extractkit.extract(
+            [selector], model=mixed(mix), inputs=dataset(rows()), run_dir=tmp_path / expected
+        )
+        assert run.manifest.settings["sharing"] == expected
+
+
 def test_what_is_wanted_decides(tmp_path: Path) -> None:
     """The pooled output sees padding; the tokens' own values do not."""
     model = tokens(L.GlobalAveragePooling1D())
