@@ -10,7 +10,17 @@ from hypothesis import strategies as st
 
 from extractkit.core import shards as cutting
 from extractkit.core.catalog import Catalog, Kind, TensorRecord
-from extractkit.core.plan import Layout, Lengths, PlannedTensor, bytes_per_sample, plan_tensors
+from extractkit.core.plan import (
+    Constant,
+    Layout,
+    Lengths,
+    OverSamples,
+    PerSample,
+    PlannedTensor,
+    bytes_per_sample,
+    divided,
+    plan_tensors,
+)
 from extractkit.core.selectors import parse_selector
 from extractkit.core.shards import CONSTANTS_SHARD, Part, Shard, plan_shards
 from extractkit.core.spec import TensorSpec, numpy_dtype
@@ -120,7 +130,7 @@ def test_the_size_of_texts_is_not_known_in_advance() -> None:
     lengths = Lengths(2, {})
     assert varying.bytes_per_sample(lengths) is None
     assert varying.sample_shapes(lengths) == [(3,), (3,)]
-    assert constant.constant_bytes is None
+    assert constant.stored_bytes(Lengths(0, {}), 1) is None
     assert bytes_per_sample([varying], lengths).tolist() == [0, 0]
     assembly = Assembly(
         varying.spec.sample_shape, varying.spec.dtype, varying.sample_shapes(lengths), 2
@@ -176,10 +186,10 @@ def test_predicted_bytes_and_shapes_are_those_of_the_arrays(
 def test_the_bytes_of_a_constant_are_those_of_its_array() -> None:
     weight = replace(record((None, None), (3, 4), "float16"), depends_on_inputs=False)
     kernel = planned(weight, slice={1: "::3"})
-    assert kernel.constant
-    assert kernel.constant_bytes == np.ones((3, 2), "float16").nbytes
+    assert kernel.stored == Constant()
+    assert kernel.stored_bytes(Lengths(2, {}), 3) == np.ones((3, 2), "float16").nbytes
     counter = replace(record((), (), "int64"), depends_on_inputs=False)
-    assert planned(counter).constant_bytes == 8
+    assert planned(counter).stored_bytes(Lengths(2, {}), 3) == 8
     assert bytes_per_sample([kernel], Lengths(2, {})).tolist() == [0, 0]
 
 
@@ -300,3 +310,27 @@ def test_parts_hold_every_shard_once_and_in_order(shards: int, count: int) -> No
     assert [Part.parse(str(part)) for part in Part(1, count).siblings] == list(
         Part(1, count).siblings
     )
+
+
+def test_what_is_stored_follows_from_the_axes_and_what_is_asked_for() -> None:
+    per_sample = planned(record(("sample", None), (None, 4)))
+    over_samples = planned(record(("sample", None), (None, 4)), statistics=["moments"])
+    weight = replace(record((None,), (4,)), depends_on_inputs=False)
+    constant = planned(weight, statistics=["moments"])
+    unmeasured = planned(record(("?", None), (None, 4)))
+    assert (per_sample.stored, unmeasured.stored) == (PerSample(), PerSample())
+    assert (constant.stored, constant.statistics.names) == (Constant(), ())
+    assert isinstance(over_samples.stored, OverSamples)
+    assert over_samples.statistics.names == ("moments",)
+    every = (over_samples, constant, per_sample, unmeasured)
+    assert divided(every) == ((constant,), (over_samples, per_sample, unmeasured))
+
+
+def test_statistics_are_stored_once_for_each_shard_and_values_once_for_each_sample() -> None:
+    lengths = Lengths(10, {})
+    values = planned(record(("sample", None), (None, 4)))
+    moments = planned(record(("sample", None), (None, 4)), statistics=["moments"])
+    assert (values.stored_bytes(lengths, 2), values.stored_bytes(lengths, 5)) == (160, 160)
+    (once, thrice) = (moments.stored_bytes(lengths, 1), moments.stored_bytes(lengths, 3))
+    assert once is not None
+    assert thrice == 3 * once > 0

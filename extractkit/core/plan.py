@@ -87,6 +87,27 @@ class Layout:
 
 
 @dataclass(frozen=True)
+class PerSample:
+    """A value for each sample, in the shards of samples."""
+
+
+@dataclass(frozen=True)
+class Constant:
+    """One value that does not depend on the inputs, in the shard of the constants."""
+
+
+@dataclass(frozen=True)
+class OverSamples:
+    """Statistics over all samples: a partial result for each shard, and no value of a sample."""
+
+    statistics: Asked
+
+
+Stored = PerSample | Constant | OverSamples
+"""What is stored of a tensor."""
+
+
+@dataclass(frozen=True)
 class PlannedTensor:
     """What a run stores of one tensor.
 
@@ -126,23 +147,34 @@ class PlannedTensor:
         return "" if self.bound is None else self.bound.name
 
     @property
+    def stored(self) -> Stored:
+        """What is stored of it. A tensor whose axes have not been measured has samples."""
+        if self.layout is not None and self.layout.axis is None:
+            return Constant()
+        return OverSamples(self.asked) if self.asked else PerSample()
+
+    @property
     def statistics(self) -> Asked:
-        """What is stored over all samples; empty if a value per sample or a constant is stored."""
-        return Asked() if self.constant else self.asked
+        """The statistics that are stored of it; empty if its values are."""
+        stored = self.stored
+        return stored.statistics if isinstance(stored, OverSamples) else Asked()
 
-    @property
-    def partial_bytes(self) -> int:
-        """Stored bytes of its own statistics' partial results for each shard."""
-        if self.bound is None:
-            return 0
-        return sum(
-            statistic.partial_bytes(self.bound.result) for statistic in self.statistics.single
-        )
+    def stored_bytes(self, lengths: Lengths, shards: int) -> int | None:
+        """Return the bytes that one sink stores of it; None if only the model can compute them.
 
-    @property
-    def constant(self) -> bool:
-        """Whether the value does not depend on the inputs."""
-        return self.layout is not None and self.layout.axis is None
+        Args:
+            shards: number of shards of samples.
+        """
+        match self.stored:
+            case Constant():
+                return self._constant_bytes
+            case OverSamples(asked):
+                result = None if self.bound is None else self.bound.result
+                each = 0 if result is None else sum(s.partial_bytes(result) for s in asked.single)
+                return each * shards
+            case PerSample():
+                sizes = self.bytes_per_sample(lengths)
+                return None if sizes is None else int(sizes.sum())
 
     @property
     def computed_lengths(self) -> bool:
@@ -238,8 +270,7 @@ class PlannedTensor:
         ]
 
     @property
-    def constant_bytes(self) -> int | None:
-        """Stored bytes of a tensor that does not depend on the inputs; None if unknown."""
+    def _constant_bytes(self) -> int | None:
         if not self.predictable:
             return None
         itemsize = file_dtype(self.spec.dtype).itemsize
@@ -349,10 +380,21 @@ def measured(tensor: PlannedTensor, record: TensorRecord) -> tuple[PlannedTensor
     return tuple(_planned(tensor.key, record, tensor.pipeline, tensor.asked, tensor.selectors))
 
 
-def bytes_per_sample(tensors: Iterable[PlannedTensor], lengths: Lengths) -> npt.NDArray[np.int64]:
-    """Return the predictable stored bytes of each sample over all tensors."""
-    total = np.zeros(lengths.samples, np.int64)
+def divided(
+    tensors: Iterable[PlannedTensor],
+) -> tuple[tuple[PlannedTensor, ...], tuple[PlannedTensor, ...]]:
+    """Return the tensors of the shard of constants, and those of the shards of samples."""
+    constants: list[PlannedTensor] = []
+    varying: list[PlannedTensor] = []
     for tensor in tensors:
-        if not tensor.constant and (one := tensor.bytes_per_sample(lengths)) is not None:
+        (constants if isinstance(tensor.stored, Constant) else varying).append(tensor)
+    return tuple(constants), tuple(varying)
+
+
+def bytes_per_sample(tensors: Iterable[PlannedTensor], lengths: Lengths) -> npt.NDArray[np.int64]:
+    """Return the predictable bytes of each sample's values over all tensors that have samples."""
+    total = np.zeros(lengths.samples, np.int64)
+    for tensor in divided(tensors)[1]:
+        if (one := tensor.bytes_per_sample(lengths)) is not None:
             total += one
     return total

@@ -326,6 +326,18 @@ class Assembly:
         return Ragged(self._values, self._offsets, shapes)
 
 
+class SingleValue:
+    """Takes the place of an `Assembly` for a tensor that has no samples."""
+
+    def put(self, positions: Sequence[int], value: Array, padded: bool = True) -> None:
+        """Keep the value. There are no positions, and there is no padding."""
+        self._value = value
+
+    def finish(self, absent: Sequence[int] = ()) -> Dense:
+        """Return the value."""
+        return Dense(self._value)
+
+
 def digest(values: Iterable[tuple[str, Values]]) -> str:
     """Return the SHA-256 over keys, dtypes, shapes and contents, independent of the file format."""
     sha = hashlib.sha256()

@@ -17,7 +17,7 @@ from rich.tree import Tree
 
 from extractkit.core.catalog import VARIABLES, Catalog, Kind, TensorRecord
 from extractkit.core.checkpoints import ExcludedCheckpoint
-from extractkit.core.plan import PlannedTensor, groups_of
+from extractkit.core.plan import Constant, OverSamples, PerSample, PlannedTensor, divided, groups_of
 from extractkit.core.spec import storable
 from extractkit.display import counts_text, safe, shape_text, size_text
 from extractkit.engine.preview import AT_LEAST, EXACT, UPPER_BOUND, Preview
@@ -185,9 +185,11 @@ def _tensors(plan: Preview) -> Table:
 
 def _stored_text(tensor: PlannedTensor) -> str:
     shape = shape_text(tensor.spec)
-    if not tensor.statistics:
-        return shape
-    return f"{', '.join(tensor.statistics.names)} of {shape}"
+    match tensor.stored:
+        case OverSamples(asked):
+            return f"{', '.join(asked.names)} of {shape}"
+        case PerSample() | Constant():
+            return shape
 
 
 def _unextractable(records: Sequence[TensorRecord]) -> list[Text]:
@@ -214,8 +216,8 @@ def _plan_totals(plan: Preview) -> Text:
     size = f"{_BOUNDS.get(plan.bound, '')}{human_bytes(plan.bytes)}"
     count = len(plan.checkpoints)
     times = f"{counted(count, 'checkpoint')} of " if count else ""
-    constants = any(tensor.constant for tensor in plan.tensors)  # they form a separate shard
-    shards = (len(plan.shards) + constants) * max(1, count)
+    constants, _ = divided(plan.tensors)  # they form a separate shard
+    shards = (len(plan.shards) + bool(constants)) * max(1, count)
     return Text(
         f"{times}{counted(plan.samples, 'sample')}, {counted(len(plan.tensors), 'tensor')}: {size} "
         f"in {counted(shards, 'shard')}; {human_bytes(plan.free_bytes)} are free for "

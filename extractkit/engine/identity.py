@@ -13,7 +13,7 @@ from extractkit.core.checkpoints import KEY as CHECKPOINTS
 from extractkit.core.checkpoints import Checkpoint
 from extractkit.core.component import Component
 from extractkit.core.job import Job
-from extractkit.core.plan import Layout
+from extractkit.core.plan import Constant, Layout, OverSamples, PlannedTensor
 from extractkit.core.spec import TensorSpec
 from extractkit.engine.prepare import Prepared
 from extractkit.inputs import HashesFiles
@@ -159,6 +159,7 @@ def described(manifest: Manifest, prepared: Prepared) -> Manifest:
     imported = module_versions(job.model.imports)
     plugins = sorted(name for tensor in prepared.tensors for name in tensor.pipeline.plugins)
     measured = prepared.shared.measured or manifest.volatile.sharing
+    recorded = [_recorded(tensor) for tensor in prepared.tensors]
     known = replace(
         manifest,
         volatile=replace(manifest.volatile, sharing=measured),
@@ -172,30 +173,8 @@ def described(manifest: Manifest, prepared: Prepared) -> Manifest:
         checkpoints=checkpoints,
         excluded=tuple(opened.axis.excluded) if opened.axis is not None else (),
         inputs=RunInputs(source.fingerprint, len(source), source.notes) if len(source) else None,
-        tensors=tuple(
-            RunTensor(
-                StoredTensor(tensor.key, tensor.spec, tensor.constant),
-                tensor.record,
-                tensor.selectors,
-                tensor.pipeline.written,
-                tensor.result,
-            )
-            for tensor in prepared.tensors
-            if not tensor.statistics
-        ),
-        statistics=tuple(
-            RunStatistics(
-                tensor.key,
-                tensor.record,
-                tensor.selectors,
-                tensor.pipeline.written,
-                tensor.asked.written,
-                tensor.statistics.names,
-                tensor.spec,
-            )
-            for tensor in prepared.tensors
-            if tensor.statistics
-        ),
+        tensors=tuple(one for one in recorded if isinstance(one, RunTensor)),
+        statistics=tuple(one for one in recorded if isinstance(one, RunStatistics)),
         components=components.recorded(components.used(prepared.tensors)),
         unextractable=tuple(Unextractable(r.address, r.reason or "") for r in opened.unextractable),
         origins=origins(
@@ -216,3 +195,16 @@ def described(manifest: Manifest, prepared: Prepared) -> Manifest:
         },
     )
     return replace(known, identity=identity(prepared, known))
+
+
+def _recorded(tensor: PlannedTensor) -> RunTensor | RunStatistics:
+    """Return the record of what is stored of a tensor."""
+    key, spec, written = tensor.key, tensor.spec, tensor.pipeline.written
+    match tensor.stored:
+        case OverSamples(asked):
+            of = (key, tensor.record, tensor.selectors, written)
+            return RunStatistics(*of, asked.written, asked.names, spec)
+        case stored:
+            constant = isinstance(stored, Constant)
+            kept = StoredTensor(key, spec, constant)
+            return RunTensor(kept, tensor.record, tensor.selectors, written, tensor.result)

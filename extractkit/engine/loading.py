@@ -24,7 +24,7 @@ import numpy.typing as npt
 from extractkit.core.catalog import Catalog, TensorRecord
 from extractkit.core.component import Component
 from extractkit.core.job import Job, Runtime
-from extractkit.core.plan import Lengths, PlannedTensor, groups_of, plan_tensors
+from extractkit.core.plan import Lengths, PlannedTensor, divided, groups_of, plan_tensors
 from extractkit.core.selectors import Selector
 from extractkit.core.shards import Shard, plan_shards
 from extractkit.engine.carrying import check_count, check_lengths, check_runtime
@@ -111,6 +111,16 @@ class Opened:
         # GPUs multiply matrices in TF32, which has the 10 bits of a float16.
         return half or "GPU" in devices
 
+    @cached_property
+    def constants(self) -> tuple[PlannedTensor, ...]:
+        """The tensors that do not depend on the samples."""
+        return divided(self.tensors)[0]
+
+    @cached_property
+    def varying(self) -> tuple[PlannedTensor, ...]:
+        """The tensors that depend on the samples."""
+        return divided(self.tensors)[1]
+
     def shards(
         self, lengths: Lengths, per_sample: npt.NDArray[np.int64], shard_size: int | None
     ) -> tuple[Shard, ...]:
@@ -138,13 +148,7 @@ class Opened:
         """
         found: dict[str, int | None] = {}
         for tensor in self.tensors:
-            if tensor.constant:
-                size = tensor.constant_bytes
-            elif tensor.statistics:
-                size = tensor.partial_bytes * shards
-            else:
-                each = tensor.bytes_per_sample(lengths)
-                size = None if each is None else int(each.sum())
+            size = tensor.stored_bytes(lengths, shards)
             found[tensor.key] = None if size is None else size * self.sets_of_weights
         for group in groups_of(self.tensors):
             found[group.group.key] = group.partial_bytes * shards * self.sets_of_weights
@@ -231,7 +235,7 @@ def open_job(
     source: Source = NoSamples()
     surveyor = None
     began = time.perf_counter()
-    if not all(tensor.constant for tensor in tensors):
+    if divided(tensors)[1]:
         stage("reading the samples")
         inputs = cast(Inputs, job.inputs.build())
         if record is not None and isinstance(inputs, Scanning):

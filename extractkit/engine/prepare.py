@@ -3,25 +3,24 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
 from extractkit.core.job import Job
 from extractkit.core.plan import Lengths, PlannedTensor
-from extractkit.core.shards import CONSTANTS_SHARD, Shard
-from extractkit.core.value_checks import EXAMINATION
-from extractkit.core.values import Dense, State, Values, as_stored
+from extractkit.core.shards import Shard
+from extractkit.core.values import State
 from extractkit.engine.batch_effects import SpotCheck
 from extractkit.engine.batches import BatchRules, encoded_bytes, in_blocks, read_batch
 from extractkit.engine.carrying import Carried
-from extractkit.engine.failing_samples import first_explained, refuse_non_finite, try_out
+from extractkit.engine.failing_samples import first_explained, try_out
 from extractkit.engine.loading import Opened, open_job, program_of
 from extractkit.engine.samples import Record, Survey
 from extractkit.engine.sharing import Shared, Sharing, measure_sharing
 from extractkit.engine.sizes import SizeFaults
-from extractkit.engine.stream import ShardValues, Stream, assembly, fetch, put
+from extractkit.engine.stream import Stream, assembly, fetches, put
 from extractkit.errors import SampleError
 from extractkit.inputs import Source
 from extractkit.models import CarriesState, CarryingProgram, Program
@@ -71,27 +70,10 @@ class Prepared:
         """Everything that the run stores, in the catalog's order."""
         return self.opened.tensors
 
-    @cached_property
-    def varying(self) -> list[PlannedTensor]:
+    @property
+    def varying(self) -> tuple[PlannedTensor, ...]:
         """The tensors that depend on the samples."""
-        return [tensor for tensor in self.tensors if not tensor.constant]
-
-    def constants(self, shard: Shard = CONSTANTS_SHARD) -> ShardValues:
-        """Compute the tensors that do not depend on the samples, under the non-finite policy."""
-        began = time.perf_counter()
-        constant = [tensor for tensor in self.tensors if tensor.constant]
-        found = self.opened.model.constants([fetch(tensor) for tensor in constant])
-        values: dict[str, Values] = {
-            tensor.key: Dense(value) for tensor, value in zip(constant, found, strict=True)
-        }
-        stats = {key: EXAMINATION.of((value, None)) for key, value in values.items()}
-        if self.job.runtime.non_finite == "fail":
-            refuse_non_finite(stats, str)
-        stored = {
-            tensor.key: as_stored(values[tensor.key], tensor.spec.dtype) for tensor in constant
-        }
-        seconds = time.perf_counter() - began
-        return ShardValues(shard, stored, stats, {}, seconds)
+        return self.opened.varying
 
     def ordered(self, shards: Sequence[Shard], found: Survey) -> list[Shard]:
         """Return the same shards in the order in which they are computed fastest."""
@@ -140,7 +122,7 @@ class Prepared:
             self.varying,
             found.lengths,
             rules,
-            constants=self.constants,
+            constants=self.opened.constants,
             axis=self.opened.axis,
             missing=found.missing,
             bad_samples=runtime.bad_samples,
@@ -176,21 +158,20 @@ def prepare(
     stage("measuring how tensors follow the samples' sizes")
     opened = opened.measured()
     loaded = time.perf_counter()
-    varying = [tensor for tensor in opened.tensors if not tensor.constant]
+    varying = opened.varying
     if not varying:
         timings = {"load": loaded - began - opened.scanned}
         nothing = Trial(Lengths(1, {}), 0)
         return Prepared(job, opened, None, nothing, Shared(Sharing.PADDED), timings)
     stage("compiling, and running the first sample")
-    program = program_of(opened.model, [fetch(tensor) for tensor in varying], opened.compilation)
+    program = program_of(opened.model, fetches(varying), opened.compilation)
     trial = _tried(opened, varying, program, job.runtime.bad_samples)
     stage("measuring whether samples may share a batch")
     shared = sharing_of(opened, program, settings)
     carrying = None
     if opened.samples_carried is not None:
         assert isinstance(opened.model, CarriesState)
-        fetches = [fetch(tensor) for tensor in varying]
-        carrying = opened.model.carrying_program(fetches, opened.compilation)
+        carrying = opened.model.carrying_program(fetches(varying), opened.compilation)
     timings = {
         "load": loaded - began - opened.scanned,
         "survey": opened.scanned,
@@ -213,7 +194,7 @@ def sharing_of(
     Raises:
         SampleError: the model fails on the first sample.
     """
-    varying = [tensor for tensor in opened.tensors if not tensor.constant]
+    varying = opened.varying
     recorded = (settings or {}).get(SHARING)
     if recorded in list(Sharing):
         return Shared(Sharing(str(recorded)))
@@ -250,9 +231,9 @@ def _any_size(opened: Opened, program: Program | None) -> Program:
     """
     if program is not None and opened.compilation.compile == "graph":
         return program
-    varying = [tensor for tensor in opened.tensors if not tensor.constant]
+    varying = opened.varying
     compilation = replace(opened.compilation, compile="graph")
-    return opened.model.program([fetch(tensor) for tensor in varying], compilation)
+    return opened.model.program(fetches(varying), compilation)
 
 
 def _tried(

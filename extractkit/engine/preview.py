@@ -123,7 +123,7 @@ def preview(job: Job, directory: Path, *, exact: bool = False) -> Preview:
     unmeasured = open_job(job, (lambda rows: None) if exact else None)
     measured = {tensor.key for tensor in unmeasured.tensors if tensor.layout is None}
     opened = unmeasured.measured()
-    varying = any(not tensor.constant for tensor in opened.tensors)
+    varying = bool(opened.varying)
     shared = sharing_of(opened) if varying else None
     bounds = None if exact else longest(opened.model, opened.source)
     result = _planned(job, opened, measured, directory, bounds, shared)
@@ -147,7 +147,8 @@ def _planned(
     held = bytes_per_sample(opened.tensors, lengths)
     shards = opened.shards(lengths, held, job.runtime.shard_size)
     sizes = opened.stored_bytes(lengths, len(shards))
-    bound = UPPER_BOUND if bounds is not None and any(_ragged(t) for t in opened.tensors) else EXACT
+    ragged = any(varies(tensor.spec.sample_shape) for tensor in opened.varying)
+    bound = UPPER_BOUND if bounds is not None and ragged else EXACT
     return Preview(
         model=opened.model.name,
         tensors=opened.tensors,
@@ -169,14 +170,10 @@ def _planned(
 
 def _lengths(opened: Opened) -> Lengths:
     """Return the lengths of every sample, by reading them all."""
-    varying = [tensor for tensor in opened.tensors if not tensor.constant]
+    varying = opened.varying
     if opened.surveyor is not None:
         found = opened.surveyor.result()
         if not too_short(found, varying):
             return found.lengths
     found = survey(opened.model, opened.source, lambda rows: None, opened.bad_samples, varying)
     return found.lengths
-
-
-def _ragged(tensor: PlannedTensor) -> bool:
-    return not tensor.constant and varies(tensor.spec.sample_shape)

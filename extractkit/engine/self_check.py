@@ -25,7 +25,7 @@ from extractkit.core.values import Array
 from extractkit.engine.batches import Batch
 from extractkit.engine.failing_samples import run_isolated
 from extractkit.engine.prepare import Prepared
-from extractkit.engine.stream import Stream, fetch
+from extractkit.engine.stream import Stream, fetches
 from extractkit.errors import ExtractkitError, JobError, counted
 from extractkit.models import (
     CarriesState,
@@ -328,8 +328,10 @@ class _Comparison:
 
     @property
     def _fetches(self) -> list[Fetch]:
-        extracted = [fetch(tensor) for tensor in self.prepared.varying]
-        return [*extracted, *(Fetch(Value(address)) for address in self._addresses)]
+        return [
+            *fetches(self.prepared.varying),
+            *(Fetch(Value(address)) for address in self._addresses),
+        ]
 
     def _computed(self) -> tuple[Batch, dict[str, Array]]:
         """Compute the first batch whose outputs can be computed, without samples that fail."""

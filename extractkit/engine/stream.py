@@ -21,12 +21,12 @@ from typing import TypeVar
 import numpy as np
 
 from extractkit.core.checkpoints import AXIS
-from extractkit.core.plan import Lengths, PlannedTensor, groups_of
+from extractkit.core.plan import Constant, Lengths, OverSamples, PerSample, PlannedTensor, groups_of
 from extractkit.core.shards import Shard
 from extractkit.core.statistics import Arrays, Block, Partials, without_samples
 from extractkit.core.statistics.registry import Group
 from extractkit.core.value_checks import EXAMINATION, ValueChecks
-from extractkit.core.values import Array, Assembly, State, Values, as_stored, without
+from extractkit.core.values import Array, Assembly, SingleValue, State, Values, as_stored, without
 from extractkit.engine.batch_effects import SpotCheck
 from extractkit.engine.batches import (
     Batch,
@@ -176,7 +176,6 @@ class _Computed:
     work: _Work
     outcome: Outcome
     seconds: float
-    constants: ShardValues | None = None
     state: State | None = None
 
 
@@ -190,7 +189,7 @@ class Stream:
     Attributes:
         program: computes `tensors`; None if there are none.
         tensors: the tensors that depend on the samples.
-        constants: computes the shard of the others.
+        constants: the others.
         axis: the model's checkpoints, if it has several.
         missing: samples known to be unusable: by index, the reason.
         bad_samples: if the model fails on a sample, "fail", or "skip" it.
@@ -207,7 +206,7 @@ class Stream:
     tensors: Sequence[PlannedTensor]
     lengths: Lengths
     rules: BatchRules
-    constants: Callable[[Shard], ShardValues] | None = None
+    constants: Sequence[PlannedTensor] = ()
     axis: CheckpointAxis | None = None
     on_batch: Callable[[int], None] = lambda samples: None
     missing: Mapping[int, str] = field(default_factory=dict)
@@ -280,7 +279,7 @@ class Stream:
         self._read_already.keep((shard.start, shard.stop), read, size)
 
     def _works(self, shard: Shard) -> Iterator[_Work]:
-        batches = [] if shard.constant else self._batches(shard)
+        batches = self._batches(shard)
         if not batches:
             yield _Work(shard, (), None)
         checked = {}
@@ -326,16 +325,15 @@ class Stream:
                 at = work.shard.along(AXIS)
                 if self.axis is not None and at is not None:
                     self.axis.use(at)
-                constants, outcome = None, Outcome(range(0), [])
-                if work.shard.constant:
-                    assert self.constants is not None
-                    constants = self.constants(work.shard)
-                elif work.batch is not None:
+                outcome = Outcome(range(0), [])
+                if work.batch is not None:
                     outcome = self._run(work, work.batch)
                     self._check(work, outcome)
+                elif work.shard.constant:
+                    outcome = Outcome(range(0), self.model.constants(fetches(self.constants)))
                 seconds = time.perf_counter() - began
                 state = self.carried.state if self.carried and work.batch else None
-                yield _Computed(work, outcome, seconds, constants, state)
+                yield _Computed(work, outcome, seconds, state)
 
     def _run(self, work: _Work, batch: Batch) -> Outcome:
         assert self.program is not None
@@ -416,13 +414,14 @@ class Stream:
     def _assemble(self, computed: Generator[_Computed, None, None]) -> Iterator[ShardValues]:
         with closing(computed):
             for one in computed:
-                yield one.constants or self._assembled(one, computed)
+                yield self._assembled(one, computed)
 
     def _assembled(self, one: _Computed, computed: Iterator[_Computed]) -> ShardValues:
-        """Assemble a shard of samples, starting with its first batch."""
+        """Assemble a shard, starting with its first batch."""
         shard = one.work.shard
+        tensors = self._tensors_in(shard)
         lengths = self.lengths.part(shard.start, shard.stop)
-        assemblies = [assembly(tensor, lengths) for tensor in self.tensors]
+        assemblies = [assembly(tensor, lengths) for tensor in tensors]
         every = range(shard.start, shard.stop)
         missing = {index: self.missing[index] for index in every if index in self.missing}
         self.on_batch(len(missing))
@@ -431,9 +430,9 @@ class Stream:
             seconds += one.seconds
             positions, outcome = one.work.positions, one.outcome
             self.on_batch(len(positions))
-            if outcome.rows:
+            if len(outcome.values):
                 kept = [positions[row] for row in outcome.rows]
-                put(self.tensors, assemblies, kept, outcome.values, self._padded(outcome))
+                put(tensors, assemblies, kept, outcome.values, self._padded(outcome))
             failed = outcome.failed.items()
             missing |= {shard.start + positions[row]: reason for row, reason in failed}
             if one.work.last:
@@ -442,7 +441,7 @@ class Stream:
         absent = [index - shard.start for index in missing]
         values = {
             tensor.key: room.finish(absent)
-            for tensor, room in zip(self.tensors, assemblies, strict=True)
+            for tensor, room in zip(tensors, assemblies, strict=True)
         }
         return self._checked(ShardValues(shard, values, {}, missing, seconds, one.state))
 
@@ -451,14 +450,19 @@ class Stream:
 
     def _checked(self, computed: ShardValues) -> ShardValues:
         """Return the shard with the checks of its values, and apply the non-finite policy."""
-        start, values, missing = computed.shard.start, computed.values, computed.missing
+        shard, values, missing = computed.shard, computed.values, computed.missing
+        start = shard.first
         stats = _examined(values, start)
         if self.non_finite == "fail":
             skippable = self.carried is None
             refuse_non_finite(
                 stats, lambda index: named(self._id(index), index), skippable=skippable
             )
-        elif self.non_finite == "skip" and not all(one.finite for one in stats.values()):
+        elif (
+            self.non_finite == "skip"
+            and start is not None
+            and not all(one.finite for one in stats.values())
+        ):
             reasons = non_finite_reasons(values)
             values = {
                 tensor.key: without(values[tensor.key], list(reasons), tensor.spec.sample_shape)
@@ -467,35 +471,40 @@ class Stream:
             stats = _examined(values, start)
             missing = missing | {start + at: reason for at, reason in reasons.items()}
         ordered = {index: missing[index] for index in sorted(missing)}
-        statistics = self._statistics(computed.shard, values, ordered)
-        stored = {
-            tensor.key: as_stored(values[tensor.key], tensor.spec.dtype)
-            for tensor in self.tensors
-            if not tensor.statistics
-        }
+        stored, statistics = self._stored(shard, values, ordered)
         return replace(computed, values=stored, stats=stats, missing=ordered, statistics=statistics)
 
-    def _statistics(
+    def _stored(
         self, shard: Shard, values: Mapping[str, Values], missing: Mapping[int, str]
-    ) -> Partials:
-        """Return the partial result of each statistic over a shard, without its missing samples."""
+    ) -> tuple[dict[str, Values], Partials]:
+        """Return the values that files hold, and the partial results of statistics over a shard.
+
+        Statistics do not count the missing samples.
+        """
         gone = [index - shard.start for index in missing]
         samples = np.delete(np.arange(shard.start, shard.stop), gone)
+        stored: dict[str, Values] = {}
         partials: dict[tuple[str, str], Arrays] = {}
         blocks: dict[str, Block] = {}
-        for tensor in self.tensors:
-            if not tensor.statistics:
-                continue
-            shape = tensor.spec.sample_shape
-            width = shape[-1] if shape and shape[-1] is not None else 1
-            block = Block(without_samples(values[tensor.key], gone), samples, width)
-            for statistic in tensor.statistics.single:
-                partials[tensor.key, statistic.name] = statistic.of(block)
-            blocks[tensor.key] = block
-        for group in self._groups:
+        for tensor in self._tensors_in(shard):
+            value = values[tensor.key]
+            match tensor.stored:
+                case PerSample() | Constant():
+                    stored[tensor.key] = as_stored(value, tensor.spec.dtype)
+                case OverSamples(asked):
+                    shape = tensor.spec.sample_shape
+                    width = shape[-1] if shape and shape[-1] is not None else 1
+                    block = Block(without_samples(value, gone), samples, width)
+                    for statistic in asked.single:
+                        partials[tensor.key, statistic.name] = statistic.of(block)
+                    blocks[tensor.key] = block
+        for group in self._groups if blocks else ():
             together = [blocks[key] for key in group.tensors]
             partials[group.key, group.statistic.name] = group.statistic.of(together)
-        return partials
+        return stored, partials
+
+    def _tensors_in(self, shard: Shard) -> Sequence[PlannedTensor]:
+        return self.constants if shard.constant else self.tensors
 
     @cached_property
     def _groups(self) -> tuple[Group, ...]:
@@ -506,19 +515,21 @@ class Stream:
         return sample.id
 
 
-def _examined(values: Mapping[str, Values], start: int) -> dict[str, ValueChecks]:
+def _examined(values: Mapping[str, Values], start: int | None) -> dict[str, ValueChecks]:
     return {key: EXAMINATION.of((value, start)) for key, value in values.items()}
 
 
-def assembly(tensor: PlannedTensor, lengths: Lengths) -> Assembly:
+def assembly(tensor: PlannedTensor, lengths: Lengths) -> Assembly | SingleValue:
     """Allocate memory for a tensor's values of the samples with these lengths."""
+    if isinstance(tensor.stored, Constant):
+        return SingleValue()
     shapes = tensor.sample_shapes(lengths)
     return Assembly(tensor.spec.sample_shape, tensor.spec.dtype, shapes, lengths.samples)
 
 
 def put(
     tensors: Sequence[PlannedTensor],
-    assemblies: Sequence[Assembly],
+    assemblies: Sequence[Assembly | SingleValue],
     positions: Sequence[int],
     values: Sequence[Array],
     padded: bool = True,
@@ -539,6 +550,6 @@ def put(
             raise JobError(f"{tensor.key!r} with dims {dims} cannot be stored: {error}") from error
 
 
-def fetch(tensor: PlannedTensor) -> Fetch:
-    """Return what a program has to return for a planned tensor."""
-    return Fetch(tensor.request, tensor.layout, tensor.bound)
+def fetches(tensors: Iterable[PlannedTensor]) -> list[Fetch]:
+    """Return what a program has to return for planned tensors."""
+    return [Fetch(tensor.request, tensor.layout, tensor.bound) for tensor in tensors]

@@ -18,7 +18,7 @@ from extractkit.engine.batches import BatchRules, read_batch
 from extractkit.engine.failing_samples import run_isolated, try_out
 from extractkit.engine.measure import measure_axes
 from extractkit.engine.samples import WAY_OUT, SampleRow, first_usable, recorded_survey, survey
-from extractkit.engine.stream import ShardValues, Stream, fetch
+from extractkit.engine.stream import ShardValues, Stream, fetches
 from extractkit.errors import BadSampleError, InputError, JobError, SampleError, SelectionError
 from extractkit.inputs import InputSpec, Sample, Signature, Source
 from extractkit.inputs.dataset import Dataset
@@ -56,7 +56,7 @@ def planned(**selector: object) -> tuple[PlannedTensor, ...]:
 
 
 TENSORS = planned()
-PROGRAM = MODEL.program([fetch(tensor) for tensor in TENSORS], Compilation())
+PROGRAM = MODEL.program(fetches(TENSORS), Compilation())
 
 
 def explosive(program: Program) -> Program:

@@ -8,8 +8,9 @@ import pytest
 from extractkit.core.plan import Lengths
 from extractkit.core.shards import CONSTANTS_SHARD, Shard
 from extractkit.core.values import Array
-from extractkit.engine.prepare import Trial, prepare
-from extractkit.engine.samples import survey
+from extractkit.engine.prepare import Prepared, Trial, prepare
+from extractkit.engine.samples import Survey, survey
+from extractkit.engine.stream import ShardValues
 from extractkit.errors import JobError, SelectionError
 from extractkit.models import Compilation, Fetch, Program
 from extractkit.testing.reference import ReferenceModel
@@ -35,11 +36,18 @@ def test_everything_is_known_and_compiled_once() -> None:
     assert prepared.program is not None
 
 
+def constants_of(prepared: Prepared) -> ShardValues:
+    """Compute the shard of constants, of a job without other tensors."""
+    stream = prepared.stream(Survey(Lengths(0, {}), {}))
+    (shard,) = stream.shards([CONSTANTS_SHARD])
+    return shard
+
+
 def test_weights_alone_need_neither_program_nor_samples() -> None:
     prepared = prepare(job({"kind": "weight"}, inputs=["never read"]))
     assert prepared.program is None
-    assert prepared.varying == []
-    shard = prepared.constants()
+    assert prepared.varying == ()
+    shard = constants_of(prepared)
     assert shard.shard == CONSTANTS_SHARD
     for key, weight in MODEL.weights.items():
         np.testing.assert_array_equal(shard.values[key].values, weight)
@@ -58,11 +66,11 @@ class Infinite(ReferenceModel):
 
 def test_weights_that_are_not_finite_follow_the_policy() -> None:
     wanted = {"kind": "weight"}
-    counted = prepare(job(wanted, model=Infinite())).constants()
+    counted = constants_of(prepare(job(wanted, model=Infinite())))
     assert counted.stats["attention:kernel"].inf == 16
     failing = prepare(job(wanted, model=Infinite(), non_finite="fail"))
     with pytest.raises(JobError, match="'attention:kernel' holds 16 infinite values"):
-        failing.constants()
+        constants_of(failing)
 
 
 def test_any_shard_can_be_computed_and_is_what_the_model_gives() -> None:

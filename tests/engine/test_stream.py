@@ -16,7 +16,7 @@ from extractkit.core.values import Array, Values, digest
 from extractkit.engine.batches import BatchRules
 from extractkit.engine.measure import measure_axes
 from extractkit.engine.samples import survey
-from extractkit.engine.stream import Stream, fetch
+from extractkit.engine.stream import Stream, fetches
 from extractkit.errors import InputError, JobError
 from extractkit.inputs import Sample
 from extractkit.models import Compilation, Model, Program
@@ -41,7 +41,7 @@ def stream(
     rules: BatchRules = RULES,
     tensors: Sequence[PlannedTensor] = TENSORS,
 ) -> Stream:
-    compiled = program or MODEL.program([fetch(tensor) for tensor in tensors], Compilation())
+    compiled = program or MODEL.program(fetches(tensors), Compilation())
     reading = texts or source()
     lengths = survey(MODEL, source(), lambda rows: None).lengths
     return Stream(MODEL, reading, compiled, tensors, lengths, rules)  # type: ignore[arg-type]
@@ -92,7 +92,7 @@ class Slow:
 
 
 def slowed(seconds: float) -> Program:
-    program = MODEL.program([fetch(tensor) for tensor in TENSORS], Compilation())
+    program = MODEL.program(fetches(TENSORS), Compilation())
 
     def run(features: Mapping[str, Array], lengths: Mapping[str, Array]) -> Sequence[Array]:
         time.sleep(seconds)

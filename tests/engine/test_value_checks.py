@@ -17,7 +17,7 @@ from extractkit.engine.batches import BatchRules
 from extractkit.engine.failing_samples import refuse_non_finite
 from extractkit.engine.measure import measure_axes
 from extractkit.engine.samples import survey
-from extractkit.engine.stream import ShardValues, Stream, fetch
+from extractkit.engine.stream import ShardValues, Stream, fetches
 from extractkit.errors import FinalError, JobError
 from extractkit.models import Compilation, Program
 from tests.engine.examples import MODEL, TEXTS, source, tokens
@@ -36,7 +36,7 @@ NAN, INFINITE = "qq", "zzz"
 
 def sick() -> Program:
     """The reference model with NaN and infinities for two texts."""
-    program = MODEL.program([fetch(tensor) for tensor in TENSORS], Compilation())
+    program = MODEL.program(fetches(TENSORS), Compilation())
 
     def run(features: Mapping[str, Array], lengths: Mapping[str, Array]) -> Sequence[Array]:
         embedded, softmax, pooled = program(features, lengths)

@@ -16,7 +16,7 @@ from extractkit.core.catalog import Kind
 from extractkit.core.plan import plan_tensors
 from extractkit.core.requests import Value
 from extractkit.core.selectors import parse_selector
-from extractkit.engine.stream import fetch
+from extractkit.engine.stream import fetches
 from extractkit.errors import ConfigError, JobError
 from extractkit.models import Compilation, Fetch, Model
 from extractkit.models.checkpoint import Checkpoint, load
@@ -103,7 +103,7 @@ def test_what_numpy_has_no_type_for_is_listed_with_the_reason(tmp_path: Path) ->
 def test_transforms(model: Checkpoint) -> None:
     entries = {"path": "*:weight", "slice": {0: "1:4"}, "reduce": {1: "mean"}, "cast": "float16"}
     (planned,) = plan_tensors(model.catalog, (parse_selector("mine", entries),))
-    (value,) = model.constants([fetch(planned)])
+    (value,) = model.constants(fetches([planned]))
     whole = examples.named_arrays()["encoder.layer.0.query.weight"]
     expected = whole[1:4].astype(np.float64).mean(axis=1).astype(np.float16)
     np.testing.assert_array_equal(value, expected, strict=True)
@@ -124,7 +124,7 @@ def test_one_array_at_a_time_is_in_memory(name: str, tmp_path: Path) -> None:
     planned = plan_tensors(model.catalog, (parse_selector("mine", entries),))
     tracemalloc.start()
     model.weights_digest()
-    values = model.constants([fetch(tensor) for tensor in planned])
+    values = model.constants(fetches(planned))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert [value.tolist() for value in values] == [[float(n)] * 4 for n in range(16)]

@@ -12,7 +12,7 @@ from extractkit.core.requests import Value
 from extractkit.core.selectors import parse_selector
 from extractkit.engine.batches import collate
 from extractkit.engine.sharing import Sharing, measure_sharing
-from extractkit.engine.stream import fetch
+from extractkit.engine.stream import fetches
 from extractkit.inputs.random import Random
 from extractkit.models import Compilation, Fetch
 from extractkit.models.hub import load
@@ -69,7 +69,7 @@ def sharing(model: KerasModel, path: str) -> Sharing:
     source = Random(samples=8, length=LONG).bind(model.signature)
     planned = plan_tensors(model.catalog, [parse_selector("mine", {"path": path})])
     tensors = [tensor for tensor in planned if tensor.layout is not None]
-    program = model.program([fetch(tensor) for tensor in tensors], Compilation())
+    program = model.program(fetches(tensors), Compilation())
     return measure_sharing(model, source, program, tensors).sharing
 
 
