@@ -69,6 +69,7 @@ _STORED_AGAIN = "reading a run; resume stores the shard again"
 
 ELSEWHERE = {
     "_draw": "show --figure",
+    "show_tensor": "show --tensor",
     "check_repeats": "rerun",
     "verify": "verify",
     "diff": "diff",

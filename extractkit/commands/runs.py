@@ -39,10 +39,16 @@ def show(arguments: Sequence[str]) -> bool:
     from extractkit.runs import JOURNAL, journal, manifest
     from extractkit.runs.drift import read_drift
     from extractkit.runs.schema import plain
+    from extractkit.runs.statistics import read_statistics
     from extractkit.runs.sweeps import is_sweep
 
     given = RunOptions("show").read(arguments)
     directory = Path(given.run)
+    if given.tensor is not None:
+        if given.figure is not None:
+            raise ConfigError("show: --tensor and --figure exclude each other. Give one of them")
+        show_tensor(directory, given.tensor, as_json=given.json)
+        return True
     if is_sweep(directory) and given.figure is None:
         show_sweep(directory, as_json=given.json)
         return True
@@ -57,8 +63,35 @@ def show(arguments: Sequence[str]) -> bool:
         committed = (
             len(journal.read(directory / JOURNAL, brief=True).by_shard()) if unfinished else None
         )
-        write_rendered(overview(directory, found, committed, drift))
+        statistics = None if unfinished else read_statistics(directory, found)
+        write_rendered(overview(directory, found, committed, drift, statistics))
     return True
+
+
+def show_tensor(directory: Path, key: str, *, as_json: bool) -> None:
+    """Show the statistics of one tensor of a run.
+
+    Raises:
+        UserError: there is no run, it is a sweep, or the tensor has no statistics.
+    """
+    from extractkit.display.tensors import statistics_of_tensor
+    from extractkit.runs import manifest
+    from extractkit.runs.schema import plain
+    from extractkit.runs.statistics import read_statistics
+    from extractkit.runs.sweeps import is_sweep
+
+    if is_sweep(directory):
+        raise RunDirectoryError(f"{directory} is a sweep. --tensor is for one of its runs")
+    found = read_statistics(directory, manifest.read(directory))[key]
+    if as_json:
+        write_json(
+            {
+                name: {result: plain(array.tolist()) for result, array in results.items()}
+                for name, results in found.items()
+            }
+        )
+    else:
+        write_rendered(statistics_of_tensor(key, found))
 
 
 def _draw(found: "Manifest", drift: "Drift | None", directory: Path, figure: Path) -> None:

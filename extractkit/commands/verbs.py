@@ -244,14 +244,17 @@ VERBS: Mapping[str, Verb] = {
         summary="show the content of a run or a sweep",
         usage="RUN|SWEEP",
         text="""\
-        For a run: status, job, samples, size and tensors; --json prints its whole manifest. For a
-        sweep: a row for each job with the swept values, its run, status, sizes and time.
+        For a run: status, job, samples, size, tensors and what statistics show; --json prints its
+        whole manifest. For a sweep: a row for each job with the swept values, its run, status,
+        sizes and time.
 
           extractkit show outputs/2026-11-22/10-15-00
+          extractkit show outputs/2026-11-22/10-15-00 --tensor encoder/output
           extractkit show multirun/2026-11-22/10-15-00
         """,
         options=(
             JSON,
+            Option("--tensor", "show the statistics of this tensor, number by number", "KEY"),
             Option(
                 "--figure",
                 "draw how tensors move over checkpoints to this file: .png, .svg or .pdf",

@@ -1,8 +1,9 @@
 """Specs of tensors: dtype and dims. Plain values, no TensorFlow."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -273,3 +274,33 @@ def numpy_dtype(dtype: str) -> np.dtype[Any]:
 def file_dtype(dtype: str) -> np.dtype[Any]:
     """Return NumPy's type for a stored dtype in files: uint16, the bits, for bfloat16."""
     return np.dtype(np.uint16) if dtype == BFLOAT16 else numpy_dtype(dtype)
+
+
+def unique_dims(
+    dims: Sequence[str | None], forms: Sequence[Hashable], known: dict[str, Hashable]
+) -> tuple[str, ...]:
+    """Return unique names for the axes of one variable, and add their forms to `known`.
+
+    A name has one form throughout an `xarray.Dataset`. The second "token" of an attention map
+    therefore becomes "token_1", and so does a "token" that was sliced to another length. Unnamed
+    axes are called "axis".
+
+    Args:
+        forms: the size of each axis, with its labels if it has some.
+    """
+    names: list[str] = []
+    for dim, form in zip(dims, forms, strict=True):
+        name = next(
+            candidate
+            for candidate in _candidates(dim or "axis")
+            if candidate not in names and known.get(candidate, form) == form
+        )
+        known[name] = form
+        names.append(name)
+    return tuple(names)
+
+
+def _candidates(name: str) -> Iterator[str]:
+    yield name
+    for number in count(1):
+        yield f"{name}_{number}"

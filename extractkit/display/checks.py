@@ -109,7 +109,7 @@ def diff_overview(found: Comparison) -> RenderableType:
     """
     parts: list[RenderableType] = [_facts(found), ""]
     if found.tensors:
-        parts += [_tensors(found.tensors), *_lone(found.tensors), ""]
+        parts += [*_tensors(found.tensors), *_lone(found.tensors), ""]
     parts += _one_sided(found)
     parts.append(_verdict(found))
     return Group(*parts)
@@ -140,7 +140,7 @@ def _short(value: object) -> str:
     return f"{text[:_DIGEST]}…" if text.isalnum() else f"…{text[-_LONGEST:]}"
 
 
-def _tensors(tensors: tuple[TensorComparison, ...]) -> Table:
+def _tensors(tensors: tuple[TensorComparison, ...]) -> list[RenderableType]:
     table = Table(
         "tensor", "verdict", "max abs", "mean abs", "max rel", "mean rel", "rel L2", "cosine",
         "correlation", "beyond", "first beyond", "worst", box=None, pad_edge=False,
@@ -153,10 +153,22 @@ def _tensors(tensors: tuple[TensorComparison, ...]) -> Table:
             _name(one), Text(one.verdict, style=_VERDICT_STYLES[one.verdict]), *_measured(one)
         )
     hidden = len(tensors) - len(shown[:_MOST_ROWS])
-    if hidden:
-        equal = len(tensors) - len(shown)
-        table.add_row(f"… and {hidden:,} more, {equal:,} of them equal; --json lists them all")
-    return table
+    if not hidden:
+        return [table]
+    if not shown:
+        return [Text(f"all {_counted(tensors)} are bitwise equal; --json lists them")]
+    equal = len(tensors) - len(shown)
+    more = f"… and {hidden:,} more, {equal:,} of them equal; --json lists them all"
+    return [table, Text(more)]
+
+
+def _counted(tensors: Sequence[TensorComparison]) -> str:
+    """Return counts as text: `2 tensors and 5 results of statistics`."""
+    results = sum(one.result is not None for one in tensors)
+    values = len(tensors) - results
+    listed = [counted(values, "tensor")] if values or not results else []
+    listed += [f"{counted(results, 'result')} of statistics"] if results else []
+    return " and ".join(listed)
 
 
 def _name(one: TensorComparison) -> Text:
@@ -245,7 +257,7 @@ def _few(names: tuple[str, ...], count: int) -> str:
 def _verdict(found: Comparison) -> Text:
     counts = Counter(one.verdict for one in found.tensors)
     text = ", ".join(f"{counts[one]:,} {_WORDS[one]}" for one in Verdict if counts[one])
-    line = f"{counted(len(found.tensors), 'tensor')} compared: {text or 'none'}"
+    line = f"{_counted(found.tensors)} compared: {text or 'none'}"
     first = next((one for one in found.tensors if one.verdict is Verdict.BEYOND), None)
     if first is not None:
         where = "" if first.checkpoint is None else f"{first.checkpoint}: "

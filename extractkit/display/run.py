@@ -12,8 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from extractkit.advice import command
+from extractkit.core.statistics.results import Statistics
 from extractkit.core.value_checks import ValueChecks
 from extractkit.display import duration_text, rate_text, safe, shape_text, size_text
+from extractkit.display.tensors import statistics_table
 from extractkit.engine import Summary
 from extractkit.errors import ConfigError, MissingExtraError, choices, counted
 from extractkit.runs.directory import human_bytes
@@ -21,7 +23,6 @@ from extractkit.runs.drift import Drift, Series, TensorDrift
 from extractkit.runs.manifest import (
     SHARING,
     Manifest,
-    RunStatistics,
     RunTensor,
     SelfCheck,
     SharingMeasurement,
@@ -180,13 +181,18 @@ _HDF5 = f"{Hdf5Sink.__module__}.{Hdf5Sink.__qualname__}"
 
 
 def overview(
-    directory: Path, manifest: Manifest, committed: int | None = None, drift: Drift | None = None
+    directory: Path,
+    manifest: Manifest,
+    committed: int | None = None,
+    drift: Drift | None = None,
+    statistics: Statistics | None = None,
 ) -> RenderableType:
     """Return a summary of a run's manifest, and its tensors.
 
     Args:
         committed: number of stored shards of an unfinished run.
         drift: the drift over its checkpoints, if it has any.
+        statistics: the results of its statistics, once it is finished.
     """
     facts = Table.grid(padding=(0, 2))
     facts.add_row("run", Text(safe(str(directory))))
@@ -233,24 +239,10 @@ def overview(
     if manifest.tensors or not manifest.statistics:
         parts.append(_tensors(manifest.tensors))
     if manifest.statistics:
-        parts += [""] * bool(manifest.tensors) + [_statistics(manifest.statistics)]
+        parts += [""] * bool(manifest.tensors) + [statistics_table(manifest.statistics, statistics)]
     if drift is not None:
         parts += ["", drift_overview(drift)]
     return Group(*parts)
-
-
-def _statistics(recorded: Sequence[RunStatistics]) -> Table:
-    table = Table("tensor", "statistics over all samples", "of", box=None, pad_edge=False)
-    for one in recorded[:_MOST_ROWS]:
-        table.add_row(
-            Text(safe(one.key), overflow="fold"),
-            safe(", ".join(one.names)),
-            shape_text(one.spec),
-        )
-    if len(recorded) > _MOST_ROWS:
-        rest = len(recorded) - _MOST_ROWS
-        table.add_row(f"… and {rest:,} more; `run.statistics` has them all")
-    return table
 
 
 def summary(result: Summary) -> RenderableType:

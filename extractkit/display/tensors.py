@@ -1,4 +1,4 @@
-"""Output of `extractkit tensors` and `plan`: a model's tensors as a tree, and a job's plan.
+"""Output about tensors: those of a model as a tree, a job's plan, and the statistics of a run.
 
 A BERT has a thousand operations and a hundred layers. Without a selector, the tree shows the
 outputs and weights of the layers and the model. It only counts the other tensors, at their layer
@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -19,10 +20,12 @@ from extractkit.core.catalog import VARIABLES, Catalog, Kind, TensorRecord
 from extractkit.core.checkpoints import ExcludedCheckpoint
 from extractkit.core.plan import Constant, OverSamples, PerSample, PlannedTensor, divided, groups_of
 from extractkit.core.spec import storable
+from extractkit.core.statistics.results import Statistics, TensorStatistics
 from extractkit.display import counts_text, safe, shape_text, size_text
 from extractkit.engine.preview import AT_LEAST, EXACT, UPPER_BOUND, Preview
 from extractkit.errors import counted
 from extractkit.runs.directory import human_bytes
+from extractkit.runs.manifest import RunStatistics
 
 _MOST_SCOPES = 500
 
@@ -223,3 +226,58 @@ def _plan_totals(plan: Preview) -> Text:
         f"in {counted(shards, 'shard')}; {human_bytes(plan.free_bytes)} are free for "
         f"{safe(str(plan.directory))}"
     )
+
+
+_MOST_TENSORS = 40
+_MOST_ELEMENTS = 20
+
+
+def statistics_table(
+    recorded: Sequence[RunStatistics], found: Statistics | None = None
+) -> RenderableType:
+    """Return a row for each statistic of a run, with what its results show.
+
+    Args:
+        found: the results; None: they are not computed yet, and only names are listed.
+    """
+    table = Table("tensor", "of", "statistic", "over all samples", box=None, pad_edge=False)
+    of = {one.key: shape_text(one.spec) for one in recorded}
+    if found is None:
+        rows = [(one.key, name, "not computed yet") for one in recorded for name in one.names]
+    else:
+        rows = [
+            (key, name, results.summary())
+            for key, one in found.items()
+            for name, results in one.items()
+        ]
+    tensors = list(dict.fromkeys(key for key, _, _ in rows))
+    shown = set(tensors[:_MOST_TENSORS])
+    before = None
+    for key, name, summary in rows:
+        if key in shown:
+            first = (key, of.get(key, "")) if key != before else ("", "")
+            cells = (Text(safe(cell), overflow="fold") for cell in (*first, name, summary))
+            table.add_row(*cells)
+            before = key
+    if (rest := len(tensors) - len(shown)) > 0:
+        table.add_row(f"… and {rest:,} more; `run.statistics` has them all")
+    return table
+
+
+def statistics_of_tensor(key: str, found: TensorStatistics) -> RenderableType:
+    """Return the statistics of one tensor, each as a table of its first elements."""
+    parts: list[RenderableType] = [Text(safe(key))]
+    for name, results in found.items():
+        columns = results.columns(_MOST_ELEMENTS + 1)
+        table = Table(*columns, box=None, pad_edge=False)
+        for row in zip(*(column[:_MOST_ELEMENTS] for column in columns.values()), strict=True):
+            table.add_row(*(Text(safe(_cell(value))) for value in row))
+        parts += ["", Text(safe(f"{name}: {results.summary()}")), table]
+        if len(next(iter(columns.values()))) > _MOST_ELEMENTS:
+            code = f"run.statistics[{key!r}].{name}.to_pandas()"
+            parts.append(Text(safe(f"… and more rows; all of them: {code}")))
+    return Group(*parts)
+
+
+def _cell(value: object) -> str:
+    return f"{value:.6g}" if isinstance(value, np.floating) else str(value)

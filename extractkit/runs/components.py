@@ -56,7 +56,7 @@ def _of_run(directory: Path) -> tuple[Components, ...]:
             f"{directory} has principal components at each of {len(manifest.checkpoints)} "
             f"checkpoints. Compute them in a run of one: model.checkpoint=…"
         )
-    found = read_statistics(directory, manifest.statistics, manifest.files)
+    found = read_statistics(directory, manifest)
     return tuple(
         _components(
             (one.key, one.record.address, str(directory), manifest.identity),

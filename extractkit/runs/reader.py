@@ -1,7 +1,7 @@
 """Reading a run: a mapping of addresses to lazy views. Needs no TensorFlow."""
 
 import importlib
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
@@ -12,7 +12,8 @@ from extractkit.core.checkpoints import AXIS
 from extractkit.core.component import Component
 from extractkit.core.selectors import parse_selector
 from extractkit.core.shards import OuterAxis
-from extractkit.core.spec import SAMPLE
+from extractkit.core.spec import SAMPLE, unique_dims
+from extractkit.core.statistics.results import Statistics
 from extractkit.core.trust import NO_TRUST, Trust
 from extractkit.errors import (
     MissingExtraError,
@@ -28,7 +29,7 @@ from extractkit.runs.journal import Journal
 from extractkit.runs.manifest import Manifest, Status
 from extractkit.runs.samples import MISSING, Samples, why_missing
 from extractkit.runs.shards import check_names
-from extractkit.runs.statistics import Statistics, read_statistics
+from extractkit.runs.statistics import read_statistics
 from extractkit.runs.trajectory import views_of
 from extractkit.runs.views import Committed, TensorView
 from extractkit.sinks import ShardReader, Sink
@@ -88,7 +89,7 @@ class Run(Mapping[str, TensorView]):
         Raises:
             RunDirectoryError: the run is not finished, or the recorded results are damaged.
         """
-        found = read_statistics(self.path, self.manifest.statistics, self.manifest.files)
+        found = read_statistics(self.path, self.manifest)
         for position in self._committed.outer:
             found = found.at(position.at)
         return found
@@ -158,10 +159,17 @@ class Run(Mapping[str, TensorView]):
         The coordinate `sample` holds the samples' ids. If samples are missing, `missing` (bool)
         marks them. `checkpoint` holds the checkpoints' steps, or labels if they have no steps.
 
+        Statistics are labelled apart: `run.statistics.to_xarray()`.
+
         Raises:
             MissingExtraError: xarray is not installed.
-            UnknownTensorError: the run has no such tensor.
+            UnknownTensorError: the run has no such tensor, or statistics alone.
         """
+        if not keys and not self._views and self.manifest.statistics:
+            raise UnknownTensorError(
+                f"{self.path} has statistics and no values per sample. Its results are in "
+                f"run.statistics.to_xarray()"
+            )
         views = [self[key] for key in keys] if keys else list(self.values())
         ids = [str(row["id"]) for row in self.samples]
         return to_dataset(views, ids, self.missing, self._axes)
@@ -172,6 +180,13 @@ class Run(Mapping[str, TensorView]):
         if view is None:
             same = [k for k, v in self._views.items() if key in (v.record.address, v.record.name)]
             hint = f"It is stored as {' and '.join(map(repr, same))}." if same else None
+            counted = [
+                f"run.statistics[{one.key!r}]"
+                for one in self.manifest.statistics
+                if key in (one.key, one.record.address, one.record.name)
+            ]
+            if counted and not same:
+                hint = f"It has statistics and no values per sample: {' and '.join(counted)}"
             raise UnknownTensorError(
                 f"{key!r} is not a tensor of {self.path}. {hint or choices(key, self._views)}"
             )
@@ -286,7 +301,7 @@ def to_dataset(
         raise MissingExtraError(
             "to_xarray needs xarray. Install it: pip install 'extractkit[xarray]'"
         ) from error
-    sizes: dict[str, int] = {}
+    sizes: dict[str, Hashable] = {}
     variables = {}
     for view in views:
         dims = unique_dims(view.dims, view.shape, sizes)
@@ -300,32 +315,3 @@ def to_dataset(
             coordinates[MISSING] = (SAMPLE, np.array(marks, bool))
     coordinates |= {axis.name: axis.coordinates for axis in axes if axis.name in sizes}
     return xarray.Dataset(variables, coords=coordinates)
-
-
-def unique_dims(
-    dims: Sequence[str | None], shape: Sequence[int], sizes: dict[str, int]
-) -> tuple[str, ...]:
-    """Return unique names for the axes of one variable, and add their sizes to `sizes`.
-
-    A name has one length throughout a Dataset. The second "token" of an attention map therefore
-    becomes "token_1", and so does a "token" that was sliced to another length. Unnamed axes are
-    called "axis".
-    """
-    names: list[str] = []
-    for dim, size in zip(dims, shape, strict=True):
-        name = next(
-            candidate
-            for candidate in _candidates(dim or "axis")
-            if candidate not in names and sizes.get(candidate, size) == size
-        )
-        sizes[name] = size
-        names.append(name)
-    return tuple(names)
-
-
-def _candidates(name: str) -> Iterator[str]:
-    yield name
-    number = 0
-    while True:
-        number += 1
-        yield f"{name}_{number}"

@@ -1,24 +1,31 @@
 """Statistics of a run on disk: partial results of shards, and results over all samples."""
 
 import io
-from collections.abc import ItemsView, Iterator, KeysView, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Generic, TypeVar
 from urllib.parse import unquote
 
 import numpy as np
 
 from extractkit.core.shards import Position, Shard
-from extractkit.core.statistics import Accumulator, Array, Arrays, Merging, Partials
+from extractkit.core.statistics import (
+    FEATURE,
+    OTHER,
+    TENSOR,
+    Array,
+    JointStatistic,
+    Merging,
+    Partials,
+    Statistic,
+)
 from extractkit.core.statistics.registry import Asked, Group, groups
+from extractkit.core.statistics.results import Results, Statistics, TensorStatistics
 from extractkit.core.values import Dense
-from extractkit.errors import RunDirectoryError, UnknownTensorError, choices, counted
+from extractkit.errors import RunDirectoryError
 from extractkit.runs.files import StoredFile
 from extractkit.runs.journal import Entry
 from extractkit.runs.manifest import Manifest, RunStatistics
 from extractkit.sinks.npz import UNREADABLE, NpzSink
-
-V = TypeVar("V")
 
 RESULTS = "statistics.npz"
 """Name of the file with the results, in the run directory."""
@@ -102,9 +109,9 @@ def _merged(
 
 def _recorded(
     recorded: Sequence[RunStatistics],
-) -> dict[tuple[str, str], Accumulator[Any, Arrays, Arrays]]:
+) -> dict[tuple[str, str], Statistic | JointStatistic]:
     """Return a run's statistics by tensor, or by group, and name."""
-    found: dict[tuple[str, str], Accumulator[Any, Arrays, Arrays]] = {
+    found: dict[tuple[str, str], Statistic | JointStatistic] = {
         (one.key, statistic.name): statistic for one in recorded for statistic in _asked(one).single
     }
     for group in recorded_groups(recorded):
@@ -135,172 +142,38 @@ def over_axes(each: Mapping[tuple[Position, ...], Partials]) -> Partials:
     }
 
 
-class _Named(Generic[V]):
-    """Frozen values by name, as items and as attributes.
-
-    A value is an attribute even if its name is that of a method (`values`).
-    """
-
-    def __init__(self, what: str, found: Mapping[str, V]) -> None:
-        vars(self).update(found, _what=what, _found=dict(found))
-
-    def __getitem__(self, name: str) -> V:
-        if name not in self:
-            raise UnknownTensorError(self._lacks(name))
-        found: dict[str, V] = vars(self)["_found"]
-        return found[name]
-
-    def __getattr__(self, name: str) -> V:
-        # Copies and pickles ask for special methods before there is any state.
-        if name.startswith("__") or "_found" not in vars(self):
-            raise AttributeError(name)
-        raise AttributeError(self._lacks(name))
-
-    def __setattr__(self, name: str, value: object) -> None:
-        raise AttributeError(f"{name!r} cannot be set: the statistics of a run are read only")
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(vars(self)["_found"])
-
-    def __len__(self) -> int:
-        return len(vars(self)["_found"])
-
-    def __contains__(self, name: object) -> bool:
-        return name in vars(self)["_found"]
-
-    def keys(self) -> KeysView[str]:
-        """Return the names."""
-        found: dict[str, V] = vars(self)["_found"]
-        return found.keys()
-
-    def items(self) -> ItemsView[str, V]:
-        """Return pairs of name and value."""
-        found: dict[str, V] = vars(self)["_found"]
-        return found.items()
-
-    def _lacks(self, name: str) -> str:
-        return f"{vars(self)['_what']} {name!r}. {choices(name, self)}"
+def _features_name(recorded: RunStatistics) -> str:
+    """Return the name of the last axis, which holds the features."""
+    labels = recorded.spec.labels
+    return (labels[-1] if len(labels) > 1 else None) or FEATURE
 
 
-class Results(_Named[Array]):
-    """The results of one statistic: arrays by name, also as attributes."""
-
-    def __init__(self, statistic: str, arrays: Mapping[str, Array]) -> None:
-        super().__init__(f"{statistic!r} has no result", arrays)
-
-    def __repr__(self) -> str:
-        shapes = (f"{name} {list(self[name].shape)}" for name in self)
-        return f"<Results: {', '.join(shapes)}>"
-
-
-class TensorStatistics(_Named[Results]):
-    """The statistics of one tensor by name, also as attributes: `.moments.mean`.
-
-    Attributes:
-        tensors: the keys of the tensors: one, or those of a selector with a statistic of all of
-            them together.
-    """
-
-    tensors: tuple[str, ...]
-
-    def __init__(
-        self,
-        key: str,
-        found: Mapping[str, Results],
-        tensors: Sequence[str] = (),
-        elsewhere: Mapping[str, str] | None = None,
-    ) -> None:
-        """Hold the statistics of a tensor, or of a group.
-
-        Args:
-            key: the key of the tensor or group.
-            tensors: the tensors of a group.
-            elsewhere: keys of groups with the tensor, by statistic.
-        """
-        super().__init__(f"{key!r} has no statistic", found)
-        vars(self).update(
-            _key=key, tensors=tuple(tensors) or (key,), _elsewhere=dict(elsewhere or {})
-        )
-
-    def at(self, position: int) -> "TensorStatistics":
-        """Return the statistics at one position of the first outer axis."""
-        found = {
-            name: Results(name, {result: self[name][result][position] for result in self[name]})
-            for name in self
-        }
-        own = vars(self)
-        return TensorStatistics(own["_key"], found, own["tensors"], own["_elsewhere"])
-
-    def _lacks(self, name: str) -> str:
-        if (group := vars(self)["_elsewhere"].get(name)) is None:
-            return super()._lacks(name)
-        return (
-            f"{name!r} compares {vars(self)['_key']!r} with other tensors: "
-            f"run.statistics[{group!r}].{name}"
-        )
-
-    def __repr__(self) -> str:
-        return f"<Statistics of {vars(self)['_key']!r}: {', '.join(self)}>"
-
-
-class Statistics(Mapping[str, TensorStatistics]):
-    """The statistics of a run, by tensor, and by `@SELECTOR` those of several tensors together."""
-
-    def __init__(self, found: Mapping[str, TensorStatistics]) -> None:
-        self._found = dict(found)
-
-    def __getitem__(self, key: str) -> TensorStatistics:
-        if key not in self._found:
-            raise UnknownTensorError(
-                f"{key!r} is not a tensor with statistics of this run. "
-                f"{choices(key, self._found) if self._found else 'The run has none.'}"
-            )
-        return self._found[key]
-
-    def __contains__(self, key: object) -> bool:
-        return key in self._found
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._found)
-
-    def __len__(self) -> int:
-        return len(self._found)
-
-    def __repr__(self) -> str:
-        return f"<Statistics of {counted(len(self), 'tensor')}>"
-
-    def at(self, position: int) -> "Statistics":
-        """Return the statistics at one position of the first outer axis."""
-        return Statistics({key: one.at(position) for key, one in self._found.items()})
-
-
-def read_statistics(
-    directory: Path, recorded: Sequence[RunStatistics], files: Sequence[StoredFile]
-) -> Statistics:
+def read_statistics(directory: Path, manifest: Manifest) -> Statistics:
     """Read the results of a finished run.
 
     Raises:
         RunDirectoryError: the run has statistics and is not finished, or the file is damaged.
     """
+    recorded = manifest.statistics
     if not recorded:
         return Statistics({})
-    file = next((file for file in files if file.name == RESULTS), None)
+    file = next((file for file in manifest.files if file.name == RESULTS), None)
     if file is None:
         raise RunDirectoryError(
             f"{directory} is not finished: its statistics are computed when all samples are stored"
         )
     found = parsed(file.content(directory), directory / RESULTS)
     every = recorded_groups(recorded)
-    wanted: dict[str, list[str]] = {
-        key: [] for key in (*(one.key for one in recorded), *(one.key for one in every))
-    }
-    for key, name in _recorded(recorded):
-        wanted[key].append(name)
+    outer = {axis.name: axis.coordinates for axis in manifest.outer_axes}
+    among = {one.key: dict.fromkeys((TENSOR, f"{OTHER}{TENSOR}"), one.tensors) for one in every}
+    names = {one.key: _features_name(one) for one in recorded}
+    wanted = (*(one.key for one in recorded), *(one.key for one in every))
+    each: dict[str, dict[str, Results]] = {key: {} for key in wanted}
     try:
-        each = {
-            key: {name: Results(name, found[key, name]) for name in names}
-            for key, names in wanted.items()
-        }
+        for (key, name), statistic in _recorded(recorded).items():
+            each[key][name] = Results(
+                *(statistic, found[key, name], names.get(key, FEATURE)), among.get(key, {}), outer
+            )
     except KeyError as error:
         raise RunDirectoryError(f"{directory / RESULTS} lacks {error}: damaged") from error
     elsewhere = {

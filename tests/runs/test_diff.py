@@ -409,7 +409,7 @@ def test_the_document_is_closed_and_strict_json(make: Make) -> None:
         "schema", "beyond", "a", "b", "tolerance", "mapped", "samples", "tensors", "only_in_a",
         "only_in_b", "checkpoints_only_in_a", "checkpoints_only_in_b", "circumstances",
     ]  # fmt: skip
-    assert document["schema"] == 4
+    assert document["schema"] == 5
     assert document["beyond"] is True
     assert document["tensors"] == [
         {
@@ -432,6 +432,7 @@ def test_the_document_is_closed_and_strict_json(make: Make) -> None:
             "worst": {"id": "s0", "a": 0, "b": 0},
             "checkpoint": None,
             "checkpoint_b": None,
+            "result": None,
         }
     ]
 

@@ -5,16 +5,17 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Hashable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from extractkit.core.shards import CONSTANTS_SHARD
+from extractkit.core.spec import unique_dims
 from extractkit.core.values import Dense
 from extractkit.errors import ConfigError, MissingExtraError, RunDirectoryError, SelectionError
 from extractkit.runs import manifest as manifests
-from extractkit.runs import reader
 from extractkit.runs.manifest import RunPlan, Status
 from extractkit.runs.reader import Run, open_run
 from extractkit.runs.recorder import Recorder
@@ -201,13 +202,13 @@ def test_xarray_gets_unique_dims_and_sample_ids(run: Run, example: Example) -> N
 
 
 def test_dims_that_would_clash_are_numbered() -> None:
-    sizes: dict[str, int] = {}
-    assert reader.unique_dims(("sample", "token", None), (8, 5, 3), sizes) == (
+    sizes: dict[str, Hashable] = {}
+    assert unique_dims(("sample", "token", None), (8, 5, 3), sizes) == (
         "sample",
         "token",
         "axis",
     )
-    assert reader.unique_dims(("sample", "token", "token", None, None), (8, 4, 4, 3, 3), sizes) == (
+    assert unique_dims(("sample", "token", "token", None, None), (8, 4, 4, 3, 3), sizes) == (
         *("sample", "token_1", "token_2", "axis", "axis_1"),
     )
     assert sizes == {"sample": 8, "token": 5, "axis": 3, "token_1": 4, "token_2": 4, "axis_1": 3}

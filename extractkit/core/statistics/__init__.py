@@ -34,6 +34,16 @@ Partials = Mapping[tuple[str, str], Arrays]
 """Partial results or results by tensor and statistic."""
 
 
+FEATURE, BIN, EDGE, QUANTILE, TENSOR = "feature", "bin", "edge", "quantile", "tensor"
+"""Axes of results. Edges bound the intervals of `BIN`."""
+
+OTHER = "other_"
+"""Before the name of an axis, where a result has it twice."""
+
+QUANTILES = "q"
+"""The result with the quantiles along `QUANTILE`."""
+
+
 @dataclass(frozen=True, eq=False)
 class Block:
     """The values of one tensor over the samples of one shard.
@@ -89,6 +99,15 @@ class Configured(Protocol):
     @property
     def at(self) -> str:
         """The key under which it was written, for messages."""
+        ...
+
+    @property
+    def dims(self) -> Mapping[str, tuple[str, ...]]:
+        """The axes of each result, by name."""
+        ...
+
+    def summary(self, results: Arrays) -> str:
+        """Return what the results show, in one line for people."""
         ...
 
     @classmethod
@@ -231,6 +250,15 @@ def merged_means(
         "mean": one["mean"] + moved * (second / count),
         sums: one[sums] + other[sums] + product(moved) * (first * (second / count)),
     }
+
+
+def span(values: Array) -> str:
+    """Return the smallest and the largest number that is not NaN, for people."""
+    present = values[~np.isnan(values)]
+    if not present.size:
+        return "NaN"
+    low, high = f"{present.min():.4g}", f"{present.max():.4g}"
+    return low if low == high else f"{low} to {high}"
 
 
 def numbers(rows: Array) -> npt.NDArray[np.float64]:

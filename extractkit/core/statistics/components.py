@@ -1,11 +1,22 @@
 """Covariance of features, and their principal components."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
-from extractkit.core.statistics import Array, Arrays, Block, features, fits, merged_means
+from extractkit.core.statistics import (
+    FEATURE,
+    OTHER,
+    Array,
+    Arrays,
+    Block,
+    features,
+    fits,
+    merged_means,
+    span,
+)
 from extractkit.core.statistics.products import about_means
 from extractkit.core.transforms import Operand, as_options, no_options, one_thread, whole_number
 from extractkit.errors import SelectionError
@@ -14,6 +25,9 @@ from extractkit.errors import SelectionError
 def _covariance(partial: Arrays) -> Array:
     count = int(partial["count"])
     return partial["products"] / count if count else np.full_like(partial["products"], np.nan)
+
+
+_PAIRS = (FEATURE, f"{OTHER}{FEATURE}")
 
 
 class _Products:
@@ -60,11 +74,30 @@ class Covariance(_Products):
         no_options(options, at)
         return cls(at)
 
+    @property
+    def dims(self) -> Mapping[str, tuple[str, ...]]:
+        """The features, twice in pairs."""
+        return {"count": (), "mean": (FEATURE,), "covariance": _PAIRS}
+
+    def summary(self, results: Arrays) -> str:
+        """Return the range of variances and of covariances."""
+        matrix = results["covariance"]
+        apart = matrix[~np.eye(len(matrix), dtype=bool)]
+        return (
+            f"variances from {span(np.diagonal(matrix))}, covariances from {span(apart)}; "
+            f"{results['count']:,} rows"
+        )
+
     def finish(self, partial: Arrays) -> Arrays:
         """Divide by the count."""
         found = {name: partial[name] for name in ("count", "mean")}
         return {**found, "covariance": _covariance(partial)}
 
+
+COMPONENT = "component"
+
+_FEW = 5
+"""Components whose shares a summary lists."""
 
 _COMPONENTS = 16
 """Components of a `pca` without options, if there are as many features."""
@@ -94,6 +127,23 @@ class PCA(_Products):
         if (components := given.get("components")) is not None:
             components = whole_number(components, f"{at}.components")
         return cls(components, at)
+
+    @property
+    def dims(self) -> Mapping[str, tuple[str, ...]]:
+        """The components, and the features."""
+        explained = ("explained_variance", "explained_variance_ratio")
+        of_features = {"mean": (FEATURE,), "components": (COMPONENT, FEATURE)}
+        return {"count": (), **of_features, **dict.fromkeys(explained, (COMPONENT,))}
+
+    def summary(self, results: Arrays) -> str:
+        """Return the share of the variance that the components explain."""
+        ratio = results["explained_variance_ratio"]
+        each = ", ".join(f"{share:.1%}" for share in ratio[:_FEW])
+        more = ", …" if len(ratio) > _FEW else ""
+        return (
+            f"{len(ratio)} components explain {ratio.sum():.1%} of the variance: {each}{more}; "
+            f"{results['count']:,} rows"
+        )
 
     def check(self, operand: Operand) -> None:
         """Check that there are enough features, and that the matrix fits into memory."""

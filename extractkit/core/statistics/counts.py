@@ -7,11 +7,28 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from extractkit.core.statistics import Array, Arrays, Block, features, fits, numbers
+from extractkit.core.statistics import (
+    FEATURE,
+    OTHER,
+    QUANTILE,
+    QUANTILES,
+    Array,
+    Arrays,
+    Block,
+    features,
+    fits,
+    numbers,
+    span,
+)
 from extractkit.core.transforms import Operand, as_options, no_options, number
 from extractkit.errors import ConfigError, choices
 
-FEATURE, ALL = "feature", "all"
+ALL = "all"
+"""In place of the axis of features, for results over all elements."""
+
+
+_FEW = 5
+"""Features that a summary lists."""
 
 
 def parse_per(given: Mapping[str, Any], at: str, default: str = FEATURE) -> str:
@@ -24,6 +41,11 @@ def parse_per(given: Mapping[str, Any], at: str, default: str = FEATURE) -> str:
     if per not in (FEATURE, ALL):
         raise ConfigError(f"{at}.per={per!r} is not known. {choices(str(per), (FEATURE, ALL))}")
     return str(per)
+
+
+def axes(per: str, *others: str) -> tuple[str, ...]:
+    """Return the axes of a result that has these after the features."""
+    return (FEATURE, *others) if per == FEATURE else others
 
 
 def rows_per(block: Block, per: str) -> Array:
@@ -85,6 +107,16 @@ class Quantiles:
         if outside := [one for one in found if not 0 <= one <= 1]:
             raise ConfigError(f"{at}.q={outside[0]!r} is not between 0 and 1")
         return cls(found, parse_per(given, at, ALL), at)
+
+    @property
+    def dims(self) -> Mapping[str, tuple[str, ...]]:
+        """The quantiles, after the features if these are taken apart."""
+        return {QUANTILES: (QUANTILE,), "values": axes(self.per, QUANTILE)}
+
+    def summary(self, results: Arrays) -> str:
+        """Return the value of each quantile, or the range over the features."""
+        each = zip(self.q, np.moveaxis(results["values"], -1, 0), strict=True)
+        return ", ".join(f"{100 * q:g} %: {span(np.ravel(values))}" for q, values in each)
 
     def check(self, operand: Operand) -> None:
         """Check that the sketches fit into memory."""
@@ -148,6 +180,21 @@ class Sparsity:
         no_options(options, at)
         return cls(at)
 
+    @property
+    def dims(self) -> Mapping[str, tuple[str, ...]]:
+        """The features."""
+        return {"count": (), "zeros": (FEATURE,), "dead": (FEATURE,)}
+
+    def summary(self, results: Arrays) -> str:
+        """Return the share of zeros, and the first features that are always zero."""
+        zeros, (dead,) = results["zeros"], np.nonzero(results["dead"])
+        share = f"{zeros.mean():.1%} zeros" if results["count"] and zeros.size else "no rows"
+        if not dead.size:
+            return f"{share}; no dead feature of {zeros.size:,}"
+        first = ", ".join(map(str, dead[:_FEW]))
+        more = ", …" if dead.size > _FEW else ""
+        return f"{share}; {dead.size:,} dead of {zeros.size:,} features: {first}{more}"
+
     def check(self, operand: Operand) -> None:
         """Check that the last axis has one size."""
         features(operand, self.at)
@@ -189,6 +236,22 @@ class Coactivation:
         """Take no options."""
         no_options(options, at)
         return cls(at)
+
+    @property
+    def dims(self) -> Mapping[str, tuple[str, ...]]:
+        """The features, twice in pairs."""
+        return {"count": (), "active": (FEATURE,), "both": (FEATURE, f"{OTHER}{FEATURE}")}
+
+    def summary(self, results: Arrays) -> str:
+        """Return the pair of features that is most often active together."""
+        both, count = np.triu(results["both"], 1), int(results["count"])
+        if not both.any():
+            return f"no two features are active together; {count:,} rows"
+        one, other = np.unravel_index(both.argmax(), both.shape)
+        return (
+            f"most often features {one} and {other}, in {both[one, other] / count:.1%} of "
+            f"{count:,} rows"
+        )
 
     def check(self, operand: Operand) -> None:
         """Check that the counts of all pairs fit into memory."""

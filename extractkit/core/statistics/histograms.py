@@ -7,8 +7,8 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from extractkit.core.statistics import Array, Arrays, Block, fits, numbers
-from extractkit.core.statistics.counts import FEATURE, added, parse_per, rows_per, width
+from extractkit.core.statistics import BIN, EDGE, FEATURE, Array, Arrays, Block, fits, numbers
+from extractkit.core.statistics.counts import added, axes, parse_per, rows_per, width
 from extractkit.core.transforms import Operand, as_options, whole_number
 from extractkit.core.transforms.distributions import parse_edges
 
@@ -20,6 +20,9 @@ _LEAST = -1000
 
 _DIGITS = 40
 """Intervals are at least 2**-40 as wide as the largest element, so that their numbers are exact."""
+
+_WIDEST, _LEVELS = 50, " ▁▂▃▄▅▆▇█"
+"""Most characters of a summary, and a character for each height of a bar."""
 
 _DRAWN = 6
 """Intervals of elements that are all equal are at least 2**-6 as wide as these."""
@@ -63,6 +66,26 @@ class Histogram:
         # With one interval, elements on both sides of 0 would never fit.
         return cls(None, whole_number(given.get("bins", _BINS), f"{at}.bins", 2), per, at)
 
+    @property
+    def dims(self) -> Mapping[str, tuple[str, ...]]:
+        """The intervals, after the features if these are taken apart."""
+        found = self.edges is None
+        outside = dict.fromkeys(("below", "above", "nan"), axes(self.per))
+        edges = axes(self.per, EDGE) if found else (EDGE,)
+        return {"edges": edges, "counts": axes(self.per, BIN), **outside}
+
+    def summary(self, results: Arrays) -> str:
+        """Return bars for the counts of all features, or of the first one if edges differ."""
+        edges, counts, of = results["edges"], results["counts"], ""
+        if edges.ndim > 1:
+            edges, counts, of = edges[0], counts[0], "feature 0: "
+        elif counts.ndim > 1:
+            counts = counts.sum(0)
+        outside = ((results[name].sum(), name) for name in ("below", "above", "nan"))
+        apart = ", ".join(f"{count:,} {name}" for count, name in outside if count)
+        drawn = f"{of}{edges[0]:.4g} {_bars(counts)} {edges[-1]:.4g}"
+        return f"{drawn}; {apart}" if apart else drawn
+
     def check(self, operand: Operand) -> None:
         """Check that the last axis has one size, if its elements are counted apart."""
         fits(self.partial_bytes(operand), operand, self.at)
@@ -103,6 +126,16 @@ class Histogram:
             found = {name: one[0] for name, one in found.items()}
             edges = edges if self.edges is not None else edges[0]
         return {"edges": edges, **{name: np.asarray(one) for name, one in found.items()}}
+
+
+def _bars(counts: Array) -> str:
+    """Return one character for each interval, or for several neighbours if there are many."""
+    together = -(-len(counts) // _WIDEST)
+    starts = np.arange(0, len(counts), together)
+    heights = np.add.reduceat(counts, starts)
+    # An interval with a few elements among many is not empty.
+    levels = np.ceil(heights / max(1, heights.max()) * (len(_LEVELS) - 1)).astype(int)
+    return "".join(_LEVELS[level] for level in levels)
 
 
 def _counted(place: Array, counted: Array, bins: int) -> npt.NDArray[np.int64]:

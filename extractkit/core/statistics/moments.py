@@ -1,12 +1,13 @@
 """Moments: count, mean, variance and extremes."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
-from extractkit.core.statistics import Arrays, Block, merged_means
-from extractkit.core.statistics.counts import FEATURE, parse_per, rows_per, width
+from extractkit.core.statistics import FEATURE, Arrays, Block, merged_means, span
+from extractkit.core.statistics.counts import axes, parse_per, rows_per, width
 from extractkit.core.transforms import Operand, as_options
 
 _ELEMENTS = 65_536
@@ -33,6 +34,20 @@ class Moments:
         """Parse `per`."""
         given = as_options(options, at, ("per",), "{per: all}")
         return cls(parse_per(given, at), at)
+
+    @property
+    def dims(self) -> Mapping[str, tuple[str, ...]]:
+        """The features, unless all elements are taken together."""
+        return {"count": (), **dict.fromkeys(("mean", "variance", "min", "max"), axes(self.per))}
+
+    def summary(self, results: Arrays) -> str:
+        """Return the range of values and of means."""
+        ends = np.concatenate([np.ravel(results["min"]), np.ravel(results["max"])])
+        spread = np.sqrt(results["variance"])
+        return (
+            f"values from {span(ends)}, mean {span(np.ravel(results['mean']))}, standard "
+            f"deviation {span(np.ravel(spread))}; {results['count']:,} rows"
+        )
 
     def check(self, operand: Operand) -> None:
         """Check that the last axis has one size, if its elements are treated apart."""

@@ -11,6 +11,8 @@ import numpy.typing as npt
 from extractkit.core.spec import Dim
 from extractkit.core.statistics import (
     LARGEST_STATE,
+    OTHER,
+    TENSOR,
     Array,
     Arrays,
     Block,
@@ -18,6 +20,7 @@ from extractkit.core.statistics import (
     merged_means,
     narrowing,
     numbers,
+    span,
 )
 from extractkit.core.transforms import Operand, as_options, one_thread, whole_number
 from extractkit.core.values import sample_shapes
@@ -62,6 +65,16 @@ class Similarity:
         if (batch := given.get("batch")) is not None:
             batch = whole_number(batch, f"{at}.batch", _FEWEST)
         return cls(batch, at)
+
+    @property
+    def dims(self) -> Mapping[str, tuple[str, ...]]:
+        """The tensors, twice in pairs."""
+        return {"count": (), "cka": (TENSOR, f"{OTHER}{TENSOR}")}
+
+    def summary(self, results: Arrays) -> str:
+        """Return the range of similarities."""
+        pairs = results["cka"][np.triu_indices(len(results["cka"]), 1)]
+        return f"CKA from {span(pairs)} between {len(results['cka'])} tensors"
 
     def check(self, operands: Mapping[str, Operand]) -> None:
         """Check that there are several tensors with the same rows, whose products fit."""

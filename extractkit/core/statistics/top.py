@@ -1,18 +1,22 @@
 """The samples and positions with the largest values of each feature."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from extractkit.core.statistics import Array, Arrays, Block, features, fits
+from extractkit.core.statistics import FEATURE, Array, Arrays, Block, features, fits
 from extractkit.core.transforms import Operand, as_options, whole_number
 from extractkit.core.values import sample_shapes
 from extractkit.errors import ConfigError
 
 _NOWHERE = np.iinfo(np.int64).max
 """Sample and position of an entry that no element has filled. It comes after all others."""
+
+_FEW = 3
+"""Features that a summary lists."""
 
 _LARGEST, _SMALLEST = "", "smallest_"
 
@@ -45,6 +49,27 @@ class Top:
         if not isinstance(smallest, bool):
             raise ConfigError(f"{at}.smallest={smallest!r} is neither true nor false")
         return cls(whole_number(given.get("k", 10), f"{at}.k"), smallest, at)
+
+    @property
+    def dims(self) -> Mapping[str, tuple[str, ...]]:
+        """The features, and the k entries of each."""
+        names = ("values", "samples", "positions")
+        every = [f"{prefix}{name}" for prefix, _ in self._directions for name in names]
+        return dict.fromkeys(every, (FEATURE, "k"))
+
+    def summary(self, results: Arrays) -> str:
+        """Return the features with the largest values, and the samples that have these."""
+        values = results["values"][:, 0]
+        if np.isnan(values).all():
+            return "no elements"
+        first = np.argsort(-np.nan_to_num(values, nan=-np.inf), kind="stable")[:_FEW]
+        positions = (results["positions"] > 0).any()
+        found = []
+        for feature in first[~np.isnan(values[first])]:
+            at = f", position {results['positions'][feature, 0]}" if positions else ""
+            sample = results["samples"][feature, 0]
+            found.append(f"feature {feature}: {values[feature]:.4g} in sample {sample}{at}")
+        return "; ".join(found)
 
     def check(self, operand: Operand) -> None:
         """Check that the last axis has one size."""

@@ -8,6 +8,7 @@ import numpy as np
 
 from extractkit.advice import command
 from extractkit.core.statistics import Merging
+from extractkit.core.statistics.results import Statistics
 from extractkit.core.values import Array
 from extractkit.errors import RunDirectoryError
 from extractkit.runs.comparing.measures import IncomparableError, Tallying, blocks, compare, family
@@ -31,7 +32,6 @@ from extractkit.runs.comparing.result import (
 )
 from extractkit.runs.manifest import Manifest, Status
 from extractkit.runs.reader import Run, open_run
-from extractkit.runs.statistics import Statistics
 from extractkit.runs.views import TensorView
 
 _ADAPTER, _STATE = "model._target_", "model.state"
@@ -147,7 +147,8 @@ def _compared_statistics(
                 other[key][statistic][result],
                 tolerance,
             )
-            yield replace(found, checkpoint=label, checkpoint_b=other_label)
+            name = f"{statistic}.{result}"
+            yield replace(found, checkpoint=label, checkpoint_b=other_label, result=name)
 
 
 def _statistics_at(run: Run, label: str | None) -> Statistics:

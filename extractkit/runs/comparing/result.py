@@ -8,7 +8,7 @@ from numbers import Real
 from extractkit.errors import ConfigError
 from extractkit.runs.schema import plain
 
-SCHEMA = 4
+SCHEMA = 5
 """Version of the document's fields. Raise it with every change of them."""
 
 
@@ -107,7 +107,7 @@ class TensorComparison:
     """One tensor of the first run and its counterpart.
 
     Attributes:
-        a, b: their keys.
+        a, b: their keys. The result of a statistic is called "KEY STATISTIC.RESULT".
         verdict: the result.
         reason: why they cannot be compared; None if they can.
         counts: None if they cannot be compared.
@@ -118,6 +118,7 @@ class TensorComparison:
             None if all are equal, and for constants and texts.
         checkpoint, checkpoint_b: the checkpoint's label in the first run and in the second; None if
             the runs have none.
+        result: the result of a statistic, as "STATISTIC.RESULT"; None if values were compared.
     """
 
     a: str
@@ -131,6 +132,7 @@ class TensorComparison:
     worst: SamplePair | None = None
     checkpoint: str | None = None
     checkpoint_b: str | None = None
+    result: str | None = None
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from extractkit.advice import command
-from extractkit.core.spec import SAMPLE
+from extractkit.core.spec import SAMPLE, unique_dims
 from extractkit.errors import (
     ConfigError,
     MissingExtraError,
@@ -23,7 +23,7 @@ from extractkit.errors import (
     counted,
 )
 from extractkit.runs import MANIFEST
-from extractkit.runs.reader import Run, open_run, unique_dims
+from extractkit.runs.reader import Run, open_run
 from extractkit.runs.samples import MISSING
 from extractkit.runs.sweeps import (
     JobStatus,
