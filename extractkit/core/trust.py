@@ -235,14 +235,20 @@ def _serialized(at: str, value: object) -> Iterator[tuple[str, object]]:
 
 def _registered() -> set[str]:
     """Return the dotted paths that installed packages have registered."""
-    return {
-        _dotted(entry)
-        for distribution in distributions()
+    return {_dotted(entry) for entry in installed(ENTRY_POINTS)}
+
+
+def installed(group: str) -> Iterator[EntryPoint]:
+    """Yield the entry points of a group, of each installed distribution once."""
+    seen = set()
+    for distribution in distributions():
         # Metadata in the working directory does not come from an installation.
-        if Path(str(distribution.locate_file(""))).resolve() != Path.cwd().resolve()
-        for entry in distribution.entry_points
-        if entry.group == ENTRY_POINTS
-    }
+        if Path(str(distribution.locate_file(""))).resolve() == Path.cwd().resolve():
+            continue
+        # Of two on the search path, the first is imported.
+        if distribution.name not in seen:
+            seen.add(distribution.name)
+            yield from (entry for entry in distribution.entry_points if entry.group == group)
 
 
 def _dotted(entry: EntryPoint) -> str:

@@ -157,7 +157,8 @@ def described(manifest: Manifest, prepared: Prepared) -> Manifest:
     model, source, runtime = opened.model, opened.source, job.runtime
     checkpoints = tuple(opened.axis.checkpoints) if opened.axis is not None else ()
     imported = module_versions(job.model.imports)
-    plugins = sorted(name for tensor in prepared.tensors for name in tensor.pipeline.plugins)
+    asked = [used for one in prepared.tensors for used in (one.pipeline, one.asked)]
+    plugins = sorted({name for one in asked for name in one.plugins})
     measured = prepared.shared.measured or manifest.volatile.sharing
     recorded = [_recorded(tensor) for tensor in prepared.tensors]
     known = replace(
@@ -184,7 +185,7 @@ def described(manifest: Manifest, prepared: Prepared) -> Manifest:
         environment=environment(runtime.threads),
         seeds={"runtime": runtime.seed},
         versions={**package_versions((*PACKAGES, *plugins)), **imported},
-        plugins=tuple(dict.fromkeys(plugins)),
+        plugins=tuple(plugins),
         values_version=VALUES_VERSION,
         settings={
             **opened.settings,

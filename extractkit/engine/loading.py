@@ -28,6 +28,7 @@ from extractkit.core.plan import Lengths, PlannedTensor, divided, groups_of, pla
 from extractkit.core.selectors import Selector
 from extractkit.core.shards import Shard, plan_shards
 from extractkit.engine.carrying import check_count, check_lengths, check_runtime
+from extractkit.engine.conformity import check_plugins
 from extractkit.engine.failing_samples import try_out
 from extractkit.engine.measure import measure_axes
 from extractkit.engine.samples import Record, Surveyor
@@ -163,7 +164,8 @@ class Opened:
         """Return the same with all axes known, running the model if necessary.
 
         Raises:
-            SelectionError: no tensor that a selector matches has a value per sample.
+            SelectionError: no tensor that a selector matches has a value per sample, or a plugin
+                does not do what it predicts.
         """
         found = try_out(
             self.model,
@@ -173,6 +175,7 @@ class Opened:
                 self.model, samples, self.tensors, self.compilation, alone=self.alone
             ),
         )
+        check_plugins(found.tensors)
         for group in groups_of(found.tensors):
             group.check()
         gone = {record.address for record in found.unextractable}

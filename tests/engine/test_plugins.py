@@ -40,7 +40,7 @@ def installed(directory: Path, version: str) -> None:
     text = f"Metadata-Version: 2.1\nName: twice-transform\nVersion: {version}\n"
     (info / "METADATA").write_text(text)
     registered = "twice = twice_transform:Twice\nunused = twice_transform:Twice\n"
-    (info / "entry_points.txt").write_text(f"[{registry.PLUGINS}]\n{registered}")
+    (info / "entry_points.txt").write_text(f"[{registry.PLUGINS.group}]\n{registered}")
     (directory / "twice_transform.py").write_text(CODE)
 
 
@@ -50,9 +50,9 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.Mon
     installed(tmp_path / "1", "1.0")
     with monkeypatch.context() as context:
         context.syspath_prepend(str(tmp_path / "1"))
-        registry.plugins.cache_clear()
+        registry.PLUGINS.clear()
         yield context
-    registry.plugins.cache_clear()
+    registry.PLUGINS.clear()
 
 
 def run(path: Path, of: str = ":output") -> None:
@@ -98,7 +98,7 @@ def test_another_version_of_a_plugin_cannot_resume(
         installed(tmp_path / later, later)
         site.syspath_prepend(str(tmp_path / later))
     site.setattr(sys, "path", [entry for entry in sys.path if entry != str(tmp_path / "1")])
-    registry.plugins.cache_clear()
+    registry.PLUGINS.clear()
     with pytest.raises(RunDirectoryError) as error:
         check_versions(path, recorded)
     assert str(error.value).startswith(
@@ -119,6 +119,6 @@ def test_a_run_is_verified_without_its_plugins(site: pytest.MonkeyPatch, tmp_pat
     path = tmp_path / "run"
     run(path, of="embedding:output")
     site.undo()
-    registry.plugins.cache_clear()
+    registry.PLUGINS.clear()
     assert registry.shortens("twice") is None
     assert verify(path).findings == ()

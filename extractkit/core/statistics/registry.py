@@ -12,6 +12,7 @@ from extractkit.core.statistics.moments import Moments
 from extractkit.core.statistics.similarity import Similarity
 from extractkit.core.statistics.top import Top
 from extractkit.core.transforms import named_entry
+from extractkit.core.transforms.plugins import Plugins
 from extractkit.errors import ConfigError, choices
 
 STATISTICS = "statistics"
@@ -23,9 +24,32 @@ _OWN: tuple[type[Statistic], ...] = (
 _JOINT: tuple[type[JointStatistic], ...] = (Similarity,)
 
 
+def _every() -> dict[str, Any]:
+    return {one.name: one for one in (*_OWN, *_JOINT)}
+
+
+PLUGINS: Plugins[Statistic] = Plugins(
+    "extractkit.statistics",
+    "statistic",
+    _every(),
+    ("parse", "check", "partial_bytes", "of", "merge", "finish"),
+)
+"""The statistics of single tensors of installed packages."""
+
+
 def names() -> tuple[str, ...]:
-    """Return the names of all statistics."""
-    return tuple(one.name for one in (*_OWN, *_JOINT))
+    """Return the names of all statistics, plugins included."""
+    return (*(one.name for one in (*_OWN, *_JOINT)), *PLUGINS.names)
+
+
+def own(name: str) -> type[Configured] | None:
+    """Return the class of one of extractkit's own statistics; None if there is none."""
+    return _named((*_OWN, *_JOINT), name)
+
+
+def is_own(name: str) -> bool:
+    """Return True for extractkit's own statistics."""
+    return own(name) is not None
 
 
 K = TypeVar("K", bound=Configured)
@@ -54,6 +78,12 @@ class Asked:
     def names(self) -> tuple[str, ...]:
         """The names of all of them, those of single tensors first."""
         return tuple(one.name for one in (*self.single, *self.joint))
+
+    @property
+    def plugins(self) -> frozenset[str]:
+        """The distributions whose plugins take part."""
+        found = map(PLUGINS.distribution, self.names)
+        return frozenset(name for name in found if name is not None)
 
     def __bool__(self) -> bool:
         return bool(self.written)
@@ -93,6 +123,8 @@ class Asked:
                 parsed[name] = kind.parse(given, key)
             elif (of_several := _named(_JOINT, name)) is not None:
                 joint[name] = of_several.parse(given, key)
+            elif (plugin := PLUGINS.load(str(name), here)) is not None:
+                parsed[name] = plugin.parse(given, key)
             else:
                 raise ConfigError(
                     f"{here}: {name!r} is not a statistic. {choices(str(name), names())}"

@@ -205,6 +205,10 @@ class Transform(Protocol):
         """Its configuration key, for messages."""
         ...
 
+    def __hash__(self) -> int:
+        """Return a hash. Transforms with equal options are equal."""
+        ...
+
     @classmethod
     def parse(cls, options: object, at: str) -> "Transform":
         """Parse its options as written in configuration.

@@ -206,8 +206,8 @@ class Quantize:
 
 def _largest(tf: Any, tensor: Tensor, over: list[int]) -> Tensor:
     """Return the largest absolute value over axes, kept with size 1; 0 without elements."""
-    return tf.reduce_max(
-        tf.pad(tf.abs(tensor), [[0, int(axis in over)] for axis in range(tensor.shape.rank)]),
-        over,
-        keepdims=True,
-    )
+    size = tf.abs(tensor)
+    if not over:
+        return size
+    pad = [[0, int(axis in over)] for axis in range(tensor.shape.rank)]
+    return tf.reduce_max(tf.pad(size, pad), over, keepdims=True)

@@ -21,7 +21,7 @@ from extractkit.core.transforms import (
 )
 from extractkit.core.transforms.casting import Cast
 from extractkit.core.transforms.projection import Components, FromRun, Project
-from extractkit.core.transforms.registry import REDUCTIONS, distribution, transform
+from extractkit.core.transforms.registry import PLUGINS, REDUCTIONS, transform
 from extractkit.core.transforms.slicing import Slice
 from extractkit.errors import ConfigError, choices
 
@@ -94,7 +94,7 @@ class Pipeline:
     @property
     def plugins(self) -> frozenset[str]:
         """The distributions whose plugins take part."""
-        found = (distribution(step.name) for step in self.steps)
+        found = (PLUGINS.distribution(step.name) for step in self.steps)
         return frozenset(name for name in found if name is not None)
 
     def given(self, components: Callable[[str, FromRun], Sequence[Components]]) -> "Pipeline":

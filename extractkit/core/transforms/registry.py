@@ -1,8 +1,6 @@
 """All transforms by name: those of extractkit, and those of installed plugins."""
 
 from collections.abc import Mapping
-from functools import cache
-from importlib.metadata import EntryPoint, entry_points
 
 from extractkit.core.transforms import Transform
 from extractkit.core.transforms.casting import Cast, Quantize
@@ -10,6 +8,7 @@ from extractkit.core.transforms.distributions import Histogram, Quantile
 from extractkit.core.transforms.elementwise import Abs, Normalize, Softmax, Threshold
 from extractkit.core.transforms.flattening import Flatten
 from extractkit.core.transforms.largest import Argmax, Argmin, Sparsify, TopK
+from extractkit.core.transforms.plugins import Plugins
 from extractkit.core.transforms.pooling import Pool
 from extractkit.core.transforms.projection import Project
 from extractkit.core.transforms.reductions import (
@@ -23,9 +22,6 @@ from extractkit.core.transforms.reductions import (
 )
 from extractkit.core.transforms.slicing import Slice
 from extractkit.errors import ConfigError, choices
-
-PLUGINS = "extractkit.transforms"
-"""The group of entry points in which plugins register transforms."""
 
 _OWN: tuple[type[Transform], ...] = (
     *(Slice, Mean, Sum, Min, Max, Norm, StandardDeviation, Variance, Argmax, Argmin, Quantile),
@@ -42,9 +38,18 @@ REDUCTIONS: Mapping[str, type[Transform]] = {
 """The reductions of the short form `reduce`."""
 
 
+PLUGINS: Plugins[Transform] = Plugins(
+    "extractkit.transforms",
+    "transform",
+    {one.name: one for one in _OWN},
+    ("parse", "results", "lengths", "in_graph", "in_numpy"),
+)
+"""The transforms of installed packages."""
+
+
 def names() -> tuple[str, ...]:
     """Return the names of all transforms, plugins included."""
-    return (*(one.name for one in _OWN), *sorted(plugins()))
+    return (*(one.name for one in _OWN), *PLUGINS.names)
 
 
 def shortens(name: str) -> bool | None:
@@ -54,43 +59,24 @@ def shortens(name: str) -> bool | None:
     """
     if any(one.name == name for one in _SHORTENING):
         return True
-    return False if any(one.name == name for one in _OWN) else None
+    return False if is_own(name) else None
 
 
-def distribution(name: str) -> str | None:
-    """Return the installed distribution whose plugin a transform is; None for extractkit's own."""
-    if any(one.name == name for one in _OWN):
-        return None
-    plugin = plugins().get(name)
-    return plugin.dist.name if plugin is not None and plugin.dist is not None else None
+def is_own(name: str) -> bool:
+    """Return True for extractkit's own transforms."""
+    return any(one.name == name for one in _OWN)
 
 
 def transform(name: str, at: str) -> type[Transform]:
     """Return the class of a transform.
 
     Raises:
-        ConfigError: the transform does not exist, or its plugin cannot be imported.
+        ConfigError: the transform does not exist, or its plugin cannot be used.
     """
     for one in _OWN:
         if one.name == name:
             return one
-    plugin = plugins().get(name)
-    if plugin is None:
+    found = PLUGINS.load(name, at)
+    if found is None:
         raise ConfigError(f"{at}: {name!r} is not a transform. {choices(name, names())}")
-    try:
-        found = plugin.load()
-    except Exception as error:  # a plugin's code may raise anything
-        raise ConfigError(
-            f"{at}: the plugin of transform {name!r}, {plugin.value}, cannot be imported: {error!r}"
-        ) from error
-    if not isinstance(found, type) or getattr(found, "name", None) != name:
-        raise ConfigError(
-            f"{at}: the plugin of transform {name!r}, {plugin.value}, is not a class whose `name` "
-            f"is {name!r}"
-        )
     return found
-
-
-@cache
-def plugins() -> Mapping[str, EntryPoint]:
-    return {plugin.name: plugin for plugin in entry_points(group=PLUGINS)}
