@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extractkit.core.catalog import Catalog, Kind, Scope, TensorRecord
+from extractkit.core.catalog import Catalog, Edges, Kind, Scope, TensorRecord
 from extractkit.core.selectors import parse_selector
 from extractkit.core.spec import TensorSpec
 
@@ -31,7 +31,19 @@ RECORDS = st.builds(
     name=st.sampled_from(["", "a:output", "b_7:kernel"]),
     op_type=st.none() | st.sampled_from(["Add", "Softmax"]),
 )
-CATALOGS = st.lists(RECORDS, max_size=12, unique_by=lambda record: record.address).map(Catalog)
+
+
+@st.composite
+def catalogs(draw: st.DrawFn) -> Catalog:
+    """Records with random edges, cycles included, as loops have them."""
+    records = draw(st.lists(RECORDS, max_size=12, unique_by=lambda record: record.address))
+    size = len(records)
+    bits = draw(st.integers(0, 2 ** (size * size) - 1))
+    edges = [[at for at in range(size) if bits >> (row * size + at) & 1] for row in range(size)]
+    return Catalog(records, edges=Edges(lambda: edges))
+
+
+CATALOGS = catalogs()
 
 GLOBS = ("*", "a*", "*b*", "?", "*:output", "*Add*", "[ab]/*", "*e*", "Block", "Dense", "float*")
 _TEXTS: Mapping[str, st.SearchStrategy[object]] = {
@@ -44,7 +56,7 @@ VALUES: Mapping[str, st.SearchStrategy[object]] = {
     "kind": st.sampled_from([str(kind) for kind in Kind]),
     "depth": st.integers(0, 3),
 }
-COMBINATORS = ("any", "all", "not")
+COMBINATORS = ("any", "all", "not", "consumes", "feeds")
 
 
 @st.composite
@@ -66,7 +78,7 @@ TREES = trees()
 
 
 def matched(catalog: Catalog, mapping: Tree) -> list[str]:
-    predicate = parse_selector("mine", mapping).predicate
+    predicate = parse_selector("mine", mapping).predicate.within(catalog)
     return [record.address for record in catalog.records if predicate.matches(record)]
 
 
@@ -137,3 +149,30 @@ def test_inside_holds_whatever_layer_type_does(catalog: Catalog, pattern: str) -
 def test_matches_stand_in_the_catalogs_order(catalog: Catalog, tree: Tree) -> None:
     found = matched(catalog, tree)
     assert found == [address for address in catalog if address in found]
+
+
+@given(CATALOGS, TREES)
+def test_neighbours_are_those_that_a_walk_over_the_edges_finds(
+    catalog: Catalog, tree: Tree
+) -> None:
+    inside = set(matched(catalog, tree))
+    addresses = list(catalog)
+    assert catalog.edges is not None
+    consuming, feeding = [], set()
+    for address, taken in zip(addresses, catalog.edges.consumed, strict=True):
+        if any(addresses[at] in inside for at in taken):
+            consuming.append(address)
+        if address in inside:
+            feeding |= {addresses[at] for at in taken}
+    assert matched(catalog, {"consumes": tree}) == consuming
+    assert matched(catalog, {"feeds": tree}) == [one for one in addresses if one in feeding]
+
+
+@given(CATALOGS, TREES, TREES)
+def test_neighbours_of_a_union_are_the_union_of_neighbours(
+    catalog: Catalog, one: Tree, other: Tree
+) -> None:
+    for key in ("consumes", "feeds"):
+        both = set(matched(catalog, {key: one})) | set(matched(catalog, {key: other}))
+        assert set(matched(catalog, {key: [one, other]})) == both
+        assert set(matched(catalog, {key: {"any": [one, other]}})) == both

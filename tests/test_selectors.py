@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from extractkit.core.catalog import Catalog, Kind, Scope, TensorRecord
+from extractkit.core.catalog import Catalog, Edges, Kind, Scope, TensorRecord
 from extractkit.core.selectors import SELECTOR_KEYS, parse_selector
 from extractkit.core.spec import TensorSpec
 from extractkit.errors import ConfigError, SelectionError
@@ -125,7 +125,7 @@ PREDICATES = "path, regex, layer_type, inside, op_type, kind, port, dtype, dims,
         ),
         (
             {"any": [{"path": "*", "cast": "int8"}]},
-            "selectors.mine.any.cast does not exist. Nearest: 'path', 'all', 'any'.",
+            "selectors.mine.any.cast does not exist. Nearest: 'path', 'consumes', 'all'.",
         ),
         (
             "encoder/*",
@@ -143,6 +143,17 @@ PREDICATES = "path, regex, layer_type, inside, op_type, kind, port, dtype, dims,
         ),
         ({"any": []}, "selectors.mine.any is empty. Give a list of mappings of predicates"),
         ({"not": []}, "selectors.mine.not is empty. Give a list of mappings of predicates"),
+        (
+            {"feeds": "Softmax"},
+            "selectors.mine.feeds='Softmax' is not a mapping of predicates. "
+            "Write for example selectors.mine.feeds.path='*:output'",
+        ),
+        (
+            {"consumes": {"feeds": {"optype": "Softmax"}}},
+            "selectors.mine.consumes.feeds.optype does not exist. "
+            "Nearest: 'op_type', 'dtype', 'layer_type'.",
+        ),
+        ({"feeds": []}, "selectors.mine.feeds is empty. Give a list of mappings of predicates"),
         ({"path": []}, "selectors.mine.path is an empty list, which matches nothing"),
         ({"path": 7}, "selectors.mine.path=7 is not a text; quote it: selectors.mine.path='7'"),
         (
@@ -182,7 +193,8 @@ def test_a_selector_without_a_predicate_says_how_to_match_everything(
     with pytest.raises(ConfigError) as caught:
         parse_selector("mine", mapping)
     assert str(caught.value) == (
-        f"selectors.mine has no predicate. Give one of {PREDICATES}, any, all, not; "
+        f"selectors.mine has no predicate. Give one of {PREDICATES}, consumes, feeds, any, all, "
+        f"not; "
         f"selectors.mine.path='*' matches every tensor"
     )
 
@@ -194,8 +206,8 @@ def test_a_name_that_hydra_could_not_take_is_refused() -> None:
 
 def test_every_key_that_the_design_promises_exists() -> None:
     assert set(SELECTOR_KEYS) == {
-        *PREDICATES.split(", "), "any", "all", "not", "take", "slice", "reduce", "cast", "do",
-        "statistics",
+        *PREDICATES.split(", "), "consumes", "feeds", "any", "all", "not", "take", "slice",
+        "reduce", "cast", "do", "statistics",
     }  # fmt: skip
 
 
@@ -327,3 +339,86 @@ def test_a_model_without_layers_says_so(key: str) -> None:
     record = TensorRecord("conv/Relu:0", Kind.OP, TensorSpec.of("float32", (), ()), op_type="Relu")
     with pytest.raises(SelectionError, match=f"{key} needs layers, which this"):
         parse_selector("mine", {key: "Dense"}).matching(Catalog([record], "frozen_graph"))
+
+
+@pytest.mark.parametrize(
+    ("mapping", "expected"),
+    [
+        ({"feeds": {"op_type": "Softmax"}}, ["embedding:output"]),
+        ({"consumes": {"kind": "weight"}}, [
+            "embedding:output", "attention:op/MatMul", "attention:output",
+        ]),
+        ({"consumes": {"kind": "weight"}, "kind": "op"}, ["attention:op/MatMul"]),
+        # A list holds alternatives; neighbours of neighbours are nested.
+        ({"feeds": [{"op_type": "Count"}, {"layer_type": "MeanPooling", "kind": "op"}]}, [
+            ":input.tokens", "attention:output",
+        ]),
+        ({"consumes": {"consumes": {"port": "kernel"}}}, ["pool:op/Max", "pool:output"]),
+        ({"kind": "layer_output", "not": {"feeds": {"kind": "layer_output"}}}, ["pool:output"]),
+        ({"any": [{"feeds": {"kind": "model_output"}}, {"op_type": "Max"}]}, [
+            "pool:op/Max", "pool:output",
+        ]),
+    ],
+)  # fmt: skip
+def test_neighbours(mapping: dict[str, object], expected: list[str]) -> None:
+    found = parse_selector("mine", mapping).matching(ReferenceModel().catalog)
+    assert [record.address for record in found] == expected
+
+
+@pytest.mark.parametrize(
+    ("mapping", "why"),
+    [
+        (
+            {"feeds": {"op_type": "Sofmax"}},
+            "selectors.mine.feeds matches 0 tensors. Available: 'Count', 'MatMul', 'Max', "
+            "'Softmax'.",
+        ),
+        (
+            {"consumes": {"kind": "model_output"}},
+            "1 tensor matches selectors.mine.consumes, but no listed tensor is made from it.",
+        ),
+        (
+            {"feeds": {"kind": "weight"}},
+            "2 tensors match selectors.mine.feeds, but no listed tensor is consumed to make one of "
+            "them.",
+        ),
+        (
+            {"op_type": "Max", "feeds": {"op_type": "Softmax"}},
+            "Each of these predicates matches some tensors, but none matches all of them.",
+        ),
+    ],
+)
+def test_neighbours_that_do_not_exist(mapping: dict[str, object], why: str) -> None:
+    catalog = ReferenceModel().catalog
+    with pytest.raises(SelectionError) as caught:
+        parse_selector("mine", mapping).matching(catalog)
+    assert f"matched 0 of {len(catalog)} tensors of model 'reference'. {why} " in str(caught.value)
+
+
+def test_catalogs_without_edges_have_no_neighbours() -> None:
+    selector = parse_selector("mine", {"any": [{"path": "*"}, {"not": {"feeds": {"path": "*"}}}]})
+    with pytest.raises(SelectionError) as caught:
+        selector.matching(CATALOG)
+    assert str(caught.value).startswith(
+        "selectors.mine.any.not.feeds needs to know which tensors each operation consumes, and the "
+        "format of model 'tiny' does not record it. Select by path, regex, kind or op_type. "
+    )
+    alone = parse_selector("mine", {"not": {"feeds": {"path": "*"}}}).predicate
+    with pytest.raises(SelectionError, match=r"^selectors\.mine\.not\.feeds needs a model's graph"):
+        alone.matches(CATALOG[IDS])
+
+
+def test_edges_are_found_once_and_only_for_neighbours() -> None:
+    found: list[bool] = []
+
+    def find() -> list[tuple[int, ...]]:
+        found.append(True)
+        return [(), (0,)]
+
+    catalog = Catalog(CATALOG.records[:2], "tiny", Edges(find)).listed_by("…")
+    assert parse_selector("mine", {"path": "*"}).matching(catalog)
+    assert not found
+    for _ in range(2):
+        (record,) = parse_selector("mine", {"consumes": {"path": "*"}}).matching(catalog)
+        assert record.address == OUTPUT
+    assert found == [True]

@@ -7,10 +7,11 @@ in every process and every rebuild.
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 
 from extractkit.advice import listing
 from extractkit.core.spec import TensorSpec
@@ -121,6 +122,24 @@ class TensorRecord:
         }
 
 
+class Edges:
+    """What is consumed to make each tensor, found when it is first asked for.
+
+    Args:
+        find: Returns, for each record, the positions in the catalog of the tensors that the
+            operation or layer call behind it consumes: one that several records list, such as an
+            operation's result that is also a layer's output, is at several positions.
+    """
+
+    def __init__(self, find: Callable[[], Sequence[Collection[int]]]) -> None:
+        self._find = find
+
+    @cached_property
+    def consumed(self) -> Sequence[Collection[int]]:
+        """The positions of the consumed tensors, for each record."""
+        return self._find()
+
+
 class Catalog(Mapping[str, TensorRecord]):
     """The ordered, immutable list of every tensor that a model offers. Keys are addresses.
 
@@ -129,11 +148,18 @@ class Catalog(Mapping[str, TensorRecord]):
     Attributes:
         model: the model's name, for messages.
         records: the records in order.
+        edges: what each of them is made from; None if the model's format does not record it.
         listing: a command, or Python code, that lists them, for messages.
     """
 
-    def __init__(self, records: Iterable[TensorRecord], model: str = "model") -> None:
+    def __init__(
+        self,
+        records: Iterable[TensorRecord],
+        model: str = "model",
+        edges: Edges | None = None,
+    ) -> None:
         self.model = model
+        self.edges = edges
         self.listing = listing(model)
         self.records = tuple(records)
         self._by_address = {record.address: record for record in self.records}

@@ -1,7 +1,8 @@
 """The selector algebra: declarative predicates over catalog records. Pure Python.
 
 All predicates of a selector's mapping must hold. Each takes one value or a list of alternatives.
-`any`, `all` and `not` combine further mappings.
+`any`, `all` and `not` combine further mappings, and `consumes` and `feeds` test a tensor's
+neighbours with one.
 """
 
 import inspect
@@ -114,6 +115,13 @@ _COMBINATORS = {
     "not": "a mapping does not hold, or none of a list",
 }
 
+CONSUMES, FEEDS = "consumes", "feeds"
+_NEIGHBOURS = {
+    CONSUMES: "what makes the tensor (an operation, or a layer for its outputs) consumes a tensor "
+    "for which a mapping of predicates holds",
+    FEEDS: "an operation or layer consumes the tensor and makes one for which a mapping holds",
+}
+
 PREDICATE_KEYS = (
     *(
         Key(name, "value or list", None, inspect.getdoc(test) or "", Effect.RECORDED)
@@ -121,7 +129,7 @@ PREDICATE_KEYS = (
     ),
     *(
         Key(name, "mapping or list", None, description, Effect.RECORDED)
-        for name, description in _COMBINATORS.items()
+        for name, description in (_NEIGHBOURS | _COMBINATORS).items()
     ),
 )
 """The keys for what a selector matches."""
@@ -148,8 +156,20 @@ class Predicate:
     """A test of one record. Predicates are values, combined with `&`, `|` and `~`."""
 
     def matches(self, record: TensorRecord) -> bool:
-        """Return True if the record is selected."""
+        """Return True if the record is selected.
+
+        Raises:
+            SelectionError: That depends on its neighbours, see `within`.
+        """
         raise NotImplementedError
+
+    def within(self, catalog: Catalog) -> "Predicate":
+        """Return the predicate for records of this catalog, with neighbours resolved.
+
+        Raises:
+            SelectionError: The catalog has no edges.
+        """
+        return self
 
     def __and__(self, other: "Predicate") -> "Predicate":
         return All((self, other))
@@ -182,6 +202,9 @@ class All(Predicate):
     def matches(self, record: TensorRecord) -> bool:
         return all(part.matches(record) for part in self.parts)
 
+    def within(self, catalog: Catalog) -> Predicate:
+        return All(tuple(part.within(catalog) for part in self.parts))
+
 
 @dataclass(frozen=True)
 class Any(Predicate):
@@ -192,6 +215,9 @@ class Any(Predicate):
     def matches(self, record: TensorRecord) -> bool:
         return any(part.matches(record) for part in self.parts)
 
+    def within(self, catalog: Catalog) -> Predicate:
+        return Any(tuple(part.within(catalog) for part in self.parts))
+
 
 @dataclass(frozen=True)
 class Not(Predicate):
@@ -201,6 +227,55 @@ class Not(Predicate):
 
     def matches(self, record: TensorRecord) -> bool:
         return not self.part.matches(record)
+
+    def within(self, catalog: Catalog) -> Predicate:
+        return Not(self.part.within(catalog))
+
+
+@dataclass(frozen=True)
+class Neighbour(Predicate):
+    """True if a neighbour matches.
+
+    Attributes:
+        key: `CONSUMES` for the tensors that a record is made from, `FEEDS` for those made from it.
+        part: the predicate of the neighbours.
+        at: the configuration key, for messages.
+    """
+
+    key: str
+    part: Predicate
+    at: str
+
+    def matches(self, record: TensorRecord) -> bool:
+        raise SelectionError(
+            f"{self.at} needs a model's graph, and only its tensors are known here. Select them in "
+            f"a job, or here by path, regex, kind or op_type"
+        )
+
+    def within(self, catalog: Catalog) -> Predicate:
+        if catalog.edges is None:
+            raise SelectionError(
+                f"{self.at} needs to know which tensors each operation consumes, and the format of "
+                f"model {catalog.model!r} does not record it. Select by path, regex, kind or "
+                f"op_type. {_listing(catalog)}"
+            )
+        part, consumed = self.part.within(catalog), catalog.edges.consumed
+        matching = {at for at, record in enumerate(catalog.records) if part.matches(record)}
+        if self.key == FEEDS:
+            found = {taken for at in matching for taken in consumed[at]}
+        else:
+            found = {at for at, taken in enumerate(consumed) if not matching.isdisjoint(taken)}
+        return _Among(frozenset(catalog.records[at].address for at in found))
+
+
+@dataclass(frozen=True)
+class _Among(Predicate):
+    """True for records with one of these addresses."""
+
+    addresses: frozenset[str]
+
+    def matches(self, record: TensorRecord) -> bool:
+        return record.address in self.addresses
 
 
 @dataclass(frozen=True)
@@ -224,9 +299,11 @@ class Selector:
         """Return the records that match, in the catalog's order, extractable or not.
 
         Raises:
-            SelectionError: no record matches, or `take` leaves none.
+            SelectionError: no record matches, `take` leaves none, or the predicate tests neighbours
+                and the catalog has no edges.
         """
-        matched = tuple(record for record in catalog.records if self.predicate.matches(record))
+        predicate = self.predicate.within(catalog)
+        matched = tuple(record for record in catalog.records if predicate.matches(record))
         if not matched:
             raise SelectionError(
                 f"selectors.{self.given} matched 0 of {counted(len(catalog), 'tensor')} of model "
@@ -262,20 +339,37 @@ def _why_nothing(predicate: Predicate, catalog: Catalog) -> str:
     """List what exists for the first test that matches no tensor; else list addresses."""
     tests = list(_tests(predicate))
     for test in tests:
-        if any(test.matches(record) for record in catalog.records):
+        inside = test.within(catalog)
+        if any(inside.matches(record) for record in catalog.records):
             continue
+        if isinstance(test, Neighbour):
+            return _why_no_neighbour(test, catalog)
         if test.key in _OF_LAYERS and not any(record.scopes for record in catalog.records):
             return (
                 f"{test.key} needs layers, which this model's format does not record. "
                 f"Select by path, regex, kind or op_type."
             )
         return choices(str(test.values[0]), _existing(test.key, catalog))
-    return choices(str(tests[0].values[0]) if tests else "", catalog)
+    own = [test for test in tests if isinstance(test, Where)]
+    if len(own) < len(tests):
+        return "Each of these predicates matches some tensors, but none matches all of them."
+    return choices(str(own[0].values[0]) if own else "", catalog)
 
 
-def _tests(predicate: Predicate) -> Iterator[Where]:
+def _why_no_neighbour(test: Neighbour, catalog: Catalog) -> str:
+    part = test.part.within(catalog)
+    count = sum(part.matches(record) for record in catalog.records)
+    if not count:
+        return f"{test.at} matches 0 tensors. {_why_nothing(test.part, catalog)}"
+    are = "1 tensor matches" if count == 1 else f"{count} tensors match"
+    verb = "is consumed to make" if test.key == FEEDS else "is made from"
+    them = "it" if count == 1 else "one of them"
+    return f"{are} {test.at}, but no listed tensor {verb} {them}."
+
+
+def _tests(predicate: Predicate) -> Iterator[Where | Neighbour]:
     """Yield the single tests of a predicate, except negated ones."""
-    if isinstance(predicate, Where):
+    if isinstance(predicate, Where | Neighbour):
         yield predicate
     elif isinstance(predicate, All | Any):
         for part in predicate.parts:
@@ -337,27 +431,32 @@ def _mapping(value: object, at: str) -> Mapping[str, object]:
 
 
 def _parse_all(entries: Mapping[str, object], at: str, extra: Sequence[str] = ()) -> Predicate:
-    allowed = (*_PREDICATES, *_COMBINATORS, *extra)
+    allowed = (*_PREDICATES, *_NEIGHBOURS, *_COMBINATORS, *extra)
     parts: list[Predicate] = []
     for key, value in entries.items():
         if key not in allowed:
             raise ConfigError(f"{at}.{key} does not exist. {choices(key, allowed)}")
         if key in _PREDICATES:
             parts.append(Where(key, _values(key, value, f"{at}.{key}")))
-        elif key in _COMBINATORS:
-            nested = [
+        elif key in _COMBINATORS or key in _NEIGHBOURS:
+            nested = tuple(
                 _parse_all(_mapping(item, f"{at}.{key}"), f"{at}.{key}")
                 for item in _combined(key, value, f"{at}.{key}")
-            ]
-            parts.append(
-                {"any": Any, "all": All}[key](tuple(nested))
-                if key != "not"
-                else Not(Any(tuple(nested)))
             )
+            match key:
+                case "all":
+                    parts.append(All(nested))
+                case "any":
+                    parts.append(Any(nested))
+                case "not":
+                    parts.append(Not(Any(nested)))
+                case _:
+                    part = nested[0] if len(nested) == 1 else Any(nested)
+                    parts.append(Neighbour(key, part, f"{at}.{key}"))
     if not parts:
+        keys = ", ".join((*_PREDICATES, *_NEIGHBOURS, *_COMBINATORS))
         raise ConfigError(
-            f"{at} has no predicate. Give one of {', '.join((*_PREDICATES, *_COMBINATORS))}; "
-            f"{at}.path='*' matches every tensor"
+            f"{at} has no predicate. Give one of {keys}; {at}.path='*' matches every tensor"
         )
     return parts[0] if len(parts) == 1 else All(tuple(parts))
 
@@ -367,7 +466,7 @@ def _combined(key: str, value: object, at: str) -> Iterable[object]:
         if not value:
             raise ConfigError(f"{at} is empty. Give a list of mappings of predicates")
         return value
-    if key == "not":
+    if key not in ("any", "all"):
         return [value]
     raise ConfigError(f"{at}={value!r} is not a list of mappings of predicates")
 

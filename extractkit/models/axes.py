@@ -88,7 +88,8 @@ def of_single_calls(catalog: Catalog) -> Catalog:
 
     A value of the whole batch is then the value of the sample, so axes no longer name the samples.
     """
-    single = Catalog([_of_single_call(record) for record in catalog.records], catalog.model)
+    records = [_of_single_call(record) for record in catalog.records]
+    single = Catalog(records, catalog.model, catalog.edges)
     return single.listed_by(catalog.listing)
 
 

@@ -16,7 +16,7 @@ from functools import partial
 
 import numpy as np
 
-from extractkit.core.catalog import TensorRecord
+from extractkit.core.catalog import VARIABLES, Kind, TensorRecord
 from extractkit.core.plan import Layout
 from extractkit.core.requests import Request, Value
 from extractkit.core.spec import SAMPLE, numpy_dtype, storable
@@ -96,6 +96,19 @@ class ModelContract(WeightsContract):
             sizes = {SAMPLE: samples} | dict.fromkeys(model.signature.free_axes, self.length)
             for record, value in zip(records, _run(program, batch), strict=True):
                 assert_fits(record, value, sizes)
+
+    def test_edges_lead_to_tensors_of_the_catalog(self) -> None:
+        catalog = self.model().catalog
+        if catalog.edges is None:  # optional: selectors cannot test neighbours then
+            return
+        consumed = catalog.edges.consumed
+        assert len(consumed) == len(catalog)
+        for record, taken in zip(catalog.records, consumed, strict=True):
+            assert len(set(taken)) == len(taken)
+            assert all(0 <= position < len(catalog) for position in taken)
+            # An input or a weight of the model is not made in it.
+            assert not taken or record.kind not in (Kind.MODEL_INPUT, *VARIABLES)
+        assert any(consumed)
 
     def test_samples_come_first_in_what_is_stored(self) -> None:
         model = self.model()

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import numpy as np
 import numpy.typing as npt
 
-from extractkit.core.catalog import Catalog, Kind, Scope, TensorRecord
+from extractkit.core.catalog import Catalog, Edges, Kind, Scope, TensorRecord
 from extractkit.core.checkpoints import KEY
 from extractkit.core.keys import Values
 from extractkit.core.requests import check_values
@@ -43,6 +43,18 @@ _ATTENTION = Scope("attention", "SelfAttention", ("Layer",))
 _POOL = Scope("pool", "MeanPooling", ("Layer",))
 
 _SCOPES = {"embedding:embeddings": _EMBEDDING, "attention:kernel": _ATTENTION}
+
+_CONSUMED = {
+    "embedding:output": (":input.tokens", "embedding:embeddings"),
+    "attention:op/Softmax": ("embedding:output",),
+    "attention:op/MatMul": ("embedding:output", "attention:kernel"),
+    "attention:op/Count": (":input.tokens",),
+    "attention:output": ("embedding:output", "attention:kernel"),
+    "pool:op/Max": ("attention:output",),
+    "pool:output": ("attention:output",),
+    ":output": ("pool:output",),
+}
+"""The tensors that each one is computed from."""
 
 Weights = Mapping[str, npt.NDArray[np.float32]]
 
@@ -117,7 +129,12 @@ class ReferenceModel:
                 for address, array in self.weights.items()
             ),
         ]
-        return Catalog(records, self.name)
+        positions = {record.address: at for at, record in enumerate(records)}
+        consumed = [
+            tuple(positions[taken] for taken in _CONSUMED.get(record.address, ()))
+            for record in records
+        ]
+        return Catalog(records, self.name, Edges(lambda: consumed))
 
     def configure(self, seed: int, deterministic: bool, device: str | None) -> Mapping[str, object]:
         """Return the settings. There is nothing to seed."""

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import tensorflow as tf
 
-from extractkit.core.catalog import VARIABLES, Catalog, Kind, TensorRecord
+from extractkit.core.catalog import VARIABLES, Catalog, Edges, Kind, TensorRecord
 from extractkit.core.plan import Layout
 from extractkit.core.transforms import Masked
 from extractkit.core.values import Array, add_to_digest, digest_of_plain_data
@@ -28,6 +28,7 @@ from extractkit.models.graphs.records import (
     Found,
     Records,
     complete,
+    consumed_by,
     free_axes_are_independent,
     raw,
     scales_of,
@@ -92,7 +93,7 @@ class GraphModel(HasCheckpoints, ChecksSizes):
     @cached_property
     def catalog(self) -> Catalog:
         """Every tensor that the model offers."""
-        return Catalog(self._records.records, self.name)
+        return Catalog(self._records.records, self.name, self._edges)
 
     def configure(self, seed: int, deterministic: bool, device: str | None) -> Mapping[str, object]:
         """Seed Python, NumPy and TensorFlow; see `process.configure`."""
@@ -218,6 +219,10 @@ class GraphModel(HasCheckpoints, ChecksSizes):
     @cached_property
     def _records(self) -> Records:
         return complete(self.graph, self.found, self.signature, self.inert, self.impure_advice)
+
+    @property
+    def _edges(self) -> Edges:
+        return Edges(lambda: consumed_by(self.found))
 
     @cached_property
     def _values(self) -> dict[str, Any]:

@@ -72,7 +72,7 @@ class CarryingModel(KerasModel, CarriesState):
             else replace(record, reason=record.reason or _IN_ONE_TRACE)
             for record in self._records.records
         )
-        return Catalog(list(records), self.name)
+        return Catalog(list(records), self.name, self._edges)
 
     def carrying_program(
         self, fetches: Sequence[Fetch], compilation: Compilation

@@ -240,8 +240,11 @@ def find_tensors(trace: Trace) -> list[Found]:
             found += _operation(place, event, reasons.get(event.graph))
         elif call is not model:
             kind = Kind.LAYER_INPUT if event == "inputs" else Kind.LAYER_OUTPUT
+            taken = None
+            if kind is Kind.LAYER_OUTPUT:
+                taken = (*call.inputs.values(), *trace.dialect.own_variables(call.layer))
             found += [
-                _found(place, _escape_port(port), kind, tensor)
+                replace(_found(place, _escape_port(port), kind, tensor), taken=taken)
                 for port, tensor in getattr(call, event).items()
             ]
     found += [

@@ -175,6 +175,27 @@ def find_tensors(graph: Graph, flow: Flow, signature: Signature, probed: Probed)
     return found
 
 
+def consumed_by(graph: Graph, found: Sequence[Found]) -> list[tuple[int, ...]]:
+    """Return, for each tensor, the positions of those that its operation consumes; see `Edges`.
+
+    Dequantised values are listed with the tensors that they are made from.
+    """
+    listed: dict[tuple[int, int], list[int]] = {}
+    for position, one in enumerate(found):
+        listed.setdefault((one.subgraph, one.index), []).append(position)
+    taken = {
+        (subgraph.index, made): tuple(
+            position
+            for index in dict.fromkeys(operation.inputs)
+            for position in listed.get((subgraph.index, index), ())
+        )
+        for subgraph in graph.subgraphs
+        for operation in subgraph.operations
+        for made in operation.outputs
+    }
+    return [taken.get((one.subgraph, one.index), ()) for one in found]
+
+
 class _Called:
     """The subgraph that is called."""
 

@@ -14,7 +14,7 @@ from importlib.metadata import version
 
 import numpy as np
 
-from extractkit.core.catalog import Catalog, Kind
+from extractkit.core.catalog import Catalog, Edges, Kind
 from extractkit.core.requests import check_values
 from extractkit.core.spec import numpy_dtype
 from extractkit.core.values import Array, State, add_to_digest, digest_of_plain_data, stacked
@@ -38,7 +38,13 @@ from extractkit.models import (
 )
 from extractkit.models.failures import error_summary
 from extractkit.models.litert import TFLiteFile
-from extractkit.models.litert.catalog import Found, dequantized, find_tensors, stored_value
+from extractkit.models.litert.catalog import (
+    Found,
+    consumed_by,
+    dequantized,
+    find_tensors,
+    stored_value,
+)
 from extractkit.models.litert.entry import Entry, Flow, Probed, call_arrays, signature_of
 from extractkit.models.litert.graph import Graph
 from extractkit.models.litert.interpreter import (
@@ -89,7 +95,9 @@ class TFLiteModel(HasOwnCall):
     @cached_property
     def catalog(self) -> Catalog:
         """Every tensor that the model offers."""
-        return Catalog([one.record for one in self.found.values()], self.name)
+        records = [one.record for one in self.found.values()]
+        edges = Edges(lambda: consumed_by(self.graph, list(self.found.values())))
+        return Catalog(records, self.name, edges)
 
     @cached_property
     def found(self) -> Mapping[str, Found]:
