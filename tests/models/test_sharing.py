@@ -146,6 +146,63 @@ def test_padding_is_used_where_it_changes_nothing(name: str, tmp_path: Path) -> 
         np.testing.assert_allclose(run[":output"].sample(index), want, atol=2e-6)
 
 
+class Block(keras.layers.Layer):
+    """One layer of a transformer, as users write it."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.attention = L.MultiHeadAttention(2, 4, name="attention")
+        self.inner = L.Dense(16, "gelu", name="inner")
+        self.outer = L.Dense(8, name="outer")
+        self.norms = [L.LayerNormalization(name=f"norm_{at}") for at in range(2)]
+
+    def call(self, x: Any, allowed: Any) -> Any:
+        x = self.norms[0](x + self.attention(x, x, attention_mask=allowed))
+        return self.norms[1](x + self.outer(self.inner(x)))
+
+
+class Transformer(keras.Model):
+    """A subclassed encoder that masks tokens 0, or forgets to."""
+
+    def __init__(self, masked: bool) -> None:
+        super().__init__()
+        self.masked = masked
+        self.words = L.Embedding(20, 8, name="words")
+        self.blocks = [Block(name=f"block_{at}") for at in range(3)]
+
+    def hidden(self, ids: Any) -> list[Any]:
+        allowed = (ids != 0)[:, None, :] if self.masked else None
+        states = [self.words(ids)]
+        for block in self.blocks:
+            states.append(block(states[-1], allowed))
+        return states
+
+    def call(self, ids: Any) -> Any:
+        return self.hidden(ids)[-1]
+
+
+@pytest.mark.parametrize(("masked", "expected"), [(True, PADDED), (False, EQUAL)])
+def test_a_transformer_of_the_users_own(masked: bool, expected: str, tmp_path: Path) -> None:
+    """Hidden states of every layer beside those of each sample alone, called eagerly."""
+    keras.utils.set_random_seed(0)
+    own, ids = Transformer(masked), keras.Input((None,), dtype="int32", name="ids")
+    samples = rows(5, 3, 19, 4, 12, 2, 19, 7)
+    run = extractkit.extract(
+        ["+selectors.s.path=['*/words:output','*/block_?:output']"],
+        model=keras.Model(ids, own(ids)),
+        inputs=[{"ids": sample} for sample in samples],
+        run_dir=tmp_path / "r",
+    )
+    assert run.manifest.settings["sharing"] == expected
+    assert len(run) == 4
+    for index, sample in enumerate(samples):
+        for view, want in zip(run.values(), own.hidden(sample[None]), strict=True):
+            np.testing.assert_allclose(view.sample(index), want[0], atol=2e-6)
+    measured = run.manifest.volatile.sharing
+    assert measured is not None
+    assert (measured.difference > 0.01) is not masked
+
+
 def zeros(*lengths: int) -> list[Array]:
     return [np.zeros(n, np.int32) for n in lengths]
 

@@ -4,9 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import keras
+import keras_hub
 import numpy as np
 import pytest
 
+import extractkit
 from extractkit.core.plan import plan_tensors
 from extractkit.core.requests import Value
 from extractkit.core.selectors import parse_selector
@@ -86,3 +89,40 @@ def test_a_causal_task_masks_as_its_backbone_does(tmp_path: Path) -> None:
     model = load(str(directory), task="CausalLM")
     assert sharing(model, ":output*") is Sharing.PADDED
     assert difference(model) < 1e-5
+
+
+LENGTHS = (5, 4, 11, 3, 8, 2, 11, 6)
+
+
+def by_keras_hub(directory: Path) -> Any:
+    """Return a model of the outputs of every layer of the backbone, as keras-hub loads it."""
+    backbone = keras_hub.models.Backbone.from_preset(str(directory))
+    hidden = [layer.output for layer in backbone.transformer_layers]
+    inputs = {one.name: one for one in backbone.inputs}
+    return keras.Model(inputs, [*hidden, *keras.tree.flatten(backbone.output)])
+
+
+@pytest.mark.parametrize("name", MASKING)
+def test_padded_batches_have_the_values_of_each_sample_alone(name: str, tmp_path: Path) -> None:
+    """Measured without extractkit: keras-hub loads the preset and calls it sample by sample."""
+    directory = tiny_presets.saved(MASKING[name], tmp_path / "preset")
+    draw = np.random.default_rng(0)
+    samples = [draw.integers(1, 9, length).astype("int32") for length in LENGTHS]
+    names = [spec.name for spec in load(str(directory)).signature.specs]
+    ones = [{"token_ids": ids, "padding_mask": np.ones_like(ids)} for ids in samples]
+    rows = [{n: row.get(n, np.zeros_like(row["token_ids"])) for n in names} for row in ones]
+    run = extractkit.extract(
+        ["model=keras_hub", f"model.path={directory}", "runtime.self_check=false",
+         "selectors=outputs",
+         "+selectors.hidden={path: 'transformer_layer_*:output', not: {path: '*/*'}}"],
+        inputs=rows, run_dir=tmp_path / "run",
+    )  # fmt: skip
+    assert run.manifest.settings["sharing"] == Sharing.PADDED
+    own = by_keras_hub(directory)
+    for index, row in enumerate(rows):
+        wanted = [np.asarray(one)[0] for one in own({n: row[n][None] for n in names})]
+        stored = [view.sample(index) for view in run.values()]
+        assert len(stored) == len(wanted) >= 3
+        for values in stored:
+            same = [np.abs(values - one).max() for one in wanted if one.shape == values.shape]
+            assert min(same) < 1e-5
