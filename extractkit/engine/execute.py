@@ -310,7 +310,7 @@ class _Execution:
             return
         began = time.perf_counter()
         stream = prepared.stream(found, state_before=recorder.state_before)
-        shards = [shard for shard in recorder.manifest.shards if not shard.constant]
+        shards = recorder.manifest.sample_shards
         self.listener.stage("checking the outputs against the model's own call")
         checked = self_check(prepared, stream, shards)
         self.timings["self_check"] = time.perf_counter() - began

@@ -351,13 +351,19 @@ class Manifest:
     git: GitState | None = None
     part: str | None = None
 
-    def examined(self, *, constant: bool) -> tuple[str, ...]:
-        """Return the keys of the tensors whose values were checked: constants, or all others.
+    def tensors_in(self, shard: Shard) -> tuple[RunTensor, ...]:
+        """Return the tensors whose values a shard holds."""
+        return tuple(one for one in self.tensors if one.stored.constant == shard.constant)
 
-        Tensors with statistics are among the others, though no value of theirs is stored.
+    def examined_in(self, shard: Shard) -> tuple[str, ...]:
+        """Return the keys of the tensors whose values were checked as a shard was stored.
+
+        Tensors with statistics are among those of samples, though no value of theirs is stored.
         """
-        stored = (one.key for one in self.tensors if one.stored.constant == constant)
-        return (*stored, *(() if constant else (one.key for one in self.statistics)))
+        keys = [one.key for one in self.tensors_in(shard)]
+        if not shard.constant:
+            keys += [one.key for one in self.statistics]
+        return tuple(keys)
 
     @property
     def samples(self) -> int:
@@ -387,11 +393,16 @@ class Manifest:
         return part.of(self.planned_shards)
 
     @property
+    def sample_shards(self) -> tuple[Shard, ...]:
+        """The shards with samples."""
+        return tuple(shard for shard in self.shards if len(shard))
+
+    @property
     def planned_shards(self) -> tuple[Shard, ...]:
         """The shards of all parts of the job together."""
         ranges = [Shard(start, stop) for start, stop in self.plan.shards] if self.plan else []
-        constant = any(tensor.stored.constant for tensor in self.tensors)
-        one = [CONSTANTS_SHARD] * constant + [shard for shard in ranges if len(shard)]
+        constants = [CONSTANTS_SHARD] if self.tensors_in(CONSTANTS_SHARD) else []
+        one = constants + [shard for shard in ranges if len(shard)]
         return over_axes(one, self.outer_axes)
 
     @property

@@ -10,7 +10,7 @@ import numpy as np
 from extractkit.core.shards import OuterAxis
 from extractkit.core.values import Array
 from extractkit.runs.manifest import Manifest, RunTensor
-from extractkit.runs.views import Committed, Positions, TensorView, rows_to_read
+from extractkit.runs.views import Committed, Positions, TensorView, rows_to_read, view_of
 
 
 class TrajectoryView(TensorView):
@@ -39,6 +39,11 @@ class TrajectoryView(TensorView):
             UnknownTensorError: no position has that label or step.
         """
         return self.each[self.axis.find(position, repr(self.key)).at]
+
+    @property
+    def constant(self) -> bool:
+        """Whether the tensor does not depend on the inputs, and so has no sample axis."""
+        return self.each[0].constant
 
     @property
     def dims(self) -> tuple[str | None, ...]:
@@ -125,7 +130,7 @@ def views_of(manifest: Manifest, committed: Committed) -> dict[str, TensorView]:
     """Return the tensors of a run by key, with the outer axes that are still to be chosen."""
     axes = manifest.outer_axes[len(committed.outer) :]
     if not axes:
-        return {tensor.key: TensorView(tensor, committed) for tensor in manifest.tensors}
+        return {tensor.key: view_of(tensor, committed) for tensor in manifest.tensors}
     inner = [views_of(manifest, committed.at(position)) for position in axes[0].positions]
     return {
         tensor.key: TrajectoryView(tensor, [views[tensor.key] for views in inner], axes[0])

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from types import EllipsisType
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -66,7 +66,8 @@ class Committed:
     @cached_property
     def shards(self) -> tuple[Shard, ...]:
         """The committed ranges of samples, in order, without the constants."""
-        return tuple(sorted((s for s in self.entries if not s.constant), key=lambda s: s.start))
+        ranges = (shard for shard in self.entries if shard.first is not None)
+        return tuple(sorted(ranges, key=lambda shard: shard.start))
 
     def path(self, shard: Shard) -> Path:
         """Return the file of a shard, checked before the first read.
@@ -145,7 +146,7 @@ class Committed:
 
 
 class TensorView:
-    """One tensor of a run: (samples, *shape), or just (*shape) for a constant.
+    """One tensor of a run: (samples, *shape), or just (*shape) for a constant (`ConstantView`).
 
     Axes whose length differs from sample to sample are padded to the longest of the whole run, with
     NaN for floats and complex numbers, zero or false otherwise and empty bytes for texts.
@@ -176,7 +177,7 @@ class TensorView:
     @property
     def constant(self) -> bool:
         """Whether the tensor does not depend on the inputs, and so has no sample axis."""
-        return self._stored.constant
+        return False
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -196,10 +197,6 @@ class TensorView:
     @cached_property
     def shape(self) -> tuple[int, ...]:
         """The padded shape. Varying axes have the length of the longest committed sample."""
-        if self.constant:
-            stored = self._stored.spec.sample_shape
-            known = tuple(size for size in stored if size is not None)
-            return self._value.shape if varies(stored) else known
         fixed = self._stored.spec.sample_shape
         if not varies(fixed):
             return (self._committed.samples, *(size or 0 for size in fixed))
@@ -219,7 +216,7 @@ class TensorView:
         """Each sample's own length along the varying axes: int64 (samples, varying axes)."""
         sizes = self._stored.spec.sample_shape
         axes = [axis for axis, size in enumerate(sizes) if size is None]
-        if self.constant or not axes:
+        if not axes:
             return np.zeros((len(self), 0), np.int64)
         self._committed.require_all()
         return np.concatenate([shapes[:, axes] for _, shapes in self._committed.shapes(self.key)])
@@ -230,8 +227,6 @@ class TensorView:
         Raises:
             IndexError: there is no such sample, or the tensor is constant.
         """
-        if self.constant:
-            raise IndexError(f"{self.key!r} is constant: it has no samples, use np.asarray(view)")
         row = np.array([range(len(self))[index]])
         ((_, _, values),) = self._read(row)
         return values.sample(0)
@@ -242,26 +237,19 @@ class TensorView:
         Raises:
             IndexError: the tensor is constant.
         """
-        if self.constant:
-            raise IndexError(f"{self.key!r} is constant: it has no samples, use np.asarray(view)")
         self._committed.require_all()
         for part, _, values in self._read(np.arange(len(self))):
             yield part.start, values
 
     def padded(self, fill: object = None) -> Array:
         """Return the whole tensor as one array, padded with `fill`."""
-        return self._value if self.constant else self._rows(np.arange(len(self)), fill)
+        return self._rows(np.arange(len(self)), fill)
 
     def __len__(self) -> int:
-        if not self.dims:
-            raise TypeError(f"{self.key!r} is a single number: it has no length")
-        return self.shape[0] if self.constant else self._committed.samples
+        return self._committed.samples
 
     def __iter__(self) -> Iterator[Array]:
         """Yield every sample in turn, unpadded, with one shard in memory at a time."""
-        if self.constant:
-            yield from self._value
-            return
         self._committed.require_all()
         for _, positions, values in self._read(np.arange(len(self))):
             for position in positions:
@@ -269,7 +257,7 @@ class TensorView:
 
     def __getitem__(self, index: Any) -> Array:
         first, *rest = index if isinstance(index, tuple) and index else (index,)
-        rows = None if self.constant else self._wanted(first)
+        rows = self._wanted(first)
         if rows is None:
             return np.asarray(self.padded()[index], self.dtype)
         unique, own = rows_to_read(first, rows)
@@ -292,12 +280,6 @@ class TensorView:
         if self.dtype.kind in "fc":
             return np.nan
         return b"" if self.dtype.kind == "O" else np.zeros((), self.dtype)[()]
-
-    @cached_property
-    def _value(self) -> Array:
-        return from_stored(
-            Dense(self._committed.constant(self.key)), self._stored.spec.dtype
-        ).values
 
     def _read(self, rows: Positions) -> Iterator[tuple[slice, Positions, Values]]:
         """Yield what `Committed.read` yields, with values as in memory."""
@@ -329,6 +311,74 @@ class TensorView:
                 own: tuple[int | slice, ...] = (row, *map(slice, value.shape))
                 result[own] = value
         return result
+
+
+class ConstantView(TensorView):
+    """A tensor of a run that does not depend on the inputs: (*shape). It has no samples."""
+
+    @property
+    def constant(self) -> bool:
+        """Whether the tensor does not depend on the inputs, and so has no sample axis."""
+        return True
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        """The shape, which is read with the value if it is not recorded."""
+        stored = self._stored.spec.sample_shape
+        known = tuple(size for size in stored if size is not None)
+        return self._value.shape if varies(stored) else known
+
+    @cached_property
+    def lengths(self) -> Positions:
+        """No lengths, since no axis varies from sample to sample: int64 (first axis, 0)."""
+        return np.zeros((len(self), 0), np.int64)
+
+    def sample(self, index: int) -> NoReturn:
+        """Raise an error.
+
+        Raises:
+            IndexError: always.
+        """
+        raise IndexError(self._has_no_samples)
+
+    def by_shard(self) -> NoReturn:
+        """Raise an error.
+
+        Raises:
+            IndexError: always.
+        """
+        raise IndexError(self._has_no_samples)
+
+    def padded(self, fill: object = None) -> Array:
+        """Return the value."""
+        return self._value
+
+    def __len__(self) -> int:
+        if not self.dims:
+            raise TypeError(f"{self.key!r} is a single number: it has no length")
+        return self.shape[0]
+
+    def __iter__(self) -> Iterator[Array]:
+        """Yield the value along its first axis."""
+        yield from self._value
+
+    def __getitem__(self, index: Any) -> Array:
+        return np.asarray(self._value[index], self.dtype)
+
+    @property
+    def _has_no_samples(self) -> str:
+        return f"{self.key!r} is constant: it has no samples, use np.asarray(view)"
+
+    @cached_property
+    def _value(self) -> Array:
+        return from_stored(
+            Dense(self._committed.constant(self.key)), self._stored.spec.dtype
+        ).values
+
+
+def view_of(tensor: RunTensor, committed: Committed) -> TensorView:
+    """Return the view of a tensor at one position of the outer axes."""
+    return (ConstantView if tensor.stored.constant else TensorView)(tensor, committed)
 
 
 def rows_to_read(first: Any, rows: npt.NDArray[np.intp]) -> tuple[Positions, Any]:

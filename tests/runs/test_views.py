@@ -176,7 +176,7 @@ def test_numpys_array_protocol(run: Run) -> None:
 
 def test_a_view_shows_its_axes(run: Run) -> None:
     assert repr(run[ATTENTION]) == f"<TensorView {ATTENTION!r}: float16 (sample, 2, token, token)>"
-    assert repr(run[KERNEL]) == f"<TensorView {KERNEL!r}: float32 (2, 3)>"
+    assert repr(run[KERNEL]) == f"<ConstantView {KERNEL!r}: float32 (2, 3)>"
 
 
 def test_npz_runs_read_alike(run_path: Path) -> None:

@@ -72,7 +72,7 @@ def accepted(line: str, shard: Shard, directory: Path, manifest: Manifest, write
         check_stored(directory, entry, writer)
     except RunDirectoryError as error:
         raise GarbledError(str(error)) from error
-    if entry.stats.keys() != set(manifest.examined(constant=shard.constant)):
+    if entry.stats.keys() != set(manifest.examined_in(shard)):
         raise GarbledError("it stored other tensors than those planned")
     samples = {str(index) for index in range(shard.start, shard.stop)}
     if not entry.missing.keys() <= samples:

@@ -181,11 +181,11 @@ def shard_contents(
     found: list[Finding] = []
     read = 0
     for shard, entry in entries.items():
-        tensors = [t for t in manifest.tensors if t.stored.constant == shard.constant]
+        tensors = manifest.tensors_in(shard)
         for name, file in entry.files.items():
             path = directory / file.name
             content = _Content(path, file.name, entry, shard, sinks[name], rows, found)
-            content.check(tensors, manifest.examined(constant=shard.constant))
+            content.check(tensors, manifest.examined_in(shard))
             read += len(tensors)
     return Check.of(
         "values", f"{counted(read, 'tensor')} in {counted(len(entries), 'shard')}", found
@@ -199,7 +199,7 @@ def merged_statistics(directory: Path, manifest: Manifest, entries: Mapping[Shar
         entries: entries with their intact files. No other file is opened.
     """
     name = "statistics"
-    varying = [shard for shard in manifest.shards if not shard.constant]
+    varying = manifest.sample_shards
     held = {shard: entries[shard] for shard in varying if shard in entries}
     held = {shard: entry for shard, entry in held.items() if entry.statistics is not None}
     if not held:
@@ -259,7 +259,7 @@ class _Content:
     found: list[Finding]
     unreadable: set[str] = field(default_factory=set)
 
-    def check(self, tensors: list[RunTensor], examined: Sequence[str]) -> None:
+    def check(self, tensors: Sequence[RunTensor], examined: Sequence[str]) -> None:
         absent = self._absent()
         if self.entry.stats and (extra := set(self.entry.stats) ^ set(examined)):
             self._add(f"{JOURNAL} has checks of other tensors: {', '.join(sorted(extra))}")
@@ -267,7 +267,9 @@ class _Content:
         if not self.unreadable and content != self.entry.values:
             self._add("the digest of its values is not the recorded one")
 
-    def _checked(self, tensors: list[RunTensor], absent: list[int]) -> Iterator[tuple[str, Values]]:
+    def _checked(
+        self, tensors: Sequence[RunTensor], absent: list[int]
+    ) -> Iterator[tuple[str, Values]]:
         for tensor in tensors:
             key = tensor.key
             try:
@@ -350,7 +352,7 @@ class _Content:
             wrong.append("a missing sample has a value")
         recorded = self.entry.stats.get(stored.key)
         if recorded is not None:
-            start = None if stored.constant else self.shard.start
+            start = self.shard.first
             if EXAMINATION.of((blank, start)) != recorded:
                 wrong.append(f"{JOURNAL} records other findings in it (NaN, extremes, …)")
         return wrong
