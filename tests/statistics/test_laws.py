@@ -176,6 +176,52 @@ def test_top_is_what_a_search_finds(sign: int) -> None:
         assert found[f"{prefix}positions"][feature].tolist() == [at for _, _, at in best]
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int32"])
+def test_top_among_many_rows_with_ties_and_without_numbers(dtype: str) -> None:
+    draw = np.random.default_rng(11)
+    rows = draw.integers(-40, 40, size=(3000, 5)).astype(dtype)
+    if np.dtype(dtype).kind == "f":
+        rows[draw.random(rows.shape) < 0.3] = np.nan
+        rows[draw.random(rows.shape) < 0.1] = -np.inf
+        rows[:, 4] = np.nan
+        rows[[7, 2000], 4] = 1, np.inf
+    asked = one({"top": {"k": 4, "smallest": True}})
+    found = asked.finish(asked.of(Block(Dense(rows), np.arange(3000), 5)))
+    for feature in range(5):
+        wide = [float(value) for value in rows[:, feature]]
+        largest = sorted((-value, at) for at, value in enumerate(wide) if value > -np.inf)[:4]
+        smallest = sorted((value, at) for at, value in enumerate(wide) if value < np.inf)[:4]
+        for prefix, sign, best in (("", -1, largest), ("smallest_", 1, smallest)):
+            empty = 4 - len(best)
+            np.testing.assert_array_equal(
+                found[f"{prefix}values"][feature], [*(sign * v for v, _ in best), *[np.nan] * empty]
+            )
+            assert found[f"{prefix}samples"][feature].tolist() == [
+                *(at for _, at in best),
+                *[-1] * empty,
+            ]
+
+
+def test_features_that_do_not_vary_have_no_covariance() -> None:
+    """A mean that is rounded leaves products of 1e-26 or so."""
+    rows = np.full((4097, 3), 0.1)
+    rows[:, 1] = np.arange(4097)
+    asked = one("covariance")
+    found = asked.finish(asked.of(Block(Dense(rows), np.arange(4097), 3)))["covariance"]
+    assert np.abs(np.delete(found, 1, axis=1)[[0, 2]]).max() < 1e-32
+    np.testing.assert_allclose(found[1, 1], np.arange(4097.0).var(), rtol=1e-13)
+
+
+@pytest.mark.parametrize("statistic", statistics())
+def test_an_empty_block_changes_nothing(statistic: Statistic) -> None:
+    state = statistic.of(block(many(9), 0))
+    empty = statistic.of(block([], 40))
+    for merged in (statistic.merge(state, empty), statistic.merge(empty, state)):
+        assert merged.keys() == state.keys()
+        for name, array in state.items():
+            np.testing.assert_array_equal(merged[name], array, name)
+
+
 def test_quantiles_are_within_one_percent() -> None:
     rows = [np.exp(3 * sample) * np.sign(sample) for sample in many(5)]
     q = [0.0, 0.01, 0.2, 0.5, 0.9, 1.0]

@@ -8,7 +8,7 @@ distributed, interrupted or resumed.
 Partial results of statistics are arrays by name, which each shard stores.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
@@ -259,6 +259,16 @@ def span(values: Array) -> str:
         return "NaN"
     low, high = f"{present.min():.4g}", f"{present.max():.4g}"
     return low if low == high else f"{low} to {high}"
+
+
+def in_blocks(rows: Array, step: int) -> Iterator[npt.NDArray[np.float64]]:
+    """Yield copies of a few rows after the other in float64, which the next one overwrites."""
+    room = np.empty((min(step, len(rows)), *rows.shape[1:]))
+    for start in range(0, len(rows), step):
+        few = rows[start : start + step]
+        block = room[: len(few)]
+        np.copyto(block, few, casting="unsafe")
+        yield block
 
 
 def numbers(rows: Array) -> npt.NDArray[np.float64]:

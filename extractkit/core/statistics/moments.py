@@ -6,12 +6,12 @@ from typing import ClassVar
 
 import numpy as np
 
-from extractkit.core.statistics import FEATURE, Arrays, Block, merged_means, span
+from extractkit.core.statistics import FEATURE, Arrays, Block, in_blocks, merged_means, span
 from extractkit.core.statistics.counts import axes, parse_per, rows_per, width
 from extractkit.core.transforms import Operand, as_options
 
 _ELEMENTS = 65_536
-"""Elements whose distances from the mean are in memory at once, so that they stay in its caches."""
+"""Elements of a block, so that it stays in the caches. The number decides the order of sums."""
 
 
 @dataclass(frozen=True)
@@ -63,22 +63,20 @@ class Moments:
         columns = rows.shape[1]
         if not len(rows):
             return {
-                "count": np.zeros((), np.int64),
-                "mean": np.zeros(columns),
-                "squares": np.zeros(columns),
+                **_nothing(columns),
                 "min": np.full(columns, np.inf),
                 "max": np.full(columns, -np.inf),
             }
-        mean = np.add.reduce(rows, 0, dtype=np.float64) / len(rows)
-        squares = np.zeros(columns)
-        step = max(1, _ELEMENTS // max(1, columns))
-        for start in range(0, len(rows), step):
-            moved = rows[start : start + step] - mean
-            squares += np.einsum("ij,ij->j", moved, moved)
+        found = _nothing(columns)
+        for moved in in_blocks(rows, max(1, _ELEMENTS // max(1, columns))):
+            mean = moved.mean(0)
+            moved -= mean
+            squares = np.einsum("ij,ij->j", moved, moved)
+            count = np.asarray(len(moved), np.int64)
+            one = {"count": count, "mean": mean, "squares": squares}
+            found = merged_means(found, one, "squares", np.square)
         return {
-            "count": np.asarray(len(rows), np.int64),
-            "mean": mean,
-            "squares": squares,
+            **found,
             "min": rows.min(0).astype(np.float64),
             "max": rows.max(0).astype(np.float64),
         }
@@ -104,3 +102,8 @@ class Moments:
         if self.per != FEATURE:
             found = {name: value[0] for name, value in found.items()}
         return {"count": partial["count"], **{n: np.asarray(v) for n, v in found.items()}}
+
+
+def _nothing(columns: int) -> Arrays:
+    count = np.zeros((), np.int64)
+    return {"count": count, "mean": np.zeros(columns), "squares": np.zeros(columns)}

@@ -6,12 +6,12 @@ from math import inf, isfinite, sqrt
 import numpy as np
 import numpy.typing as npt
 
-from extractkit.core.statistics import Array, Arrays, merged_means, numbers
+from extractkit.core.statistics import Array, Arrays, in_blocks, merged_means, numbers
 from extractkit.core.transforms import one_thread
 
 Matrix = npt.NDArray[np.float64]
 
-_ROWS, _ELEMENTS = 4096, 1 << 18
+_ROWS, _ELEMENTS = 1024, 1 << 18
 """Fewest rows of one matrix product, and elements of one with few features. They decide the order
 of sums, so they depend on nothing else."""
 
@@ -40,21 +40,31 @@ def about_means(one: Array, other: Array) -> tuple[Matrix, Matrix, Matrix]:
     products = np.zeros((one.shape[1], other.shape[1]))
     if not count:
         return np.zeros(one.shape[1]), np.zeros(other.shape[1]), products
-    mean = np.add.reduce(one, 0, dtype=np.float64) / count
-    other_mean = mean if other is one else np.add.reduce(other, 0, dtype=np.float64) / count
+    step = max(_ROWS, _ELEMENTS // max(1, *products.shape))
+    mean = _mean(one, step)
+    other_mean = mean if other is one else _mean(other, step)
     rest = np.zeros_like(mean)
     other_rest = rest if other is one else np.zeros_like(other_mean)
-    step = max(_ROWS, _ELEMENTS // max(1, *products.shape))
-    for start in range(0, count, step):
-        x = y = one[start : start + step] - mean
+    others = in_blocks(other, step)
+    for x in in_blocks(one, step):
+        y = x
+        x -= mean
         rest += x.sum(0)
         if other is not one:
-            y = other[start : start + step] - other_mean
+            y = next(others)
+            y -= other_mean
             other_rest += y.sum(0)
         with one_thread():
             products += x.T @ y
     products -= np.outer(rest, other_rest / count)
     return mean + rest / count, other_mean + other_rest / count, products
+
+
+def _mean(rows: Array, step: int) -> Matrix:
+    total = np.zeros(rows.shape[1])
+    for block in in_blocks(rows, step):
+        total += block.sum(0)
+    return total / len(rows)
 
 
 @dataclass(frozen=True)
