@@ -3,7 +3,8 @@
 A plan holds the request of each tensor and hands it to the model's adapter, which alone knows how
 to compute it (`Model.program`). A further kind of request, such as a gradient of a target or a
 value at every step of a loop, is a further subclass, with what it needs beside the address.
-Planning, measuring, streaming and storing treat all requests alike.
+Planning, measuring, streaming and storing treat all requests alike. All that distinguishes requests
+of one address has to enter the key of the tensor and the identity of the run.
 """
 
 from collections.abc import Iterable

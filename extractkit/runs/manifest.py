@@ -353,7 +353,7 @@ class Manifest:
 
     def tensors_in(self, shard: Shard) -> tuple[RunTensor, ...]:
         """Return the tensors whose values a shard holds."""
-        return tuple(one for one in self.tensors if one.stored.constant == shard.constant)
+        return tuple(one for one in self.tensors if one.stored.is_in(shard))
 
     def examined_in(self, shard: Shard) -> tuple[str, ...]:
         """Return the keys of the tensors whose values were checked as a shard was stored.

@@ -30,6 +30,10 @@ class StoredTensor:
     spec: TensorSpec = field(metadata=PER_SAMPLE)
     constant: bool
 
+    def is_in(self, shard: Shard) -> bool:
+        """Return True if a shard holds values of it."""
+        return self.constant == shard.constant
+
 
 @dataclass(frozen=True)
 class StoredShard:

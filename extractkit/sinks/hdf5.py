@@ -415,7 +415,7 @@ def build_index(
         outer = tuple(position.at for position in one.shard.outer)
         with opened(one.path) as shard_file:
             for tensor in series:
-                if tensor.stored.constant == one.shard.constant:
+                if tensor.stored.is_in(one.shard):
                     tensor.append(source, shard_file, outer)
     for tensor in series:
         tensor.write(file, directory)
