@@ -85,6 +85,75 @@ def test_pooled_tokens_leave_padding_out(
     np.testing.assert_allclose(np.asarray(pooled), expected, rtol=0, atol=1e-4)
 
 
+@pytest.fixture(scope="module")
+def counted(texts: list[str], tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Statistics of hidden layers."""
+    return extractkit.extract(
+        ["model=bert"],
+        inputs=texts,
+        selectors={
+            "units": {
+                "path": "transformer_layer_2/feedforward_intermediate_dense:output",
+                "statistics": [{"top": {"k": 5, "smallest": True}}],
+            },
+            "means": {
+                "regex": "^transformer_layer_.:output",
+                "do": [{"mean": "token"}],
+                "statistics": ["similarity"],
+            },
+            "tokens": {"regex": "^transformer_layer_.:output", "statistics": ["similarity"]},
+        },
+        runtime={"shard_size": 10},
+        run_dir=tmp_path_factory.mktemp("bert") / "counted",
+    )
+
+
+def test_top_examples_of_every_unit_are_those_of_a_search(
+    counted: Run, texts: list[str], oracle: list[BertTrace]
+) -> None:
+    directory = Path(str(counted.manifest.model["path"]))
+    ids = WordPiece(directory).token_ids(texts, max_length=128)
+    words = (directory / "vocab.txt").read_text("utf-8").split("\n")
+    (key,) = (key for key, one in counted.statistics.items() if "top" in one)
+    every = np.concatenate([trace.wide[2] for trace in oracle])
+    for smallest in (False, True):
+        best = np.sort(every if smallest else -every, axis=0)[:5].T
+        for unit, expected in enumerate(best if smallest else -best):
+            examples = counted.examples(key, unit, smallest=smallest)
+            values = [one.value for one in examples]
+            assert values == sorted(values, reverse=not smallest)
+            np.testing.assert_allclose(values, expected, rtol=0, atol=1e-4)
+            for one in examples:
+                (token,) = one.position
+                there = oracle[one.sample].wide[2][token, unit]
+                assert abs(there - one.value) < 1e-4
+                assert one.token == words[ids[one.sample][token]]
+            assert len({(one.sample, one.position) for one in examples}) == 5
+
+
+@pytest.mark.parametrize("name", ["means", "tokens"])
+def test_similarity_of_layers_is_that_of_gram_matrices(
+    counted: Run, oracle: list[BertTrace], name: str
+) -> None:
+    def rows(layer: int) -> np.ndarray:
+        states = [trace.hidden_states[layer + 1] for trace in oracle]
+        if name == "means":
+            return np.stack([one.mean(0) for one in states])
+        return np.concatenate(states)
+
+    grams = []
+    for layer in LAYERS:
+        centered = rows(layer) - rows(layer).mean(0)
+        gram = centered @ centered.T
+        grams.append(gram / np.linalg.norm(gram))
+    expected = [[(one * other).sum() for other in grams] for one in grams]
+    found = counted.statistics[f"@{name}"]
+    assert [key.partition("@")[0] for key in found.tensors] == [
+        f"transformer_layer_{layer}:output" for layer in LAYERS
+    ]
+    np.testing.assert_allclose(found.similarity.cka, expected, rtol=1e-5)
+
+
 def test_weights_equal_the_file_they_were_read_from(tmp_path: Path) -> None:
     from safetensors.numpy import load_file
 

@@ -10,10 +10,13 @@ import numpy as np
 
 from extractkit.core.checkpoints import AXIS
 from extractkit.core.component import Component
+from extractkit.core.plan import Layout
 from extractkit.core.selectors import parse_selector
 from extractkit.core.shards import OuterAxis
-from extractkit.core.spec import SAMPLE, unique_dims
+from extractkit.core.spec import SAMPLE, TensorSpec, unique_dims
+from extractkit.core.statistics.examples import Examples, Places, examples
 from extractkit.core.statistics.results import Statistics
+from extractkit.core.transforms import Operand
 from extractkit.core.trust import NO_TRUST, Trust
 from extractkit.errors import (
     MissingExtraError,
@@ -93,6 +96,33 @@ class Run(Mapping[str, TensorView]):
         for position in self._committed.outer:
             found = found.at(position.at)
         return found
+
+    def examples(self, key: str, unit: int | None = None, *, smallest: bool = False) -> Examples:
+        """Return the samples and tokens with a unit's largest values, from the statistic `top`.
+
+        They are looked up in `run.samples`, and print as a table.
+
+        Args:
+            key: the key of a tensor with the statistic `top`.
+            unit: the number of the feature; None: all, one after the other.
+            smallest: those of the smallest values, if the statistic has them.
+
+        Raises:
+            UnknownTensorError: there are no such results, or the run has checkpoints:
+                `run.at(checkpoint).examples(…)`.
+        """
+        if self.checkpoints:
+            raise UnknownTensorError(
+                f"{self.path} has {len(self.checkpoints)} checkpoints. Look at one: "
+                f"run.at({self.checkpoints[-1]!r}).examples({key!r})"
+            )
+        results = self.statistics[key]["top"]
+        (recorded,) = (one for one in self.manifest.statistics if one.key == key)
+        places = Places(recorded.spec.sample_shape[:-1])
+        if (layout := Layout.of(recorded.record)) is not None:
+            spec = TensorSpec(recorded.record.spec.dtype, layout.dims)
+            places = Places.of(Operand.of(spec, key), recorded.transforms, places.sizes)
+        return examples(results, places, self.samples, unit, smallest=smallest)
 
     @cached_property
     def drift(self) -> Drift | None:

@@ -29,11 +29,13 @@ class BertTrace:
             output of each layer in turn.
         attention: one array (heads, tokens, tokens) a layer: probabilities, query by key; the last
             axis sums to one.
+        wide: one array (tokens, 4 · width) a layer: the feed-forward units after the GELU.
         pooled: (width,): the dense tanh layer on the first token, [CLS].
     """
 
     hidden_states: list[Array]
     attention: list[Array]
+    wide: list[Array]
     pooled: Array
 
 
@@ -60,12 +62,14 @@ class BertFloat64:
     def forward(self, token_ids: list[int]) -> BertTrace:
         """Run one text, given as its token ids with [CLS] and [SEP], without padding."""
         x = self._embed(token_ids)
-        hidden_states, attention = [x], []
+        hidden_states, attention, wide = [x], [], []
         for layer in range(self.layers):
-            x, probabilities = self._layer(f"encoder.layer.{layer}", x)
+            x, probabilities, units = self._layer(f"encoder.layer.{layer}", x)
             hidden_states.append(x)
             attention.append(probabilities)
-        return BertTrace(hidden_states, attention, np.tanh(self._dense("pooler.dense", x[0])))
+            wide.append(units)
+        pooled = np.tanh(self._dense("pooler.dense", x[0]))
+        return BertTrace(hidden_states, attention, wide, pooled)
 
     def _embed(self, token_ids: list[int]) -> Array:
         words = self.weights["embeddings.word_embeddings.weight"][token_ids]
@@ -73,7 +77,7 @@ class BertFloat64:
         segment = self.weights["embeddings.token_type_embeddings.weight"][0]
         return self._norm("embeddings.LayerNorm", words + positions + segment)
 
-    def _layer(self, name: str, x: Array) -> tuple[Array, Array]:
+    def _layer(self, name: str, x: Array) -> tuple[Array, Array, Array]:
         mixed, probabilities = self._attend(f"{name}.attention.self", x)
         x = self._norm(
             f"{name}.attention.output.LayerNorm",
@@ -81,7 +85,7 @@ class BertFloat64:
         )
         wide = gelu(self._dense(f"{name}.intermediate.dense", x))
         x = self._norm(f"{name}.output.LayerNorm", x + self._dense(f"{name}.output.dense", wide))
-        return x, probabilities
+        return x, probabilities, wide
 
     def _attend(self, name: str, x: Array) -> tuple[Array, Array]:
         """Give the heads' outputs side by side (tokens, width), and the probabilities."""

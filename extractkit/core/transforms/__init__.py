@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from extractkit.core.spec import TEXT, Dim
+from extractkit.core.spec import TEXT, Dim, TensorSpec
 from extractkit.errors import ConfigError, SelectionError
 
 if TYPE_CHECKING:
@@ -68,6 +68,12 @@ class Operand:
     dtype: str
     axes: tuple[Axis, ...]
     source: str = ""
+
+    @classmethod
+    def of(cls, spec: TensorSpec, source: str) -> "Operand":
+        """Return the operand of a tensor in stored order, before any transform."""
+        axes = tuple(Axis(dim, number) for number, dim in enumerate(spec.axes))
+        return cls(spec.dtype, axes, source)
 
     @property
     def first(self) -> int:

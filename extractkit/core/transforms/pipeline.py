@@ -11,7 +11,6 @@ from extractkit.core.spec import BFLOAT16, TensorSpec, storable
 from extractkit.core.transforms import (
     EVERY_AXIS,
     Array,
-    Axis,
     Lengths,
     Masked,
     Operand,
@@ -137,8 +136,7 @@ class Pipeline:
         Raises:
             SelectionError: a transform does not fit the tensor.
         """
-        axes = tuple(Axis(dim, number) for number, dim in enumerate(spec.axes))
-        operand = Operand(spec.dtype, axes, address)
+        operand = Operand.of(spec, address)
         bound: list[_Step] = []
         found: dict[str, BoundPipeline] = {}
         for step in self.steps:

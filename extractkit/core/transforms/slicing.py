@@ -48,7 +48,7 @@ class Slice:
         )
         return cls(found, at)
 
-    def _bound(self, operand: Operand) -> dict[int, Index]:
+    def bound(self, operand: Operand) -> dict[int, Index]:
         """Return the index of each axis, by position."""
         operand.find([name for name, _ in self.indices], self.at)  # no axis is named twice
         return {
@@ -61,13 +61,13 @@ class Slice:
         """Return the positions of free axes from which single elements are taken, with these."""
         return [
             (position, index)
-            for position, index in self._bound(operand).items()
+            for position, index in self.bound(operand).items()
             if isinstance(index, int) and operand.axes[position].dim.free is not None
         ]
 
     def results(self, operand: Operand) -> Mapping[str, Operand]:
         """Return the spec of the slice."""
-        bound = self._bound(operand)
+        bound = self.bound(operand)
         result = operand
         for position, index in bound.items():
             dim = operand.axes[position].dim
@@ -91,7 +91,7 @@ class Slice:
 
     def lengths(self, xp: Any, operand: Operand, lengths: Lengths) -> Sequence[Lengths]:
         """Return the lengths of the slice."""
-        bound = self._bound(operand)
+        bound = self.bound(operand)
         found: dict[int, Any] = {}
         for position, length in lengths.items():
             index = bound.get(position)
@@ -106,7 +106,7 @@ class Slice:
     def in_graph(self, tf: Any, operand: Operand, value: Masked) -> Sequence[Tensor]:
         """Take elements. Along ragged axes, positions are those in each sample."""
         tensor = value.tensor
-        bound = self._bound(operand)
+        bound = self.bound(operand)
         for position, index in bound.items():
             length = value.lengths.get(position)
             if isinstance(index, int):
@@ -129,7 +129,7 @@ class Slice:
 
     def in_numpy(self, operand: Operand, value: Array) -> Sequence[Array]:
         """Take elements as NumPy does."""
-        bound = self._bound(operand)
+        bound = self.bound(operand)
         whole: list[int | slice] = [slice(None)] * value.ndim
         for position, index in bound.items():
             whole[position] = index if isinstance(index, int) else slice(*index)

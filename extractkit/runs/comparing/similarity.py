@@ -12,7 +12,7 @@ import numpy.typing as npt
 from extractkit.advice import command
 from extractkit.core.statistics import Block, Merging, features
 from extractkit.core.statistics.similarity import Similarity, unlike
-from extractkit.core.transforms import Axis, Operand
+from extractkit.core.transforms import Operand
 from extractkit.core.values import Array, Ragged
 from extractkit.errors import (
     MissingExtraError,
@@ -190,7 +190,7 @@ def _check(
 
 
 def _operand(view: TensorView) -> Operand:
-    return Operand(view.spec.dtype, tuple(map(Axis, view.spec.axes)), view.key)
+    return Operand.of(view.spec, view.key)
 
 
 def _blocks(
