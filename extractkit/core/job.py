@@ -158,7 +158,7 @@ class Runtime:
         bool,
         Flag(),
         Effect.WHERE,
-        "Compare the first batch's outputs with the model's own call before storing anything.",
+        "Compare the first outputs with the model's own call, and a few samples with those alone.",
     ] = True
     part: Annotated[
         Part | None,
