@@ -196,37 +196,38 @@ class PlannedTensor:
         Raises:
             SelectionError: a sample is too short.
         """
-        for at, axis, index, own, short in self._short(lengths):
+        for at, dim, index, own, short in self._short(lengths):
+            after = _after(own, lengths.axes[str(dim.free)])
             raise SelectionError(
-                f"{at} takes element {index} of {axis!r} in "
+                f"{at} takes element {index} of {dim.title!r} in "
                 f"{self.address!r}, but {len(short)} of {lengths.samples} samples are shorter"
-                f"{_after(own, lengths.axes[axis])}, first sample {short[0]} with {own[short[0]]}. "
+                f"{after}, first sample {short[0]} with {own[short[0]]}. "
                 f"Take a range, as in '0:4'"
             )
 
     def too_short(self, lengths: Lengths) -> dict[int, str]:
         """Return, by position, the samples that lack an element taken by a slice, with a reason."""
         return {
-            int(position): f"it has {own[position]} along {axis!r}"
-            f"{_after(own, lengths.axes[axis])}, and "
+            int(position): f"it has {own[position]} along {dim.title!r}"
+            f"{_after(own, lengths.axes[str(dim.free)])}, and "
             f"{at} takes element {index} of that in {self.address!r}"
-            for at, axis, index, own, short in self._short(lengths)
+            for at, dim, index, own, short in self._short(lengths)
             for position in short
         }
 
     def _short(
         self, lengths: Lengths
-    ) -> Iterator[tuple[str, str, int, Array, npt.NDArray[np.intp]]]:
+    ) -> Iterator[tuple[str, Dim, int, Array, npt.NDArray[np.intp]]]:
         """Yield slices that take an element of a free axis too short for it in some samples.
 
         Each with its key, the axis, the element, the lengths that it finds, and the samples.
         """
         if self.bound is None:
             return
-        for at, axis, index, own in self.bound.elements(self._free_lengths(lengths)):
+        for at, dim, index, own in self.bound.elements(self._free_lengths(lengths)):
             short = np.flatnonzero(own < (index + 1 if index >= 0 else -index))
             if len(short):
-                yield at, axis, index, own, short
+                yield at, dim, index, own, short
 
     def _free_lengths(self, lengths: Lengths) -> dict[int, Array]:
         """Return the lengths of the tensor's free axes by position, before any transform."""

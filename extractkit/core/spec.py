@@ -148,9 +148,12 @@ class Dim:
         return self.samples or bool(self.factors and self.factors[0].samples)
 
     def named(self, name: str | None) -> "Dim":
-        """Return the same axis with a name, unless it has one of its own or none is given."""
+        """Return the same axis with a name, unless it has one of its own or none is given.
+
+        Axes that count samples keep theirs.
+        """
         own = self.name is not None and self.name != self.follows
-        return self if own or name is None or self.samples else replace(self, name=name)
+        return self if own or name is None or self.counts_samples else replace(self, name=name)
 
     @property
     def described(self) -> bool:

@@ -1,12 +1,16 @@
-"""Inference of axes from shapes at several sizes.
+"""Inference of axes: lengths from shapes at several sizes, and names from what operations do.
 
 The shapes come from a graph imported with static placeholders, or from running the model: once at a
 base size, and once more for each free axis with only that axis enlarged. An axis whose size changes
 with a free axis follows it. Unknown sizes stay unknown.
+
+An operation with a data format states which axes are height, width and channel, and operations that
+work element by element keep the axes of their operands. Sizes are never a reason for a name.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
 
 from extractkit.core.catalog import Catalog, TensorRecord
 from extractkit.core.spec import SAMPLE, SAMPLES, Dim
@@ -181,3 +185,149 @@ def _sizes(
         {axis: base for axis, (base, _) in pairs.items()},
         {axis: enlarged for axis, (_, enlarged) in pairs.items()},
     )
+
+
+# ---- names
+
+Names = tuple[str | None, ...]
+"""A name, or None, for each axis of a tensor as the model returns it."""
+
+Dims = tuple[Dim, ...] | None
+"""The dims of a tensor, None if its rank is unknown."""
+
+K = TypeVar("K", bound=Hashable)
+
+SAME_AXES = frozenset(
+    {
+        *("Identity", "IdentityN", "StopGradient", "PreventGradient", "CheckNumerics", "Cast"),
+        *("Relu", "Relu6", "LeakyRelu", "Elu", "Selu", "Sigmoid", "Tanh", "Softplus", "Softsign"),
+        *("Softmax", "LogSoftmax", "BiasAdd", "BiasAddV1", "Abs", "Neg", "Exp", "Expm1", "Log"),
+        *("Log1p", "Erf", "Erfc", "Square", "Sqrt", "Rsqrt", "Reciprocal", "Inv", "Sign", "Round"),
+        *("Floor", "Ceil", "Sin", "Cos", "FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3"),
+        *("FakeQuantWithMinMaxVars", "FakeQuantWithMinMaxVarsPerChannel", "LRN"),
+        *("QuantizeAndDequantizeV2", "QuantizeAndDequantizeV3", "QuantizeAndDequantizeV4"),
+        *("Pad", "PadV2", "MirrorPad"),
+        # LiteRT's
+        *("RELU", "RELU6", "RELU_N1_TO_1", "RELU_0_TO_1", "LEAKY_RELU", "PRELU", "ELU", "GELU"),
+        *("LOGISTIC", "TANH", "HARD_SWISH", "SOFTMAX", "LOG_SOFTMAX", "ABS", "NEG", "EXP", "LOG"),
+        *("SQRT", "RSQRT", "SQUARE", "ROUND", "FLOOR", "CEIL", "SIN", "COS", "CAST", "QUANTIZE"),
+        *("DEQUANTIZE", "FAKE_QUANT", "L2_NORMALIZATION", "LOCAL_RESPONSE_NORMALIZATION"),
+        *("PAD", "PADV2", "MIRROR_PAD"),
+    }
+)
+"""Types of operations whose first result has the axes of the first operand."""
+
+BROADCASTING = frozenset(
+    {
+        *("Add", "AddV2", "AddN", "Sub", "Mul", "RealDiv", "Div", "DivNoNan", "Maximum", "Minimum"),
+        *("SquaredDifference", "Pow", "Prelu"),
+        *("ADD", "ADD_N", "SUB", "MUL", "DIV", "MAXIMUM", "MINIMUM", "SQUARED_DIFFERENCE", "POW"),
+    }
+)
+"""Types of operations whose result has the axes of all operands, aligned at the last one."""
+
+SPATIAL = frozenset(
+    {
+        *("Conv2D", "DepthwiseConv2dNative", "Conv2DBackpropInput"),
+        *("MaxPool", "MaxPoolV2", "AvgPool", "SpaceToDepth", "DepthToSpace"),
+        *("ResizeBilinear", "ResizeNearestNeighbor", "ResizeBicubic", "ResizeArea"),
+        *("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "SPACE_TO_DEPTH", "DEPTH_TO_SPACE"),
+        *("MAX_POOL_2D", "AVERAGE_POOL_2D", "L2_POOL_2D"),
+        *("RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR"),
+    }
+)
+"""Types of operations on pictures. Their layout is NHWC unless their data format is another."""
+
+DENSE = frozenset({"FULLY_CONNECTED"})
+"""Types of operations whose last axis holds features."""
+
+NAMING = SAME_AXES | BROADCASTING | SPATIAL | DENSE
+"""Types of all these operations."""
+
+_LETTERS = {"C": "channel", "H": "height", "W": "width"}
+
+
+def of_format(data_format: str) -> Names | None:
+    """Return the names in a data format such as "NHWC"; None for one of other axes."""
+    if sorted(data_format) != sorted("NHWC"):
+        return None
+    return tuple(_LETTERS.get(letter) for letter in data_format)
+
+
+def with_names(dims: Dims, names: Names | None) -> Dims:
+    """Return dims with names, if these are of as many axes."""
+    if dims is None or names is None or len(dims) != len(names):
+        return dims
+    return tuple(dim.named(name) for dim, name in zip(dims, names, strict=True))
+
+
+@dataclass(frozen=True)
+class Operation(Generic[K]):
+    """What an operation does to the names of axes.
+
+    Attributes:
+        type: its type.
+        operands: the tensors that it reads, each with its number of axes (None: unknown).
+        result: its first result, and the number of its axes.
+        data_format: its data format ("NHWC"); None if it has none.
+        taken: for each axis of the result, the axis of the first operand that it is, of an
+            operation that moves or drops axes.
+    """
+
+    type: str
+    operands: Sequence[tuple[K, int | None]]
+    result: tuple[K, int | None]
+    data_format: str | None = None
+    taken: Sequence[int] | None = None
+
+
+def propagated(operations: Iterable[Operation[K]], known: Mapping[K, Names]) -> dict[K, Names]:
+    """Return the names of the axes of tensors.
+
+    Args:
+        operations: the operations, each after those whose results it reads. Names do not pass
+            along a loop's way back.
+        known: names known already, by tensor.
+    """
+    found = dict(known)
+    for one in operations:
+        key, rank = one.result
+        names = _of_result(one, found)
+        if names is not None and len(names) == rank:
+            own = found.get(key, (None,) * len(names))
+            if len(own) == len(names):
+                found[key] = tuple(a or b for a, b in zip(own, names, strict=True))
+    return found
+
+
+def _of_result(one: Operation[K], found: Mapping[K, Names]) -> Names | None:
+    rank = one.result[1]
+    if rank is None:
+        return None
+    if one.type in SPATIAL:
+        return of_format(one.data_format or "NHWC")
+    if one.type in DENSE:
+        return (*(None,) * (rank - 1), "feature") if rank else None
+    if not one.operands:
+        return None
+    first = found.get(one.operands[0][0])
+    if one.taken is not None:
+        return None if first is None else tuple(first[axis] for axis in one.taken)
+    if one.type in SAME_AXES:
+        return first
+    if one.type in BROADCASTING:
+        return _agreed([_aligned(*operand, rank, found) for operand in one.operands], rank)
+    return None
+
+
+def _aligned(key: K, own: int | None, rank: int, found: Mapping[K, Names]) -> Names:
+    names = found.get(key)
+    if names is None or own is None or own > rank:
+        return (None,) * rank
+    return (*(None,) * (rank - own), *names)
+
+
+def _agreed(each: Sequence[Names], rank: int) -> Names:
+    """Return the names that no operand contradicts."""
+    columns = [{names[axis] for names in each} - {None} for axis in range(rank)]
+    return tuple(next(iter(column)) if len(column) == 1 else None for column in columns)

@@ -41,7 +41,7 @@ def test_outputs_are_what_is_asked_for(path: Path) -> None:
 
 def test_a_loops_result_is_measured_and_right(path: Path) -> None:
     model = load(str(path), constants=OFF)
-    assert model.catalog["probs:0"].spec.labels == ("?", None)
+    assert model.catalog["probs:0"].spec.undescribed.labels == ("?", None)
     batch = drawn(model, 3)
     (value,) = model.program([Fetch(Value("probs:0"))], Compilation())(
         batch.features, batch.lengths

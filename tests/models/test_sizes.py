@@ -117,7 +117,10 @@ def test_pictures_of_several_sizes_in_one_run(name: str, tmp_path: Path) -> None
 
 def test_dims_are_known_before_the_model_runs() -> None:
     model = extractkit.models.in_memory.live_model(unet(keras, 2))
-    dims = {a: model.catalog[a].spec.labels for a in ("skip_0:output", "pool_0:output", ":output")}
+    dims = {
+        a: model.catalog[a].spec.undescribed.labels
+        for a in ("skip_0:output", "pool_0:output", ":output")
+    }
     assert dims == {
         "skip_0:output": ("sample", "axis1", "axis2", None),
         "pool_0:output": ("sample", "f(axis1)", "f(axis2)", None),
@@ -214,11 +217,11 @@ def test_shapes_that_only_running_tells_are_measured_at_sizes_of_the_data(tmp_pa
     samples = pictures((12, 12), (8, 16))
     live = extractkit.models.in_memory.live_model(hidden)
     address = f"{model.name}/mask:output"
-    assert set(live.catalog[address].spec.labels or ()) == {"?", None}
+    assert set(live.catalog[address].spec.undescribed.labels or ()) == {"?", None}
     run = extractkit.extract(
         [f'+selectors.s.path="{address}"'], model=live, inputs=dataset(samples), run_dir=tmp_path
     )
-    assert run[address].dims == ("sample", "axis1", "axis2", None)
+    assert run[address].spec.undescribed.labels == ("sample", "axis1", "axis2", None)
     for index, sample in enumerate(samples):
         want = model(sample[None])[0]
         np.testing.assert_allclose(run[address].sample(index), want, atol=1e-5)

@@ -82,7 +82,7 @@ def test_inputs_without_a_sample_axis_are_one_sample_as_they_are(folder: Path) -
 
 def test_a_free_axis_takes_samples_of_any_length(folder: Path) -> None:
     model = load(str(written("attention", folder)))
-    assert model.catalog["Softmax:0"].spec.labels == ("sample", "axis1", "axis1")
+    assert model.catalog["Softmax:0"].spec.undescribed.labels == ("sample", "axis1", "axis1")
     for length in (1, 6, 3):
         x = np.random.default_rng(length).normal(size=(length, 3)).astype(np.float32)
         hidden = np.maximum(x @ (KERNEL / 10), 0)
@@ -96,7 +96,7 @@ def test_a_free_axis_takes_samples_of_any_length(folder: Path) -> None:
 
 def test_a_length_that_the_values_decide_is_reported_as_such(folder: Path) -> None:
     record = load(str(written("attention", folder))).catalog[":output.positive"]
-    assert record.spec.labels == ("sample", "f(values)")
+    assert record.spec.undescribed.labels == ("sample", "f(values)")
 
 
 def test_such_lengths_are_stored_as_each_sample_has_them(folder: Path, tmp_path: Path) -> None:

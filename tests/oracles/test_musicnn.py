@@ -58,7 +58,7 @@ def test_the_catalog(model: SessionModel) -> None:
     assert sum(kind is Kind.WEIGHT for kind in kinds.values()) == 36
     assert sum(kind is Kind.OPTIMIZER for kind in kinds.values()) == 50
     assert all(model.catalog[address].extractable for address in OUTPUTS)
-    assert model.catalog[POOLED[0]].spec.labels == ("sample", None, None, None)
+    assert model.catalog[POOLED[0]].spec.undescribed.labels == ("sample", None, None, None)
 
 
 def test_samples_one_by_one_in_a_plain_session(

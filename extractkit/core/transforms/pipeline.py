@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from extractkit.core.keys import Effect, Key
-from extractkit.core.spec import BFLOAT16, TensorSpec, storable
+from extractkit.core.spec import BFLOAT16, Dim, TensorSpec, storable
 from extractkit.core.transforms import (
     EVERY_AXIS,
     Array,
@@ -228,7 +228,7 @@ class BoundPipeline:
             for number, step in enumerate(self.steps)
         ]
 
-    def elements(self, lengths: Lengths) -> Iterator[tuple[str, str, int, Array]]:
+    def elements(self, lengths: Lengths) -> Iterator[tuple[str, Dim, int, Array]]:
         """Yield every single element that is taken from a free axis: key, axis, index and lengths.
 
         The lengths are those that the steps before leave. Axes of unknown lengths are omitted.
@@ -240,8 +240,8 @@ class BoundPipeline:
             if isinstance(step.transform, Slice):
                 for position, index in step.transform.elements(step.operand):
                     if position in lengths:
-                        axis = str(step.operand.axes[position].dim.title)
-                        yield step.transform.at, axis, index, lengths[position]
+                        dim = step.operand.axes[position].dim
+                        yield step.transform.at, dim, index, lengths[position]
             lengths = step.transform.lengths(np, step.operand, lengths)[chosen]
 
     def lengths(self, xp: Any, lengths: Lengths) -> Lengths:

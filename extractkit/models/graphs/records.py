@@ -8,16 +8,23 @@ import numpy as np
 import tensorflow as tf
 
 from extractkit.core.catalog import Kind, TensorRecord
-from extractkit.core.spec import SAMPLE, SAMPLES, Dim, TensorSpec
+from extractkit.core.spec import SAMPLE, SAMPLES, TensorSpec
 from extractkit.core.values import Array
 from extractkit.inputs import InputSpec, Signature
 from extractkit.models.axes import (
+    NAMING,
+    SPATIAL,
+    Dims,
+    Names,
+    Operation,
     RawShape,
     Sizes,
     candidate_sizes,
     infer_dims,
     no_sample_axis_reason,
+    propagated,
     stepped_sizes,
+    with_names,
 )
 from extractkit.models.graphs import AnyGraph, AnyTensor, is_tensor, static_value
 from extractkit.models.graphs.feeding import given_names, part_specs
@@ -97,6 +104,9 @@ class Found:
     """A tensor or variable, and its record before dims are known.
 
     Attributes:
+        record: The record. Axes may have names already.
+        value: The tensor or variable.
+        like: The name of a tensor with the same axes; None if none is known.
         taken: The tensors and variables of the layer call that it is the result of. None: what the
             operation consumes that makes it.
     """
@@ -104,11 +114,17 @@ class Found:
     record: TensorRecord
     value: Any
     taken: Sequence[Any] | None = None
+    like: str | None = None
 
     @property
     def in_graph(self) -> bool:
         """Whether it is a tensor of the graph rather than a variable."""
         return is_tensor(self.value)
+
+    def with_names(self, names: Names | None) -> "Found":
+        """Return it with names of its axes, if these are of as many."""
+        spec = replace(self.record.spec, dims=with_names(self.record.spec.dims, names))
+        return replace(self, record=replace(self.record, spec=spec))
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,7 +161,11 @@ def complete(
     fed = {tensor.name for tensor in source.inputs.values()}
     reachable = [one for one in found if one.in_graph and one.record.reason is None]
     inferred = _inferred(source, [one.value for one in reachable], signature)
-    dims_of = {id(one): dims for one, dims in zip(reachable, inferred, strict=True)}
+    named = _named(source.graph, reachable)
+    dims_of = {
+        id(one): with_names(dims, named.get(one.value.name))
+        for one, dims in zip(reachable, inferred, strict=True)
+    }
     records, whole = [], set()
     for one in found:
         if id(one) not in dims_of:
@@ -168,6 +188,67 @@ def complete(
             )
         )
     return Records(tuple(records), frozenset(whole), frozenset(impure))
+
+
+_MOVING = frozenset({"Transpose"})
+_REDUCING = frozenset({"Mean", "Sum", "Max", "Min", "Prod"})
+
+
+def _named(graph: AnyGraph, found: Sequence[Found]) -> dict[str, Names]:
+    """Return the names of axes by the tensor's name, from those of records and from operations."""
+    known: dict[str, Names] = {}
+    for one in found:
+        names = tuple(dim.name for dim in one.record.spec.dims or ())
+        if any(names):
+            known.setdefault(one.value.name, names)
+    like = {one.value.name: one.like for one in found if one.like is not None}
+    return propagated(_operations(graph, like), known)
+
+
+def _operations(graph: AnyGraph, like: Mapping[str, str]) -> Iterator[Operation[str]]:
+    """Yield what the graph's operations do to names of axes, and pairs of tensors of like axes."""
+    for native in graph.get_operations():
+        if (operation := _operation(native)) is not None:
+            yield operation
+        for tensor in native.outputs if like else ():
+            if (other := like.get(tensor.name)) is not None:
+                rank = _rank(tensor)
+                yield Operation("Identity", [(other, rank)], (tensor.name, rank))
+
+
+def _operation(operation: Any) -> Operation[str] | None:
+    """Return what an operation does to the names of axes; None if it keeps none."""
+    kind = operation.type
+    moves = kind in _MOVING or kind in _REDUCING
+    if not operation.outputs or not (moves or kind in NAMING):
+        return None
+    taken = _taken(operation) if moves else None
+    if moves and taken is None:
+        return None
+    operands = [(tensor.name, _rank(tensor)) for tensor in operation.inputs]
+    result = (operation.outputs[0].name, _rank(operation.outputs[0]))
+    data_format = None
+    if kind in SPATIAL:
+        data_format = operation.node_def.attr["data_format"].s.decode() or None
+    return Operation(kind, operands, result, data_format, taken)
+
+
+def _rank(tensor: AnyTensor) -> int | None:
+    shape = static_shape(tensor)
+    return None if shape is None else len(shape)
+
+
+def _taken(operation: Any) -> Sequence[int] | None:
+    """Return for each axis of a transposition's or reduction's result the operand's axis it is."""
+    rank, axes = _rank(operation.inputs[0]), operation.inputs[1]
+    if rank is None or axes.op.type != "Const":
+        return None
+    numbers = [int(axis) % rank for axis in np.atleast_1d(static_value(axes))] if rank else []
+    if operation.type in _MOVING:
+        return numbers
+    if operation.node_def.attr["keep_dims"].b:
+        return range(rank)
+    return [axis for axis in range(rank) if axis not in numbers]
 
 
 def free_axes_are_independent(
@@ -202,10 +283,6 @@ def takes(
     except ValueError:
         return False
     return True
-
-
-Dims = tuple[Dim, ...] | None
-"""The dims of a tensor, None if its rank is unknown."""
 
 
 def unextractable_reason(dims: Dims, depends: bool) -> str | None:

@@ -16,6 +16,7 @@ from extractkit.models.graphs.rebuilding import static_shape
 from extractkit.models.graphs.records import Found
 from extractkit.models.keras_internals import layers_in
 from extractkit.models.keras_models.dialects import KERAS_3, Dialect, dialect_of
+from extractkit.models.keras_models.layer_axes import keeps_axes, names_of, names_of_operation
 from extractkit.models.keras_models.tracing import LayerCall, Trace
 from extractkit.models.naming import Paths, Ports, base_name
 from extractkit.models.signature import INPUT_AXES, Declared, InputSetting, chosen, signature_of
@@ -237,16 +238,15 @@ def find_tensors(trace: Trace) -> list[Found]:
     for call, event in _events(trace, owners):
         place = places[call]
         if isinstance(event, tf.Operation):
-            found += _operation(place, event, reasons.get(event.graph))
+            found += _operation(place, event, reasons.get(event.graph), call)
         elif call is not model:
             kind = Kind.LAYER_INPUT if event == "inputs" else Kind.LAYER_OUTPUT
             taken = None
             if kind is Kind.LAYER_OUTPUT:
                 taken = (*call.inputs.values(), *trace.dialect.own_variables(call.layer))
-            found += [
-                replace(_found(place, _escape_port(port), kind, tensor), taken=taken)
-                for port, tensor in getattr(call, event).items()
-            ]
+            for port, tensor in getattr(call, event).items():
+                one = _found(place, _escape_port(port), kind, tensor)
+                found.append(replace(_named(one, call, port), taken=taken))
     found += [
         _found(places[model], _escape_port(port), Kind.MODEL_OUTPUT, tensor)
         for port, tensor in model.outputs.items()
@@ -335,16 +335,28 @@ def _events(trace: Trace, owners: Mapping[Any, LayerCall]) -> list[tuple[LayerCa
     return events
 
 
-def _operation(place: _Place, operation: Any, reason: str | None) -> list[Found]:
+def _named(found: Found, call: LayerCall, port: str) -> Found:
+    """Return an input or output of a layer with the names of its axes that its type shows."""
+    dims = found.record.spec.dims
+    found = found.with_names(names_of(call, port, None if dims is None else len(dims)))
+    given = call.inputs.get(INPUT)
+    if port == "output" and keeps_axes(call.layer) and isinstance(given, tf.Tensor):
+        return replace(found, like=given.name)
+    return found
+
+
+def _operation(place: _Place, operation: Any, reason: str | None, call: LayerCall) -> list[Found]:
     """Return an operation's outputs: `op/TYPE`, then `op/TYPE@1` for a second one."""
     port = place.ports.unique(f"op/{operation.type}")
     place = replace(place, reason=place.reason or reason)
     ports = [port, *(f"{port}@{index}" for index in range(1, len(operation.outputs)))]
-    return [
+    found = [
         _found(place, port, Kind.OP, tensor, operation.type)
         for port, tensor in zip(ports, operation.outputs, strict=False)
         if tensor.dtype not in _HANDLES
     ]
+    names = names_of_operation(call, operation)
+    return [found[0].with_names(names), *found[1:]] if found else []
 
 
 def _input_port(name: str) -> str:

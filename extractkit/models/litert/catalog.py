@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -13,7 +14,15 @@ from extractkit.core.catalog import Kind, TensorRecord, address_of, escape
 from extractkit.core.spec import SAMPLES, TEXT, Dim, TensorSpec, numpy_dtype
 from extractkit.core.values import Array
 from extractkit.inputs import Signature
-from extractkit.models.axes import infer_dims
+from extractkit.models.axes import (
+    NAMING,
+    Dims,
+    Names,
+    Operation,
+    infer_dims,
+    propagated,
+    with_names,
+)
 from extractkit.models.litert import Content
 from extractkit.models.litert.entry import DTYPES, Entry, Flow, Probed, tensor_paths
 from extractkit.models.litert.graph import RESOURCES, Graph, GraphTensor, Quantization, Subgraph
@@ -134,8 +143,6 @@ _UNWRITTEN = "XNNPACK leaves it out of its computation; model.xnnpack=false has 
 _NEVER_MADE = "no operation computes it"
 _NOT_KEPT = "LiteRT keeps no value of it"
 
-Dims = tuple[Dim, ...] | None
-
 
 @dataclass(frozen=True)
 class Found:
@@ -212,6 +219,22 @@ class _Called:
             index: one.type for one in operations for index in one.inputs if index in states
         }
 
+    @cached_property
+    def _names(self) -> Mapping[int, Names]:
+        """Names of axes, by the number of the tensor."""
+        tensors = self._subgraph.tensors
+        ranks = {tensor.index: len(tensor.shape) or None for tensor in tensors}
+        operations = (
+            Operation(
+                one.type,
+                [(index, ranks[index]) for index in one.inputs if index in ranks],
+                (one.outputs[0], ranks[one.outputs[0]]),
+            )
+            for one in self._subgraph.operations
+            if one.type in NAMING and one.outputs
+        )
+        return propagated(operations, {})
+
     def tensors(self) -> Iterator[Found]:
         """Yield the signature's inputs, every tensor by its own name, the signature's outputs."""
         paths = tensor_paths(self._subgraph)
@@ -279,6 +302,7 @@ class _Called:
             dim if one == another else Dim.computed_from()
             for dim, one, another in zip(dims, base, other, strict=True)
         )
+        dims = with_names(dims, self._names.get(tensor.index)) or ()
         bare = bool(dims) and dims[0].size == 1
         return (SAMPLES, *dims[1 if bare else 0 :]), bare
 

@@ -178,7 +178,12 @@ def test_pixels_stay_as_they_are_where_nothing_rescales_them(vit: Path, tmp_path
 def test_images_of_any_size_have_a_height_and_a_width(tmp_path: Path) -> None:
     model = load(str(tiny_presets.saved(tiny_presets.resnet, tmp_path / "resnet")))
     assert model.signature.free_axes == ("height", "width")
-    assert model.catalog[":output"].spec.labels == ("sample", "f(height)", "f(width)", None)
+    assert model.catalog[":output"].spec.undescribed.labels == (
+        "sample",
+        "f(height)",
+        "f(width)",
+        None,
+    )
 
 
 def test_the_catalog_is_the_same_in_every_load(gpt2: Path) -> None:

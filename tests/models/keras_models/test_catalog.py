@@ -149,7 +149,7 @@ def test_softmax_in_attention_is_what_keras_returns_as_attention_scores() -> Non
     np.testing.assert_allclose(found[with_dropout], scores, atol=1e-6)
     np.testing.assert_allclose(found[plain], later, atol=1e-6)
     record = model.catalog[plain]
-    assert record.spec.labels == ("sample", None, "token", "token")
+    assert record.spec.labels == ("sample", "head", "query=token", "key=token")
     assert [scope.type for scope in record.scopes] == [
         "Functional",
         "MultiHeadAttention",

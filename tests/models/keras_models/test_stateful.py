@@ -72,7 +72,7 @@ def test_each_row_is_a_sample_and_starts_from_the_initial_state(
     run = extractkit.extract(
         ["selectors=layers", "runtime.batch_size=4"], model=model, inputs=X, run_dir=directory
     )
-    assert run["lstm:output"].dims == ("sample", None, None)
+    assert run["lstm:output"].dims == ("sample", None, "feature")
     np.testing.assert_allclose(np.asarray(run["lstm:output"]), by_hand(model, X), atol=1e-5)
     setting = "extractkit.models.in_memory.live_model(model, state='{}')"
     assert warning(setting) in caplog.messages
