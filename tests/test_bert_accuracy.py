@@ -1,11 +1,13 @@
 """The main job on real weights, against a float64 NumPy forward pass written for the tests."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import extractkit
+from extractkit.engine.loading import forget, kept
 from extractkit.models.bert import load
 from extractkit.runs.reader import Run
 from tests.corpus import stdlib_docstrings
@@ -15,6 +17,16 @@ from tests.oracles.wordpiece import WordPiece
 pytestmark = pytest.mark.real_model
 
 LAYERS = range(6)
+UNCHECKED = "runtime.self_check=false"
+"""The first run checks itself, which loads the model once more. The others have the same model."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_model() -> Iterator[None]:
+    """As within a sweep, jobs on the same weights share the loaded model."""
+    with kept():
+        yield
+    forget()
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +87,7 @@ def test_pooled_tokens_leave_padding_out(
     pooled = extractkit.extract(
         [
             "model=bert",
+            UNCHECKED,
             "+selectors.mean={path: 'transformer_layer_5:output', reduce: {token: mean}}",
         ],
         inputs=texts,
@@ -157,7 +170,9 @@ def test_similarity_of_layers_is_that_of_gram_matrices(
 def test_weights_equal_the_file_they_were_read_from(tmp_path: Path) -> None:
     from safetensors.numpy import load_file
 
-    run = extractkit.extract(["model=bert", "selectors=weights"], run_dir=tmp_path / "run")
+    run = extractkit.extract(
+        ["model=bert", "selectors=weights", UNCHECKED], run_dir=tmp_path / "run"
+    )
     stored = load_file(Path(str(run.manifest.model["path"])) / "model.safetensors")
     for layer in LAYERS:
         kernel = np.asarray(run[f"transformer_layer_{layer}/self_attention_layer/query:kernel"])
@@ -176,7 +191,7 @@ def test_two_loads_agree_on_addresses_and_weights() -> None:
 def test_batching_changes_nothing_beyond_rounding(texts: list[str], tmp_path: Path) -> None:
     ways = [
         extractkit.extract(
-            ["model=bert", "selectors=layers", f"runtime.batch_size={size}"],
+            ["model=bert", "selectors=layers", f"runtime.batch_size={size}", UNCHECKED],
             inputs=texts[:8],
             run_dir=tmp_path / str(size),
         )
@@ -194,7 +209,7 @@ def test_a_shard_is_bitwise_the_same_whatever_follows_it(texts: list[str], tmp_p
         [
             entry.values
             for entry in extractkit.extract(
-                ["model=bert", "selectors=attention", "runtime.shard_size=4"],
+                ["model=bert", "selectors=attention", "runtime.shard_size=4", UNCHECKED],
                 inputs=texts[:count],
                 run_dir=tmp_path / str(count),
             ).journal.entries

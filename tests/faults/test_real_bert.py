@@ -24,7 +24,7 @@ JOB = (
     *('+selectors.hidden={path: "transformer_layer_*:output"}', "sinks=[hdf5,npz]"),
     *(f"runtime.shard_size={SAMPLES_A_SHARD}", "hydra.run.dir=run"),
 )
-SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, signal.SIGINT)
+SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 
 
 @pytest.mark.real_model

@@ -1,5 +1,6 @@
 """`model=applications`: Keras's ready architectures, their pixels and their weights."""
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -83,15 +84,20 @@ def test_any_size_without_the_classifier() -> None:
     assert model.signature.specs[0].shape == (None, None, 3)
 
 
-def saved(directory: Path, name: str, classes: int = 4, seed: int = 5) -> Path:
-    keras.utils.set_random_seed(seed)
+@cache
+def mobile_net(classes: int = 4) -> Any:
+    """Keras's own, which no test changes."""
+    keras.utils.set_random_seed(5)
     build: Any = keras.applications.MobileNet
-    model = build(weights=None, input_shape=(32, 32, 3), classes=classes)
+    return build(weights=None, input_shape=(32, 32, 3), classes=classes)
+
+
+def saved(directory: Path, name: str, classes: int = 4) -> Path:
     file = directory / name
     if name.endswith(".weights.h5"):
-        model.save_weights(file)
+        mobile_net(classes).save_weights(file)
     else:
-        model.save(file)
+        mobile_net(classes).save(file)
     return file
 
 
@@ -101,9 +107,7 @@ NAMES = ["mobile.weights.h5", "mobile.h5", "mobile.keras"]
 @pytest.mark.parametrize("name", NAMES)
 def test_weights_from_a_file(name: str, tmp_path: Path) -> None:
     file = saved(tmp_path, name)
-    keras.utils.set_random_seed(5)
-    build: Any = keras.applications.MobileNet
-    live = build(weights=None, input_shape=(32, 32, 3), classes=4)
+    live = mobile_net()
     model = load("MobileNet", weights=str(file), seed=1, **SMALL)  # type: ignore[arg-type]
     for mine, theirs in zip(model.keras_model.get_weights(), live.get_weights(), strict=True):
         np.testing.assert_array_equal(mine, theirs)
