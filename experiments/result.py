@@ -53,7 +53,7 @@ def _origin(run: extractkit.Run) -> dict[str, object]:
     return {
         "identity": found.identity,
         "weights": found.model.get("weights"),
-        "inputs": found.inputs.fingerprint if found.inputs else None,
+        "inputs": found.inputs.digest if found.inputs else None,
         "samples": found.samples,
         "checkpoints": len(found.checkpoints),
     }

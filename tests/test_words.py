@@ -21,15 +21,12 @@ REPLACED = {
 """Words not to use, by the words to use instead."""
 
 ALLOWED = {
-    # The field of manifests and of `Source` has had this name since schema 1.
-    "fingerprint": [
-        r"\w+(\[\d\])?\.fingerprint\b",
-        r"\bfingerprint: ",
-        r"def fingerprint\b",
-        r"fingerprint(, notes: |: str)",
-    ],
     # Names of other programs, and the former names that extractkit answers.
-    "fingerprint of": [r"fingerprint\.pb", r"the fingerprint of a SavedModel"],
+    "fingerprint": [
+        r"fingerprint\.pb",
+        r"the fingerprint of a SavedModel",
+        r"""["'`](inputs\.)?fingerprint["'`]""",
+    ],
     "tell": [r"file\.tell\(\)"],
     "finalize": [
         r"weakref\.finalize",

@@ -53,7 +53,7 @@ def identity(prepared: Prepared, described: Manifest) -> str | None:
         return None
     key = {
         "model": {name: described.model[name] for name in ("weights", "definition")},
-        "inputs": described.inputs and [described.inputs.fingerprint, described.inputs.count],
+        "inputs": described.inputs and [described.inputs.digest, described.inputs.count],
         "components": _components(prepared.job, described),
         "tensors": tensors_key(_as_listed(described.tensors, prepared)),
         "transforms": [
@@ -173,7 +173,7 @@ def described(manifest: Manifest, prepared: Prepared) -> Manifest:
         },
         checkpoints=checkpoints,
         excluded=tuple(opened.axis.excluded) if opened.axis is not None else (),
-        inputs=RunInputs(source.fingerprint, len(source), source.notes) if len(source) else None,
+        inputs=RunInputs(source.digest, len(source), source.notes) if len(source) else None,
         tensors=tuple(one for one in recorded if isinstance(one, RunTensor)),
         statistics=tuple(one for one in recorded if isinstance(one, RunStatistics)),
         components=components.recorded(components.used(prepared.tensors)),

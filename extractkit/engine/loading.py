@@ -247,6 +247,11 @@ def open_job(
             surveyor = surveyor if surveyor.seen else None
         else:
             source = inputs.bind(model.signature)
+        if not hasattr(source, "digest") and hasattr(source, "fingerprint"):
+            raise ConfigError(
+                f"inputs._target_={job.inputs.target}: its source has `fingerprint`, which is now "
+                f"`digest`. Rename it"
+            )
         if not len(source):
             raise InputError("inputs holds no sample. Give at least one")
         if carried is not None:

@@ -221,7 +221,7 @@ def first_usable(
         if len(good) >= most:
             break
     _check_left(missing, len(source))
-    return FewSamples(source.fingerprint, source.notes, tuple(good[:most]))
+    return FewSamples(source.digest, source.notes, tuple(good[:most]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -229,11 +229,11 @@ class FewSamples:
     """Some samples of a source, in memory, with their original indices.
 
     Attributes:
-        fingerprint, notes: those of the whole source.
+        digest, notes: those of the whole source.
         samples: the samples in order.
     """
 
-    fingerprint: str
+    digest: str
     notes: tuple[str, ...]
     samples: tuple[Sample, ...]
 

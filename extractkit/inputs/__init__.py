@@ -140,7 +140,7 @@ class Source(Protocol):
     """A random-access source of samples, bound to a model."""
 
     @property
-    def fingerprint(self) -> str:
+    def digest(self) -> str:
         """A digest of everything that determines the result of `read`."""
         ...
 

@@ -148,7 +148,7 @@ class ColumnSource:
         at: The configuration key and value, for messages.
         origin: The origin of the arrays.
         count: The number of samples.
-        fingerprint: The SHA-256 over the inputs' names, dtypes, shapes and contents as read. It is
+        digest: The SHA-256 over the inputs' names, dtypes, shapes and contents as read. It is
             the same for the same numbers in a file and in memory.
         notes: Notes for the log and the manifest.
     """
@@ -158,7 +158,7 @@ class ColumnSource:
     at: str
     origin: str
     count: int
-    fingerprint: str
+    digest: str
     notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:

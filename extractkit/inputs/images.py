@@ -139,7 +139,7 @@ class ImageSource(FileSamples):
         files: The files, in order.
         signature: The model's inputs.
         pixels: Their conversion.
-        fingerprint: The SHA-256 over the files' names and contents, the settings, the decoder and
+        digest: The SHA-256 over the files' names and contents, the settings, the decoder and
             its first result.
         digests: The SHA-256 of each file, 32 bytes.
         notes: Notes for the log and the manifest.
@@ -148,7 +148,7 @@ class ImageSource(FileSamples):
     files: tuple[SampleFile, ...]
     signature: Signature
     pixels: Pixels
-    fingerprint: str
+    digest: str
     digests: tuple[bytes, ...]
     notes: tuple[str, ...] = ()
 

@@ -162,12 +162,12 @@ class LiveTextSource:
 
     Attributes:
         texts: one for each sample.
-        fingerprint: SHA-256 over the texts.
+        digest: SHA-256 over the texts.
         notes: none.
     """
 
     texts: tuple[str, ...]
-    fingerprint: str
+    digest: str
     notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -285,7 +285,7 @@ def _array(name: str, given: object, strings: bool) -> Array:
 class NoSamples:
     """An empty source."""
 
-    fingerprint: str = ""
+    digest: str = ""
     notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:

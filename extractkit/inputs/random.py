@@ -92,7 +92,7 @@ class RandomSource:
         return self.count
 
     @property
-    def fingerprint(self) -> str:
+    def digest(self) -> str:
         """The SHA-256 over the settings, the inputs' specs and the first sample.
 
         The first sample is included because NumPy may change its distributions.

@@ -157,7 +157,7 @@ class RecordSource:
         signature: The model's inputs.
         at: The configuration key and value, for messages.
         marks: The first 8 bytes of every sample's digest, concatenated.
-        fingerprint: The SHA-256 over the digests of all samples.
+        digest: The SHA-256 over the digests of all samples.
         notes: Notes for the log and the manifest.
         file_digests: See `HashesFiles`.
     """
@@ -166,7 +166,7 @@ class RecordSource:
     signature: Signature
     at: str
     marks: bytes
-    fingerprint: str
+    digest: str
     notes: tuple[str, ...] = ()
     file_digests: Mapping[Path, str] = field(default_factory=dict)
 

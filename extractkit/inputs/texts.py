@@ -352,11 +352,11 @@ class TextSource:
 
     Attributes:
         files: The files, in order.
-        fingerprint: The SHA-256 over every sample's id and text.
+        digest: The SHA-256 over every sample's id and text.
     """
 
     files: tuple[TextFile, ...]
-    fingerprint: str
+    digest: str
 
     def __len__(self) -> int:
         return sum(len(file) for file in self.files)

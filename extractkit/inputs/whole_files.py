@@ -199,14 +199,14 @@ class FileSource(FileSamples):
     Attributes:
         files: The files, in order.
         signature: The model's inputs.
-        fingerprint: The SHA-256 over the files' names, labels and contents.
+        digest: The SHA-256 over the files' names, labels and contents.
         digests: The SHA-256 of each file, 32 bytes; empty for one that cannot be read.
         notes: Always empty.
     """
 
     files: tuple[SampleFile, ...]
     signature: Signature
-    fingerprint: str
+    digest: str
     digests: tuple[bytes, ...]
     notes: tuple[str, ...] = ()
 

@@ -195,13 +195,13 @@ class RunInputs:
     """The samples of a run.
 
     Attributes:
-        fingerprint: digest of the samples.
+        digest: digest of the samples.
         count: number of samples, including those without values.
         notes: messages for the user about the samples.
         truncated: number of samples cut to fit the model, known once all have been read.
     """
 
-    fingerprint: str
+    digest: str
     count: int
     notes: tuple[str, ...] = ()
     truncated: int = 0

@@ -190,7 +190,7 @@ def _stored_keys(manifest: Manifest) -> str:
 def _samples(manifest: Manifest) -> str:
     if manifest.inputs is None:
         return "none"
-    return f"{counted(manifest.inputs.count, 'sample')} {manifest.inputs.fingerprint}"
+    return f"{counted(manifest.inputs.count, 'sample')} {manifest.inputs.digest}"
 
 
 def _short(value: object) -> str:

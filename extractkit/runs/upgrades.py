@@ -149,7 +149,10 @@ def _manifest_9(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _manifest_10(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Add the transforms of each tensor, from the selectors, and what no run recorded."""
+    """Add the transforms of each tensor, from the selectors, and what no run recorded.
+
+    The digest of the samples, `inputs.digest`, was `inputs.fingerprint`.
+    """
     selectors: Any = fields.get("job_resolved")
     selectors = selectors.get("selectors") if isinstance(selectors, Mapping) else None
     tensors = fields.get("tensors")
@@ -162,6 +165,7 @@ def _manifest_10(fields: Mapping[str, Any]) -> dict[str, Any]:
     added: dict[str, Any] = {"plugins": [], "components": []}
     return {
         **_with(fields, 9, added),
+        "inputs": _renamed(fields.get("inputs"), 9, {"fingerprint": "digest"}),
         "tensors": _each(tensors, with_transforms),
         "volatile": _with(fields.get("volatile"), 9, {"sharing": None}),
     }

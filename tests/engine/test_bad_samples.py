@@ -216,7 +216,7 @@ class TestUsable:
         found = first_usable(CHOOSY, texts, most=2)
         assert [sample.data for sample in found.read(0, len(found))] == ["ab", "abc"]
         assert [sample.index for sample in found.read(1, 2)] == [4]
-        assert (found.fingerprint, found.notes) == (texts.fingerprint, texts.notes)
+        assert (found.digest, found.notes) == (texts.digest, texts.notes)
 
     def test_they_are_long_enough_for_every_slice(self) -> None:
         sliced = planned(path="attention:output", slice={"token": 2})

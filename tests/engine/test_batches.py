@@ -68,7 +68,7 @@ class Remembering:
     def __init__(self) -> None:
         self.texts = source()
         self.ranges: list[tuple[int, int]] = []
-        self.fingerprint, self.notes = "", ()
+        self.digest, self.notes = "", ()
 
     def __len__(self) -> int:
         return len(self.texts)

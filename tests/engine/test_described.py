@@ -31,7 +31,7 @@ def test_what_is_loaded_is_reported(known: Manifest) -> None:
         "weights": MODEL.weights_digest(),
         "definition": MODEL.definition_digest(),
     }
-    assert known.inputs == RunInputs(source().fingerprint, len(TEXTS))
+    assert known.inputs == RunInputs(source().digest, len(TEXTS))
     assert {tensor.key for tensor in known.tensors} == {
         record.address for record in MODEL.catalog.records if record.extractable
     }
@@ -100,7 +100,7 @@ def test_of_what_nobody_can_tell_there_is_no_identity(monkeypatch: pytest.Monkey
         ({"model": {"weights": "a"}}, ["the model's weights", "what the model computes"]),
         ({"inputs": None}, ["the inputs"]),
         ({"inputs": RunInputs("f", 2)}, ["the inputs"]),
-        ({"inputs": RunInputs(source().fingerprint, 20, ("note",), 3)}, []),
+        ({"inputs": RunInputs(source().digest, 20, ("note",), 3)}, []),
         ({"tensors": ()}, ["the tensors", "the tensors' records"]),
         ({"environment": {}}, ["the variable TF_NUM_INTEROP_THREADS", "the variable TF_NUM_INTRA"]),
         ({"settings": {}}, ["the setting 'batch_size'", "the setting 'batch_tokens'"]),

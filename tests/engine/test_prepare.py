@@ -1,6 +1,8 @@
 """A job ready to run."""
 
 from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +13,8 @@ from extractkit.core.values import Array
 from extractkit.engine.prepare import Prepared, Trial, prepare
 from extractkit.engine.samples import Survey, survey
 from extractkit.engine.stream import ShardValues
-from extractkit.errors import JobError, SelectionError
+from extractkit.errors import ConfigError, JobError, SelectionError
+from extractkit.inputs import Signature
 from extractkit.models import Compilation, Fetch, Program
 from extractkit.testing.reference import ReferenceModel
 from tests.engine.examples import EVERYTHING, MODEL, TEXTS, job, tokens
@@ -53,6 +56,22 @@ def test_weights_alone_need_neither_program_nor_samples() -> None:
         np.testing.assert_array_equal(shard.values[key].values, weight)
         assert shard.stats[key].minimum == weight.min()
         assert shard.stats[key].maximum == weight.max()
+
+
+class OldInputs:
+    """Inputs of a plugin, whose source has a digest under its old name."""
+
+    def bind(self, signature: Signature) -> Any:
+        return SimpleNamespace(fingerprint="f00d", notes=())
+
+
+def test_a_source_with_the_old_name_of_its_digest_is_refused() -> None:
+    with pytest.raises(ConfigError) as caught:
+        prepare(job({"path": ":output"}, inputs=OldInputs()))
+    assert str(caught.value) == (
+        "inputs._target_=extractkit.api.given: its source has `fingerprint`, which is now "
+        "`digest`. Rename it"
+    )
 
 
 class Infinite(ReferenceModel):

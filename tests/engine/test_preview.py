@@ -159,7 +159,7 @@ def test_a_job_without_a_selector_says_how_to_choose(tmp_path: Path) -> None:
 
 def test_a_source_without_samples_is_refused(tmp_path: Path) -> None:
     class Nothing:
-        fingerprint, notes = "", ()
+        digest, notes = "", ()
 
         def bind(self, signature: object) -> "Nothing":
             return self

@@ -113,7 +113,7 @@ class TestReading:
         ),
         order=st.sampled_from("CF"),
     )
-    def test_every_file_form_gives_the_array_and_one_fingerprint(
+    def test_every_file_form_gives_the_array_and_one_digest(
         self, tmp_path_factory: pytest.TempPathFactory, values: Array, order: str
     ) -> None:
         folder = tmp_path_factory.mktemp("arrays")
@@ -128,7 +128,7 @@ class TestReading:
             LiveArrays(values),
         ]
         sources = [form.bind(Signature("m", (spec,))) for form in forms]
-        assert len({source.fingerprint for source in sources}) == 1
+        assert len({source.digest for source in sources}) == 1
         for source in sources:
             assert isinstance(source, ColumnSource)
             np.testing.assert_array_equal(whole(source), values.astype("float64"))
@@ -173,16 +173,16 @@ class TestReading:
         assert refusal(ONE, "x.npy", limit=0) == text
 
     @pytest.mark.parametrize("change", ["value", "limit", "dtype"])
-    def test_the_fingerprint_follows_what_is_read(self, folder: Path, change: str) -> None:
+    def test_the_digest_follows_what_is_read(self, folder: Path, change: str) -> None:
         values = np.zeros((5, 10))
         np.save("x.npy", values)
-        before = Arrays("x.npy").bind(ONE).fingerprint
+        before = Arrays("x.npy").bind(ONE).digest
         assert re.fullmatch("[0-9a-f]{64}", before)
         np.save("x.npy", values + (change == "value"))
         signature = Signature("m", (InputSpec("x", "float64", (10,), (None,)),))
         limit = 4 if change == "limit" else None
         after = Arrays("x.npy", limit).bind(signature if change == "dtype" else ONE)
-        assert after.fingerprint != before
+        assert after.digest != before
 
     @pytest.mark.parametrize(
         ("given", "taken"),

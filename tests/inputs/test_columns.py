@@ -32,7 +32,7 @@ def test_texts_become_objects() -> None:
     assert items(np.array(encoded, object)) == encoded
 
 
-def test_the_fingerprint_is_of_the_texts_not_of_the_width_they_are_stored_in(
+def test_the_digest_is_of_the_texts_not_of_the_width_they_are_stored_in(
     tmp_path: Path,
 ) -> None:
     np.save(tmp_path / "x.npy", np.array(WORDS, "U40"))
@@ -41,9 +41,9 @@ def test_the_fingerprint_is_of_the_texts_not_of_the_width_they_are_stored_in(
         LiveArrays(np.array(WORDS)),
         LiveArrays(np.array([word.encode() for word in WORDS], object)),
     ]
-    assert len({form.bind(TEXT).fingerprint for form in forms}) == 1
+    assert len({form.bind(TEXT).digest for form in forms}) == 1
     joined = np.array(["on", "ebé", ""])
-    assert LiveArrays(joined).bind(TEXT).fingerprint != forms[1].bind(TEXT).fingerprint
+    assert LiveArrays(joined).bind(TEXT).digest != forms[1].bind(TEXT).digest
 
 
 @pytest.mark.parametrize(

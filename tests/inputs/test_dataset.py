@@ -112,7 +112,7 @@ def test_what_can_be_gone_through_once_is_kept_on_disk_which_is_noted() -> None:
     note = "inputs.dataset gives its samples in turn; they were kept in a temporary file"
     assert FORMS["generator"].bind(ONE).notes == (note,)
     assert FORMS["dicts"].bind(ONE).notes == ()
-    assert FORMS["generator"].bind(ONE).fingerprint == FORMS["dicts"].bind(ONE).fingerprint
+    assert FORMS["generator"].bind(ONE).digest == FORMS["dicts"].bind(ONE).digest
 
 
 @pytest.mark.parametrize("form", ["rows", "generator", "endless"])

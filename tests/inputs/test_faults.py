@@ -232,7 +232,7 @@ def test_they_are_distinguished_across_files() -> None:
 
 def test_a_source_that_cannot_tell_names_them_by_their_numbers() -> None:
     class Plain:
-        fingerprint, notes = "", ()
+        digest, notes = "", ()
 
         def __len__(self) -> int:
             return 8
@@ -252,10 +252,10 @@ def test_a_source_of_nothing_else_is_refused_at_once(made: Made, signature: Sign
 
 
 @every_source
-def test_the_fingerprint_tells_which_they_are(made: Made, signature: Signature) -> None:
+def test_the_digest_tells_which_they_are(made: Made, signature: Signature) -> None:
     prints = []
     for good in ([True, True, True], [True, False, True], [True, True, False]):
         inputs = made(good)
-        prints += [inputs.bind(signature).fingerprint, inputs.bind(signature).fingerprint]
+        prints += [inputs.bind(signature).digest, inputs.bind(signature).digest]
     assert prints[::2] == prints[1::2]
     assert len(set(prints)) == 3

@@ -65,7 +65,7 @@ class TestReading:
         source = Hdf5("x.h5").bind(ONE)
         gc.collect()
         np.testing.assert_array_equal(whole(source), VALUES.astype("float32"))
-        assert source.fingerprint == LiveArrays(VALUES).bind(ONE).fingerprint
+        assert source.digest == LiveArrays(VALUES).bind(ONE).digest
         sample = source.read(2, 3)[0]
         assert (sample.index, sample.id, sample.source) == (2, "2", "x.h5")
 
@@ -100,7 +100,7 @@ class TestReading:
             (np.dtype(object), (), text) for text in texts
         ]
         live = LiveArrays(np.array(["a", "bé", ""])).bind(TEXTS)
-        assert source.fingerprint == live.fingerprint
+        assert source.digest == live.digest
 
     def test_a_file_that_changes_fails_the_job(self, file: h5py.File) -> None:
         file["x"] = VALUES

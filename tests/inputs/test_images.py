@@ -317,10 +317,10 @@ class TestRefused:
 
 
 @pytest.mark.parametrize("change", ["pixel", "name", "limit", "resize", "scale", "dtype", "size"])
-def test_the_fingerprint_follows_what_is_read(folder: Path, change: str) -> None:
+def test_the_digest_follows_what_is_read(folder: Path, change: str) -> None:
     for name in "ab":
         save(f"in/{name}.png", noise(6, 8))
-    before = Images("in").bind(ANY).fingerprint
+    before = Images("in").bind(ANY).digest
     settings: dict[str, object] = {}
     if change == "pixel":
         save("in/b.png", noise(6, 8) ^ 1)
@@ -330,14 +330,14 @@ def test_the_fingerprint_follows_what_is_read(folder: Path, change: str) -> None
         value = {"limit": 1, "resize": "nearest", "scale": "unit", "size": [2, 2]}[change]
         settings = {change: value}
     signature = takes(None, None, 3, dtype="uint8") if change == "dtype" else ANY
-    assert Images("in", **settings).bind(signature).fingerprint != before  # type: ignore[arg-type]
+    assert Images("in", **settings).bind(signature).digest != before  # type: ignore[arg-type]
 
 
-def test_the_fingerprint_is_the_same_elsewhere(folder: Path) -> None:
+def test_the_digest_is_the_same_elsewhere(folder: Path) -> None:
     save("in/a.png", noise(6, 8))
-    before = Images("in").bind(RGB).fingerprint
+    before = Images("in").bind(RGB).digest
     Path("in").rename("moved")
-    assert Images("moved").bind(RGB).fingerprint == before
+    assert Images("moved").bind(RGB).digest == before
 
 
 def test_the_ready_configuration_holds_every_argument() -> None:

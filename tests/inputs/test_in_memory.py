@@ -85,7 +85,7 @@ class TestArrays:
         source = LiveArrays(given).bind(ONE)  # type: ignore[arg-type]
         expected = LiveArrays(np.array([[1, 2], [3, 4]], "float32")).bind(ONE)
         assert_same(source.read(0, 2), expected.read(0, 2))
-        assert source.fingerprint == expected.fingerprint
+        assert source.digest == expected.digest
 
     def test_a_list_of_one_sample_is_one_sample(self) -> None:
         assert len(LiveArrays([np.array([1.0, 2.0])]).bind(ONE)) == 1
@@ -228,8 +228,8 @@ class TestTexts:
         sample = LiveTexts(["one", "two"]).bind(TWO).read(1, 2)[0]
         assert (sample.id, sample.source, sample.data) == ("1", "memory", "two")
 
-    def test_where_one_text_ends_is_part_of_the_fingerprint(self) -> None:
-        prints = {LiveTexts(t).bind(TWO).fingerprint for t in (["ab", "c"], ["a", "bc"], ["abc"])}
+    def test_where_one_text_ends_is_part_of_the_digest(self) -> None:
+        prints = {LiveTexts(t).bind(TWO).digest for t in (["ab", "c"], ["a", "bc"], ["abc"])}
         assert len(prints) == 3
 
     def test_a_model_of_numbers_is_refused(self) -> None:

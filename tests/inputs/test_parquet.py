@@ -161,11 +161,11 @@ class TestReading:
         with pytest.raises(JobError, match=r"x\.parquet changed while the job ran"):
             source.read(0, 1)
 
-    def test_the_fingerprint_is_of_the_rows_not_of_how_they_are_packed(self) -> None:
+    def test_the_digest_is_of_the_rows_not_of_how_they_are_packed(self) -> None:
         prints = []
         for rows, last in ((1, 3), (3, 3), (3, 4)):
             write("x.parquet", {"x": [1, 2, last]}, rows=rows)
-            prints.append(Parquet("x.parquet").bind(takes()).fingerprint)
+            prints.append(Parquet("x.parquet").bind(takes()).digest)
         assert prints[0] == prints[1] != prints[2]
 
 

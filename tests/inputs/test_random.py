@@ -94,7 +94,7 @@ def test_any_split_of_any_number_of_samples_is_the_same(
 
 
 def test_the_first_sample_never_changes() -> None:
-    """If NumPy draws otherwise one day, fingerprints say so; this says it to us."""
+    """If NumPy draws otherwise one day, digests say so; this says it to us."""
     values = drawn("ids", IDS, samples=1, length=12)
     assert values.tolist() == [[5, 5, 7, 5, 6, 5, 5, 7, 7, 7, 8, 6]]
 
@@ -107,13 +107,13 @@ def test_the_limit_takes_the_first_samples() -> None:
 @pytest.mark.parametrize(
     "other", [Random(samples=4), Random(seed=1), Random(length=31), Random(limit=4)]
 )
-def test_the_fingerprint_follows_the_settings(other: Random) -> None:
-    assert other.bind(MANY).fingerprint != Random().bind(MANY).fingerprint
+def test_the_digest_follows_the_settings(other: Random) -> None:
+    assert other.bind(MANY).digest != Random().bind(MANY).digest
 
 
-def test_the_fingerprint_follows_the_model() -> None:
+def test_the_digest_follows_the_model() -> None:
     others = [Signature("m", (IDS, MASK)), Signature("m", MANY.specs, longest={"token": 6})]
-    prints = {Random().bind(signature).fingerprint for signature in (MANY, *others)}
+    prints = {Random().bind(signature).digest for signature in (MANY, *others)}
     assert len(prints) == 3
 
 

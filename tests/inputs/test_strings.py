@@ -164,11 +164,11 @@ def test_any_texts_come_through_a_list(texts: list[str]) -> None:
     assert collated(LiveArrays(texts), takes()) == expected
 
 
-def test_zeros_at_the_end_change_the_fingerprint() -> None:
+def test_zeros_at_the_end_change_the_digest() -> None:
     one, other = ([{NAME: value}] for value in (b"a", b"a\x00"))
-    assert dataset(one).bind(takes()).fingerprint != dataset(other).bind(takes()).fingerprint
+    assert dataset(one).bind(takes()).digest != dataset(other).bind(takes()).digest
     live = (LiveArrays({NAME: [value]}).bind(takes()) for value in (b"a", b"a\x00"))
-    assert len({source.fingerprint for source in live}) == 2
+    assert len({source.digest for source in live}) == 2
 
 
 class TestFixedWidth:

@@ -233,18 +233,18 @@ class TestLimit:
 class TestFingerprint:
     def test_it_follows_what_is_read(self, folder: Path) -> None:
         Path("a.txt").write_bytes(b"one\ntwo\n")
-        before = bound("a.txt").fingerprint
+        before = bound("a.txt").digest
         assert re.fullmatch("[0-9a-f]{64}", before)
-        assert bound("a.txt", limit=1).fingerprint != before
-        assert bound("a.txt", limit=9).fingerprint == before
+        assert bound("a.txt", limit=1).digest != before
+        assert bound("a.txt", limit=9).digest == before
         Path("a.txt").write_bytes(b"one\r\ntwo")
-        assert bound("a.txt").fingerprint == before
+        assert bound("a.txt").digest == before
         Path("a.txt").write_bytes(b"one\n\ntwo\n")
-        assert bound("a.txt").fingerprint != before
+        assert bound("a.txt").digest != before
 
-    def test_another_column_is_another_fingerprint(self, folder: Path) -> None:
+    def test_another_column_is_another_digest(self, folder: Path) -> None:
         Path("a.jsonl").write_text('{"text": "one", "body": "two"}\n')
-        assert bound("a.jsonl").fingerprint != bound("a.jsonl", column="body").fingerprint
+        assert bound("a.jsonl").digest != bound("a.jsonl", column="body").digest
 
 
 class TestMistakes:

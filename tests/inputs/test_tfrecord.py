@@ -143,11 +143,11 @@ class TestReading:
             takes(), "*.tfrecord", limit=4
         )
 
-    def test_the_fingerprint_follows_what_is_read(self) -> None:
+    def test_the_digest_follows_what_is_read(self) -> None:
         prints = []
         for last, dtype in ((2.0, "float32"), (3.0, "float32"), (2.0, "float64")):
             write("x.tfrecord", {"x": 1.0}, {"x": last})
-            prints.append(TFRecord("x.tfrecord").bind(takes(dtype=dtype)).fingerprint)
+            prints.append(TFRecord("x.tfrecord").bind(takes(dtype=dtype)).digest)
         assert len(set(prints)) == 3
 
     def test_a_file_that_changes_fails_the_job(self) -> None:

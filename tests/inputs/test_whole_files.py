@@ -86,14 +86,14 @@ def test_a_tokenizer_is_given_the_text(folder: Path) -> None:
     assert sample.data == "text é\x00"
 
 
-def test_content_and_name_are_part_of_the_fingerprint(folder: Path) -> None:
-    before = Files("in").bind(BYTES).fingerprint
+def test_content_and_name_are_part_of_the_digest(folder: Path) -> None:
+    before = Files("in").bind(BYTES).digest
     (folder / "a.bin").write_bytes(CONTENTS["a.bin"][:-1])
-    shorter = Files("in").bind(BYTES).fingerprint
+    shorter = Files("in").bind(BYTES).digest
     (folder / "a.bin").write_bytes(CONTENTS["a.bin"])
-    assert Files("in").bind(BYTES).fingerprint == before != shorter
+    assert Files("in").bind(BYTES).digest == before != shorter
     (folder / "a.bin").rename(folder / "b.bin")
-    assert Files("in").bind(BYTES).fingerprint != before
+    assert Files("in").bind(BYTES).digest != before
 
 
 def test_a_file_that_changes_under_a_job_is_noticed(folder: Path) -> None:

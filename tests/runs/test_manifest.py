@@ -218,7 +218,7 @@ def test_a_plan_holds_every_sample_once(
 @pytest.mark.parametrize("count", [-1, 10**18])
 def test_a_number_of_samples_that_cannot_be_is_refused(count: int, tmp_path: Path) -> None:
     manifests.write(tmp_path, FULL)
-    inputs = {"fingerprint": "f00d", "count": count, "notes": [], "truncated": 0}
+    inputs = {"digest": "f00d", "count": count, "notes": [], "truncated": 0}
     edit(tmp_path, inputs=inputs, plan={"bytes": 1, "exact": True, "shards": [[0, count]]})
     with pytest.raises(
         RunDirectoryError, match=rf"records {count} samples, more than a run can hold"

@@ -197,7 +197,7 @@ def _recorded(manifest: Manifest) -> Mapping[str, object]:
     return {
         "model": {**_configured(manifest), **_carried(manifest)},
         "weights": manifest.model.get("weights"),
-        "inputs": manifest.inputs and manifest.inputs.fingerprint,
+        "inputs": manifest.inputs and manifest.inputs.digest,
         "versions": manifest.versions,
         "settings": manifest.settings,
         "seeds": manifest.seeds,
