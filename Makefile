@@ -26,7 +26,7 @@ UV_COMPILE := $(BIN)/uv pip compile --quiet --no-config --universal --python-ver
 
 .PHONY: conf
 conf: ## write names, defaults and descriptions of keys into the files of conf/
-	$(BIN)/python -m extractkit.config.declared
+	$(BIN)/python docs/_ext/declared.py
 
 .PHONY: help
 help: ## this list

@@ -14,7 +14,6 @@ import pytest
 
 import extractkit
 from extractkit.config import config_directory
-from extractkit.config.declared import DECLARED_GROUPS, Entry, entries
 from extractkit.core.catalog import Kind
 from extractkit.core.component import IMPORTS_KEY, Component
 from extractkit.core.job import SETTINGS
@@ -23,6 +22,10 @@ from extractkit.core.selectors import PREDICATE_KEYS, SELECTOR_KEYS, STATISTICS_
 from extractkit.core.transforms.pipeline import TRANSFORMS
 from extractkit.core.transforms.registry import REDUCTIONS
 from extractkit.core.trust import OWN
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "docs" / "_ext"))
+
+from declared import DECLARED_GROUPS, Entry, entries
 
 SOURCE = sorted(Path(extractkit.__file__).parent.rglob("*.py"))
 

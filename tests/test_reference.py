@@ -13,13 +13,13 @@ import extractkit.testing
 from extractkit import errors
 from extractkit.commands.verbs import VERBS, of_verb, overview
 from extractkit.config import GROUPS
-from extractkit.config.declared import entries
 from extractkit.core.transforms import registry as transforms
 
 DOCS = Path(__file__).parents[1] / "docs"
 sys.path.insert(0, str(DOCS / "_ext"))
 
 from config_group import section  # noqa: E402
+from declared import entries  # noqa: E402
 
 
 def test_every_public_name_has_an_entry() -> None:

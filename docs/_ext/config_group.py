@@ -2,11 +2,11 @@
 
 import re
 
+from declared import Entry, entries
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from extractkit.config.declared import Entry, entries
 from extractkit.core.keys import Key, Setting
 from extractkit.core.selectors import PREDICATE_KEYS, TAKE
 from extractkit.core.transforms.pipeline import TRANSFORMS
