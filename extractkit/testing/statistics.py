@@ -29,7 +29,7 @@ from extractkit.testing.transforms import operand_of
 AT = "selectors.mine.statistics.0"
 
 _DTYPES = ("float32", "float16", "uint8", "bool")
-_DIMS = ((Dim("token"), Dim(size=3)), (Dim(size=4),), ())
+_DIMS = ((Dim.along("token"), Dim(size=3)), (Dim(size=4),), ())
 _LENGTHS = (2, 0, 3, 1, 1)
 _CUTS = ((), (1,), (2, 4), (0, 1, 2, 3, 4, 5))
 """Samples at which shards end, but for the last. Two shards of one cut may be empty."""
@@ -190,6 +190,14 @@ class StatisticContract:
             for name, array in found.items():
                 assert isinstance(array, np.ndarray), name
                 assert array.dtype == full[name].dtype, name
+
+    def test_axes_are_named_and_results_summed_up_in_a_line(self) -> None:
+        for statistic, operand in self.cases():
+            for samples in (values_of(operand), []):
+                results = statistic.finish(statistic.of(block(operand, samples, 0)))
+                for name, array in results.items():
+                    assert len(statistic.dims.get(name, ())) == array.ndim, (name, operand)
+                assert len(statistic.summary(results).splitlines()) == 1
 
     def _over(
         self, statistic: Statistic, operand: Operand, samples: list[Array], cuts: Sequence[int]

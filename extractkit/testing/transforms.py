@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from extractkit.core.spec import BFLOAT16, Dim, numpy_dtype
+from extractkit.core.spec import BFLOAT16, SAMPLE, Dim, numpy_dtype
 from extractkit.core.transforms import Array, Axis, Lengths, Operand, Transform, registry
 from extractkit.engine.conformity import in_graph, in_numpy, misfits, wrong_lengths
 from extractkit.errors import ConfigError, SelectionError
@@ -28,9 +28,9 @@ AT = "selectors.mine.do.0"
 DTYPES = ("float32", BFLOAT16, "int32", "uint64", "bool")
 
 _DIMS = (
-    (Dim("token"), Dim(size=3)),
-    (Dim("head", 2), Dim("token"), Dim("token")),
-    (Dim("height"), Dim("width"), Dim(size=2)),
+    (Dim.along("token"), Dim(size=3)),
+    (Dim("head", 2), Dim.along("token", "query"), Dim.along("token", "key")),
+    (Dim.along("height"), Dim.along("width"), Dim(size=2)),
     (Dim(size=5),),
     (),
 )
@@ -40,7 +40,7 @@ _SAMPLES = 3
 
 def operand_of(dims: Sequence[Dim], dtype: str) -> Operand:
     """Return the spec of a tensor with samples in front, as a pipeline begins with it."""
-    axes = (Axis(dim, number) for number, dim in enumerate([Dim("sample"), *dims]))
+    axes = (Axis(dim, number) for number, dim in enumerate([Dim.along(SAMPLE), *dims]))
     return Operand(dtype, tuple(axes), "example:output")
 
 

@@ -74,6 +74,13 @@ class Largest:
     def finish(self, partial: Arrays) -> Arrays:
         return dict(partial)
 
+    @property
+    def dims(self) -> Mapping[str, tuple[str, ...]]:
+        return {"largest": ("feature",)}
+
+    def summary(self, results: Arrays) -> str:
+        return f"up to {results['largest'].max(initial=-np.inf):.4g}"
+
 
 class TestLargest(StatisticContract):
     def statistic(self) -> type[Statistic]:
@@ -115,6 +122,17 @@ class OtherDtypeWithoutSamples(Largest):
         return {"largest": whole if np.isfinite(whole).all() else whole.astype(np.float32)}
 
 
+class OtherDims(Largest):
+    @property
+    def dims(self) -> Mapping[str, tuple[str, ...]]:
+        return {"largest": ()}
+
+
+class LongSummary(Largest):
+    def summary(self, results: Arrays) -> str:
+        return "one\nper feature"
+
+
 class NamedAsAnother(Largest):
     name = "moments"
 
@@ -128,6 +146,8 @@ class NamedAsAnother(Largest):
         (MergesInPlace, "test_it_keeps_the_values_and_partial_results_it_is_given"),
         (FailsWithoutSamples, "test_a_partial_result_of_no_samples_changes_nothing"),
         (OtherDtypeWithoutSamples, "test_no_samples_at_all_have_a_result"),
+        (OtherDims, "test_axes_are_named_and_results_summed_up_in_a_line"),
+        (LongSummary, "test_axes_are_named_and_results_summed_up_in_a_line"),
         (NamedAsAnother, "test_its_name_is_its_own"),
     ],
 )

@@ -32,7 +32,7 @@ PLUGINS: Plugins[Statistic] = Plugins(
     "extractkit.statistics",
     "statistic",
     _every(),
-    ("parse", "check", "partial_bytes", "of", "merge", "finish"),
+    ("parse", "check", "partial_bytes", "of", "merge", "finish", "dims", "summary"),
 )
 """The statistics of single tensors of installed packages."""
 
