@@ -231,6 +231,38 @@ def test_a_sample_too_short_for_the_element_taken_is_named(
 
 
 @pytest.mark.parametrize(
+    ("taken", "longest"),
+    [("3:", None), ("4:", 4), ("9:12", 4), ("-9:-4", 4), ("-2:", None), (":2", None), ("2:2", 4)],
+)
+def test_a_range_that_no_sample_has_is_refused(taken: str, longest: int | None) -> None:
+    lengths = Lengths(3, {"token": np.array([3, 1, 4])})
+    tensor = planned(RECORDS[0], slice={"token": taken})
+    tensor.check_lengths(lengths)  # a single sample without elements is none too short
+    if longest is None:
+        tensor.check_ranges(lengths)
+        return
+    with pytest.raises(SelectionError) as caught:
+        tensor.check_ranges(lengths)
+    assert str(caught.value) == (
+        "selectors.mine.slice takes nothing of 'token' in 'a:op/X': the longest of 3 samples has 4"
+    )
+
+
+def test_a_range_after_other_steps_is_that_of_what_they_leave() -> None:
+    lengths = Lengths(3, {"token": np.array([9, 5, 2])})
+    steps = [{"slice": {"token": "-4:"}}, {"slice": {"token": "4:"}}]
+    with pytest.raises(SelectionError) as caught:
+        planned(RECORDS[0], do=steps).check_ranges(lengths)
+    assert str(caught.value) == (
+        "selectors.mine.do.1.slice takes nothing of 'token' in 'a:op/X': the longest of 3 samples "
+        "has 4 after the steps before it"
+    )
+    # Empty samples have nothing to take.
+    empty = Lengths(2, {"token": np.array([0, 0])})
+    planned(RECORDS[0], slice={"token": "2:"}).check_ranges(empty)
+
+
+@pytest.mark.parametrize(
     ("step", "left"),
     [
         ({"slice": {"token": "-4:"}}, [4, 4, 2]),

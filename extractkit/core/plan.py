@@ -205,6 +205,26 @@ class PlannedTensor:
                 f"Take a range, as in '0:4'"
             )
 
+    def check_ranges(self, lengths: Lengths) -> None:
+        """Check that some sample has elements in the ranges that slices take.
+
+        Args:
+            lengths: those of all samples.
+
+        Raises:
+            SelectionError: no sample has any.
+        """
+        if self.bound is None:
+            return
+        for at, axis, taken, own in self.bound.ranges(self._free_lengths(lengths)):
+            sizes = np.unique(own)
+            if sizes.any() and not any(range(*taken.indices(int(size))) for size in sizes):
+                raise SelectionError(
+                    f"{at} takes nothing of {axis!r} in {self.address!r}: the longest of "
+                    f"{lengths.samples} samples has {sizes[-1]}"
+                    f"{_after(own, lengths.axes[axis]) if axis in lengths.axes else ''}"
+                )
+
     def too_short(self, lengths: Lengths) -> dict[int, str]:
         """Return, by position, the samples that lack an element taken by a slice, with a reason."""
         return {

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from extractkit.advice import command
 from extractkit.core.statistics.results import Statistics
-from extractkit.core.value_checks import ValueChecks
+from extractkit.core.value_checks import ValueChecks, overflowing
 from extractkit.display import duration_text, rate_text, safe, shape_text, size_text
 from extractkit.display.tensors import statistics_table
 from extractkit.engine import Summary
@@ -256,7 +256,8 @@ def summary(result: Summary) -> RenderableType:
     done = result.samples if result.computed is None else result.computed
     rate = rate_text(done, result.seconds)
     facts.add_row("time", f"{duration_text(result.seconds)}{rate and f', {rate}'}")
-    _add_findings(facts, result.missing, result.non_finite, result.constant, result.unchanging)
+    findings = (result.non_finite, result.constant, result.unchanging, result.overflowing)
+    _add_findings(facts, result.missing, *findings)
     facts.add_row("look at it", Text(command("show", safe(str(result.directory)))))
     return facts
 
@@ -302,6 +303,7 @@ def _add_findings(
     non_finite: Sequence[str],
     constant: Sequence[str],
     unchanging: Sequence[str],
+    overflowing: Sequence[str],
 ) -> None:
     """Add a row for each kind of samples and values that may be a mistake."""
     if missing:
@@ -311,17 +313,18 @@ def _add_findings(
         ("not finite", "NaN or infinity in", non_finite),
         ("constant", "one number throughout in", constant),
         ("unchanging", "the same for every sample:", unchanging),
+        ("overflow", "elements beyond the range of the type in", overflowing),
     ):
         if tensors:
             facts.add_row(label, Text(f"{text} {_first_of(tensors)}", style="yellow"))
 
 
-def _findings(values: Mapping[str, ValueChecks]) -> tuple[list[str], list[str], list[str]]:
-    """Return the tensors that are not finite, constant or unchanging, in detail if few."""
+def _findings(values: Mapping[str, ValueChecks]) -> tuple[Sequence[str], ...]:
+    """Return the tensors that are not finite, constant, unchanging or cut off, in detail if few."""
     non_finite = {key: _counted(one) for key, one in values.items() if not one.finite}
     constant = {key: f"{one.minimum:g}" for key, one in values.items() if one.constant}
     unchanging = [key for key, one in values.items() if one.never_changes]
-    return _explained(non_finite), _explained(constant), unchanging
+    return _explained(non_finite), _explained(constant), unchanging, overflowing(values)
 
 
 def _explained(found: Mapping[str, str]) -> list[str]:

@@ -24,6 +24,7 @@ class Summary:
         missing: how many samples have no values.
         constant: keys of tensors whose elements are all the same number.
         unchanging: keys of tensors that have the same value for every sample.
+        overflowing: keys of tensors with elements beyond the range of the type of a cast.
         computed: number of samples computed by this process, once for each checkpoint; None: all.
             The others had been stored before.
         checkpoints: number of sets of weights; 0 without a checkpoint axis.
@@ -40,6 +41,7 @@ class Summary:
     missing: int = 0
     constant: tuple[str, ...] = ()
     unchanging: tuple[str, ...] = ()
+    overflowing: tuple[str, ...] = ()
     computed: int | None = None
     checkpoints: int = 0
 

@@ -17,7 +17,7 @@ from extractkit.engine.batches import BatchRules, encoded_bytes, in_blocks, read
 from extractkit.engine.carrying import Carried
 from extractkit.engine.failing_samples import first_explained, try_out
 from extractkit.engine.loading import Opened, open_job, program_of
-from extractkit.engine.samples import Record, Survey
+from extractkit.engine.samples import Record, Survey, check_slices
 from extractkit.engine.sharing import Shared, Sharing, measure_sharing
 from extractkit.engine.sizes import SizeFaults
 from extractkit.engine.stream import Stream, assembly, fetches, put
@@ -163,6 +163,9 @@ def prepare(
         timings = {"load": loaded - began - opened.scanned}
         nothing = Trial(Lengths(1, {}), 0)
         return Prepared(job, opened, None, nothing, Shared(Sharing.PADDED), timings)
+    if opened.surveyor is not None:
+        # Before the model is compiled, since a mistake in a slice or a sample is known by now.
+        check_slices(opened.surveyor.result(), varying, job.runtime.bad_samples)
     stage("compiling, and running the first sample")
     program = program_of(opened.model, fetches(varying), opened.compilation)
     trial = _tried(opened, varying, program, job.runtime.bad_samples)

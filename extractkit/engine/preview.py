@@ -12,7 +12,7 @@ from extractkit.core.shards import Shard
 from extractkit.core.values import varies
 from extractkit.engine.loading import Opened, open_job
 from extractkit.engine.prepare import sharing_of
-from extractkit.engine.samples import longest, survey, too_short
+from extractkit.engine.samples import check_slices, longest, survey, too_short
 from extractkit.engine.sharing import Shared
 from extractkit.runs.directory import check_space, free_bytes
 from extractkit.runs.schema import plain
@@ -174,6 +174,7 @@ def _lengths(opened: Opened) -> Lengths:
     if opened.surveyor is not None:
         found = opened.surveyor.result()
         if not too_short(found, varying):
+            check_slices(found, varying, opened.bad_samples)
             return found.lengths
     found = survey(opened.model, opened.source, lambda rows: None, opened.bad_samples, varying)
     return found.lengths

@@ -151,10 +151,20 @@ def survey(
         for sample in _read(source, start, min(start + _CHUNK, len(source))):
             surveyor.see(sample)
     found = surveyor.result()
-    if policy != "skip":
-        for tensor in tensors:
-            tensor.check_lengths(found.lengths)
+    check_slices(found, tensors, policy)
     return found
+
+
+def check_slices(found: Survey, tensors: Sequence[PlannedTensor], policy: str) -> None:
+    """Check that the samples are long enough for the slices of tensors.
+
+    Raises:
+        SelectionError: a sample is too short, and may not be missing, or all are.
+    """
+    for tensor in tensors:
+        if policy != "skip":
+            tensor.check_lengths(found.lengths)
+        tensor.check_ranges(found.lengths)
 
 
 def _read(source: Source, start: int, stop: int) -> Sequence[Sample | Unreadable]:

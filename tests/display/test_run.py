@@ -88,11 +88,12 @@ FOUND = {
     "b:output": ValueChecks(minimum=0.5, maximum=0.5, same="f00", examined=5, elements=20),
     "c:output": ValueChecks(minimum=0, maximum=1, same="f00", examined=5, elements=20),
     "d:output": ValueChecks(minimum=0, maximum=1, examined=5, elements=20),
+    "d:output@overflow": ValueChecks(minimum=0, maximum=7, examined=5, elements=5),
 }
 
 
 def finding_rows(text: str) -> list[list[str]]:
-    labels = ("samples", "missing", "not finite", "constant", "unchanging")
+    labels = ("samples", "missing", "not finite", "constant", "unchanging", "overflow")
     return [line.split() for line in text.splitlines() if line.startswith(labels)]
 
 
@@ -131,6 +132,7 @@ def test_what_may_be_a_mistake_is_reported_with_its_counts() -> None:
             "w (4 infinite)",
             "constant one number throughout in b:output (0.5)",
             "unchanging the same for every sample: b:output, c:output",
+            "overflow elements beyond the range of the type in d:output",
         )
     ]
 

@@ -320,3 +320,14 @@ def test_the_manifest_says_what_was_done(tmp_path: Path) -> None:
     assert {"load", "compile", "survey", "extract"} <= set(manifest.volatile.timings)
     assert manifest.plan is not None
     assert manifest.plan.exact
+
+
+def test_elements_that_a_cast_cuts_off_are_reported(tmp_path: Path) -> None:
+    listener = Collected()
+    negative, positive = {"path": "embedding:output"}, {"path": "attention:op/Softmax"}
+    wanted = job({**negative, "cast": "uint8"}, {**positive, "cast": "uint8"})
+    run = executed(tmp_path / "run", wanted, listener)
+    assert listener.summaries[0].overflowing == ("embedding:output",)
+    assert sum(int(np.sum(one)) for one in map(run["embedding:output@overflow"].sample, range(20)))
+    # Weights between 0 and 1 are cut, but not beyond the range.
+    assert not any(np.any(run["attention:op/Softmax@overflow"].sample(n)) for n in range(20))

@@ -20,13 +20,14 @@ from extractkit.core.component import Component
 from extractkit.core.plan import PlannedTensor
 from extractkit.engine import Silent
 from extractkit.engine.execute import execute, resume
+from extractkit.engine.preview import preview
 from extractkit.engine.samples import SampleRow, Surveyor, survey
-from extractkit.errors import InputError, JobError, RunDirectoryError
+from extractkit.errors import InputError, JobError, RunDirectoryError, SelectionError
 from extractkit.inputs.in_memory import LiveRows
 from extractkit.inputs.texts import Texts
 from extractkit.runs.files import origins
 from extractkit.runs.reader import open_run
-from tests.engine.examples import MODEL, TEXTS, job, shard_files
+from tests.engine.examples import MODEL, TEXTS, Collected, job, shard_files
 
 LETTERS = [ord(text[0]) % 50 for text in TEXTS]
 COLUMNS = {"tokens": "tokens"}
@@ -258,3 +259,17 @@ def test_samples_too_short_for_a_slice_are_missing_in_the_rows_too(tmp_path: Pat
     stored = open_run(tmp_path / "run")
     assert [row.get("missing", "")[:6] for row in stored.samples] == ["", "it has", ""]
     assert len(stored.samples) == 3
+
+
+def test_a_slice_of_nothing_is_refused_before_the_model_is_compiled(tmp_path: Path) -> None:
+    path = tmp_path / "x.txt"
+    path.write_text("abc\nde\n")
+    listener = Collected()
+    inputs = Component("inputs", "extractkit.inputs.texts.Texts", {"path": str(path)})
+    sliced = replace(job({"path": "embedding:output", "slice": {"token": "3:"}}), inputs=inputs)
+    with pytest.raises(SelectionError, match=r"the longest of 2 samples has 3$"):
+        execute(sliced, tmp_path / "run", hydra_files={}, listener=listener)
+    assert not any("compiling" in stage for stage in listener.stages)
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(SelectionError, match=r"the longest of 2 samples has 3$"):
+        preview(sliced, tmp_path / "run", exact=True)

@@ -244,6 +244,16 @@ class BoundPipeline:
                         yield step.transform.at, dim, index, lengths[position]
             lengths = step.transform.lengths(np, step.operand, lengths)[chosen]
 
+    def ranges(self, lengths: Lengths) -> Iterator[tuple[str, str, slice, Array]]:
+        """Yield every range that is taken of a free axis, as `elements` does single elements."""
+        for step, chosen in zip(self.steps, self._choices, strict=True):
+            if isinstance(step.transform, Slice):
+                for position, taken in step.transform.ranges(step.operand):
+                    if position in lengths:
+                        axis = str(step.operand.axes[position].dim.title)
+                        yield step.transform.at, axis, taken, lengths[position]
+            lengths = step.transform.lengths(np, step.operand, lengths)[chosen]
+
     def lengths(self, xp: Any, lengths: Lengths) -> Lengths:
         """Return the lengths of the result's ragged axes from those of the tensor's.
 

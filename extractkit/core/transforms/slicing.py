@@ -57,6 +57,14 @@ class Slice:
             for position in operand.find([name], self.at)
         }
 
+    def ranges(self, operand: Operand) -> list[tuple[int, slice]]:
+        """Return the positions of free axes from which ranges are taken, with these."""
+        return [
+            (position, slice(*index))
+            for position, index in self.bound(operand).items()
+            if not isinstance(index, int) and operand.axes[position].dim.free is not None
+        ]
+
     def elements(self, operand: Operand) -> list[tuple[int, int]]:
         """Return the positions of free axes from which single elements are taken, with these."""
         return [
