@@ -110,15 +110,15 @@ def _compared(
     tallying = Tallying()
     merging = Merging(tallying)
     try:
-        _check(a, b, aligned)
-        for block in blocks(a, b, aligned):
+        pairs = _pairs(a, b, aligned)
+        for block in blocks(a, b, pairs):
             merging.add(tallying.of((block.pairs, compare(block.a, block.b, tolerance))))
     except IncomparableError as error:
         return TensorComparison(a.key, b.key, Verdict.INCOMPARABLE, str(error))
     tally = merging.finish()
     verdict = _verdict(tally.counts, same_type=a.dtype == b.dtype)
     first_unequal, first_beyond, worst = (
-        None if pair is None or a.constant else aligned.sample(pair)
+        None if pair is None or pairs is None else pairs.sample(pair)
         for pair in (tally.first_unequal, tally.first_beyond, tally.worst)
     )
     return TensorComparison(
@@ -167,17 +167,26 @@ def _compared_arrays(label: str, a: Array, b: Array, tolerance: Tolerance) -> Te
     return TensorComparison(label, label, verdict, None, tally.counts, tally.errors())
 
 
-def _check(a: TensorView, b: TensorView, aligned: Alignment) -> None:
-    """Raise for tensors that cannot be compared, as far as that is known without reading."""
-    if a.constant != b.constant:
-        raise IncomparableError(
-            f"it is constant in {'A' if a.constant else 'B'} and has samples in "
-            f"{'B' if a.constant else 'A'}"
-        )
+def _pairs(a: TensorView, b: TensorView, aligned: Alignment) -> Alignment | None:
+    """Return the pairs of samples to compare, or None for constants, which have no samples.
+
+    Raises:
+        IncomparableError: the tensors cannot be compared, as far as is known without reading.
+    """
+    match a.constant, b.constant:
+        case True, False:
+            raise IncomparableError("it is constant in A and has samples in B")
+        case False, True:
+            raise IncomparableError("it is constant in B and has samples in A")
+        case True, True:
+            pairs = None
+        case _:
+            pairs = aligned
     if family(a.dtype) != family(b.dtype):
         raise IncomparableError(f"{a.dtype} against {b.dtype}")
-    if not a.constant and not len(aligned):
+    if pairs is not None and not len(pairs):
         raise IncomparableError("the runs have no sample in common with values")
+    return pairs
 
 
 def circumstances(a: Manifest, b: Manifest) -> tuple[Circumstance, ...]:

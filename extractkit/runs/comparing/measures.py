@@ -49,14 +49,17 @@ class Block:
 _Pair = tuple[int, Array, Array]
 
 
-def blocks(a: TensorView, b: TensorView, aligned: Alignment) -> Iterator[Block]:
+def blocks(a: TensorView, b: TensorView, aligned: Alignment | None) -> Iterator[Block]:
     """Yield all corresponding elements in the order of the pairs. A constant is one pair, number 0.
+
+    Args:
+        aligned: the pairs of samples; None for constants.
 
     Raises:
         IncomparableError: the shapes of a sample differ.
         RunDirectoryError: a shard is missing or damaged.
     """
-    pairs = _constants(a, b) if a.constant else _samples(a, b, aligned)
+    pairs = _constants(a, b) if aligned is None else _samples(a, b, aligned)
     waiting: list[_Pair] = []
     size = 0
     for pair in pairs:
