@@ -118,6 +118,14 @@ def test_text_that_a_terminal_would_obey_is_printed_escaped() -> None:
 def test_positions_count_in_c_order() -> None:
     for position, expected in enumerate(np.ndindex(4, 3, 2)):
         assert Places((None, 3, 2)).found(position, {}) == (expected, None)
+    # The tokens of this row are along another axis.
+    whole = Places((None,), 0, ())
+    assert whole.found(2, {"tokens": ["a", "b"], "length": {"token": 3, "other": 2}}) == (
+        (2,),
+        None,
+    )
+    assert whole.found(1, {"tokens": ["a", "b"], "length": {"token": 2, "other": 3}}) == ((1,), 1)
+    assert whole.found(1, {"tokens": ["a", "b"], "length": 2}) == ((1,), 1)
     # Only the model knows the size of the second axis.
     assert Places((4, None)).found(7, {}) == ((7,), None)
 

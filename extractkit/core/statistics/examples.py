@@ -40,7 +40,8 @@ class Example:
         unit: the number of the feature.
         value: the value.
         sample, id: the index and the id of the sample.
-        position: where in the sample: one index for each axis between samples and features.
+        position: where in the sample: one index for each axis between samples and features, or one
+            for all in C order if only the model knows their sizes.
         token: the token there, as text; None without tokens, or if transforms mix them.
         context: that token and some around it, `[` and `]` around its own.
         row: the sample's row in `run.samples`, with its labels.
@@ -159,10 +160,9 @@ class Places:
         Args:
             position: an element of the axes between samples and features, in C order.
         """
-        tokens = row.get("tokens")
         kept: Array | None = None
-        if isinstance(tokens, list) and self.slices is not None:
-            kept = np.arange(len(tokens))
+        if self.slices is not None and (count := _tokens(row)) is not None:
+            kept = np.arange(count)
             for one in self.slices:
                 kept = kept[one] if isinstance(one, int) else kept[slice(*one)]
         index = self._index(position, None if kept is None else kept.size)
@@ -182,6 +182,13 @@ class Places:
             position, own = divmod(position, known)
             index.append(own)
         return (position, *reversed(index))
+
+
+def _tokens(row: Row) -> int | None:
+    """Return the number of a sample's tokens, if they are along the axis of that name."""
+    tokens, length = row.get("tokens"), row.get("length")
+    along = length.get(_TOKEN) if isinstance(length, Mapping) else length
+    return along if isinstance(tokens, list) and len(tokens) == along else None
 
 
 def _position(operand: Operand, number: int) -> int | None:
