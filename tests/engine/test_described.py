@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from extractkit.core.component import Component
+from extractkit.core.spec import TensorSpec
 from extractkit.engine.identity import described
 from extractkit.engine.prepare import prepare
 from extractkit.errors import RunDirectoryError
@@ -69,6 +70,36 @@ def test_axes_that_running_tells_are_in_the_record_of_what_is_stored(known: Mani
     assert pooled.stored.spec.labels == ("sample", None)
     assert pooled.stored.spec.shape == (None, 4)
     assert pooled.record.spec == pooled.stored.spec
+
+
+def test_axes_that_an_older_run_left_unknown_fit_any_that_are_measured(known: Manifest) -> None:
+    def with_spec(spec: TensorSpec) -> Manifest:
+        tensors = tuple(
+            replace(one, record=replace(one.record, spec=spec)) if one.key == "pool:op/Max" else one
+            for one in known.tensors
+        )
+        return replace(known, tensors=tensors)
+
+    assert differences(with_spec(TensorSpec.of("float32", ("?", "?"), (None, None))), known) == []
+    assert differences(with_spec(TensorSpec("float32", None)), known) == []
+    (found,) = differences(with_spec(TensorSpec.fixed("float32", (3, 4))), known)
+    assert found.startswith("the tensors' records: ")
+
+
+def test_names_of_axes_are_no_differences(known: Manifest) -> None:
+    def named(spec: TensorSpec) -> TensorSpec:
+        return replace(spec, dims=tuple(dim.named("feature") for dim in spec.axes))
+
+    tensors = tuple(
+        replace(
+            one,
+            record=replace(one.record, spec=named(one.record.spec)),
+            stored=replace(one.stored, spec=named(one.stored.spec)),
+        )
+        for one in known.tensors
+    )
+    assert tensors != known.tensors
+    assert differences(replace(known, tensors=tensors), known) == []
 
 
 def test_weights_alone_have_no_inputs() -> None:

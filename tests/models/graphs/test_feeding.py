@@ -111,7 +111,7 @@ def test_a_latent_of_ones_own(folder: Path) -> None:
     for name, model in every_format(folder, {"z": ["sample", 3]}).items():
         record = model.catalog["rec:0"]
         assert record.extractable, (name, record.reason)
-        assert record.spec.labels == ("sample", None), name
+        assert record.spec.undescribed.labels == ("sample", None), name
         value = values_of(model, ["rec:0"], {"z": Z})["rec:0"]  # type: ignore[arg-type]
         np.testing.assert_allclose(value, expected, rtol=1e-5, err_msg=name)
         fed = model.catalog["z:0"]
