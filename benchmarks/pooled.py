@@ -5,10 +5,11 @@ last layer alone, for which TensorFlow computes all layers. The clock runs from 
 the finished run: without loading and self-check, with the first call of the program.
 """
 
+import os
 import tempfile
 from pathlib import Path
 from statistics import median
-from time import perf_counter
+from time import perf_counter, process_time
 
 import extractkit
 from extractkit.engine import Silent
@@ -28,36 +29,44 @@ JOBS = {
 
 
 class _Clock(Silent):
-    """Notes when the plan is frozen and when the run is complete."""
+    """Notes when the plan is frozen and the run complete: seconds, and those of all CPUs."""
 
     def planned(self, *plan: object) -> None:
-        self.began = perf_counter()
+        self.began = (perf_counter(), process_time())
 
     def finished(self, summary: object) -> None:
-        self.done = perf_counter()
+        self.done = (perf_counter(), process_time())
 
 
 def main() -> None:
-    """Print the rate of each job as a share of the bare one's, round by round."""
+    """Print the rate of each job as a share of the bare one's, and the same of CPU time.
+
+    Other programs change the rate more than the CPU time. Every other round is in reverse order.
+    """
     texts = stdlib_docstrings(TEXTS)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for job in JOBS:  # compiled outside the clock
-            _seconds(job, texts[:32], folder / f"first-{job}")
-        ratios: dict[str, list[float]] = {job: [] for job in JOBS}
+            _spent(job, texts[:32], folder / f"first-{job}")
+        ratios: dict[str, list[tuple[float, float]]] = {job: [] for job in JOBS}
         for round_ in range(ROUNDS):
-            seconds = {job: _seconds(job, texts, folder / f"{job}-{round_}") for job in JOBS}
-            for job, spent in seconds.items():
-                ratios[job].append(seconds["bare"] / spent)
-            shares = ", ".join(
-                f"{job} {seconds['bare'] / spent:.2f}" for job, spent in seconds.items()
-            )
-            print(f"  round {round_ + 1}: bare {TEXTS / seconds['bare']:.1f} texts/s; {shares}")
+            order = list(JOBS)[:: 1 if round_ % 2 == 0 else -1]
+            spent = {job: _spent(job, texts, folder / f"{job}-{round_}") for job in order}
+            seconds, cpu = spent["bare"]
+            for job in JOBS:
+                ratios[job].append((seconds / spent[job][0], cpu / spent[job][1]))
+            shares = ", ".join(f"{job} {ratios[job][-1][0]:.2f}" for job in JOBS)
+            rate, load = TEXTS / seconds, os.getloadavg()[0]
+            print(f"  round {round_ + 1}: bare {rate:.1f} texts/s; {shares}; load {load:.1f}")
     for job, each in ratios.items():
-        print(f"  {job}: median {median(each):.2f}, {min(each):.2f} to {max(each):.2f}")
+        rates, cpus = zip(*each, strict=True)
+        print(
+            f"  {job}: rate {median(rates):.2f} ({min(rates):.2f} to {max(rates):.2f}), "
+            f"CPU time {median(cpus):.2f} ({min(cpus):.2f} to {max(cpus):.2f})"
+        )
 
 
-def _seconds(job: str, texts: list[str], run_dir: Path) -> float:
+def _spent(job: str, texts: list[str], run_dir: Path) -> tuple[float, float]:
     clock = _Clock()
     extractkit.extract(
         ["model=bert"],
@@ -67,4 +76,4 @@ def _seconds(job: str, texts: list[str], run_dir: Path) -> float:
         run_dir=run_dir,
         listener=clock,
     )
-    return clock.done - clock.began
+    return clock.done[0] - clock.began[0], clock.done[1] - clock.began[1]
