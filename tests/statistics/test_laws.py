@@ -214,11 +214,11 @@ def test_features_that_do_not_vary_have_no_covariance() -> None:
 
 @pytest.mark.parametrize("statistic", statistics())
 def test_an_empty_block_changes_nothing(statistic: Statistic) -> None:
-    state = statistic.of(block(many(9), 0))
+    partial = statistic.of(block(many(9), 0))
     empty = statistic.of(block([], 40))
-    for merged in (statistic.merge(state, empty), statistic.merge(empty, state)):
-        assert merged.keys() == state.keys()
-        for name, array in state.items():
+    for merged in (statistic.merge(partial, empty), statistic.merge(empty, partial)):
+        assert merged.keys() == partial.keys()
+        for name, array in partial.items():
             np.testing.assert_array_equal(merged[name], array, name)
 
 

@@ -124,14 +124,14 @@ def every() -> Statistics:
     """Statistics of two tensors with different numbers of features."""
     narrow = asked({"top": {"k": 2}})
     rows: Array = np.arange(8.0).reshape(4, 2)
-    state: Arrays = narrow.of(Block(Dense(rows), np.arange(4), 2))
+    partial: Arrays = narrow.of(Block(Dense(rows), np.arange(4), 2))
     pair = Asked.parse(["similarity"], "s").joint[0]
     labels = dict.fromkeys(("tensor", "other_tensor"), ("a", "b"))
     cka = {"count": np.asarray(9), "cka": np.array([[1, 0.25], [0.25, 1]])}
     return Statistics(
         {
             "a": TensorStatistics("a", {"moments": results("moments"), "pca": results("pca")}),
-            "b": TensorStatistics("b", {"top": Results(narrow, narrow.finish(state))}),
+            "b": TensorStatistics("b", {"top": Results(narrow, narrow.finish(partial))}),
             "@s": TensorStatistics("@s", {"similarity": Results(pair, cka, labels=labels)}),
         }
     )

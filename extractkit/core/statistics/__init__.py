@@ -204,7 +204,7 @@ def features(operand: Operand, at: str) -> int:
     return size
 
 
-LARGEST_STATE = 256 * 1024 * 1024
+LARGEST_PARTIAL = 256 * 1024 * 1024
 """Most bytes of a partial result. Each shard stores one, and a few are in memory together."""
 
 
@@ -214,10 +214,10 @@ def fits(size: int, operand: Operand, at: str) -> None:
     Raises:
         SelectionError: it is too large.
     """
-    if size > LARGEST_STATE:
+    if size > LARGEST_PARTIAL:
         raise SelectionError(
             f"{at} of {operand.source!r} would hold {size:,} bytes for each shard, more than "
-            f"{LARGEST_STATE:,}. Narrow its last axis first, for example with "
+            f"{LARGEST_PARTIAL:,}. Narrow its last axis first, for example with "
             f"do: [{{{narrowing(operand)}}}], or slice it"
         )
 

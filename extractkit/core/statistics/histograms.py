@@ -186,7 +186,7 @@ def _merged(one: Arrays, other: Arrays) -> dict[str, Array]:
     bins = one["counts"].shape[1]
     exponent = np.maximum(one["exponent"], other["exponent"])
     while True:
-        ends = [_ends(state, exponent - state["exponent"]) for state in (one, other)]
+        ends = [_ends(partial, exponent - partial["exponent"]) for partial in (one, other)]
         first = np.minimum(ends[0][0], ends[1][0])
         last = np.maximum(ends[0][1], ends[1][1])
         wide = last - first >= bins
@@ -195,16 +195,18 @@ def _merged(one: Arrays, other: Arrays) -> dict[str, Array]:
         exponent = exponent + wide
     first = np.where(last < first, 0, first)
     both = {name: one[name] + other[name] for name in ("below", "above", "nan")}
-    counts = sum(_moved(state, exponent - state["exponent"], first, bins) for state in (one, other))
+    counts = sum(
+        _moved(partial, exponent - partial["exponent"], first, bins) for partial in (one, other)
+    )
     return {"counts": np.asarray(counts), "exponent": exponent, "first": first, **both}
 
 
-def _ends(state: Arrays, shift: Array) -> tuple[Array, Array]:
+def _ends(partial: Arrays, shift: Array) -> tuple[Array, Array]:
     """Return the numbers of the first and the last interval with elements, 2**shift times as wide.
 
     Without elements the first comes after the last.
     """
-    counts, first = state["counts"], state["first"]
+    counts, first = partial["counts"], partial["first"]
     bins = counts.shape[1]
     some = counts > 0
     numbers = (first + some.argmax(1), first + bins - 1 - some[:, ::-1].argmax(1))
@@ -219,10 +221,10 @@ def _halved(number: Array, times: Array) -> Array:
     return np.right_shift(number, np.minimum(times, 63))
 
 
-def _moved(state: Arrays, shift: Array, first: Array, bins: int) -> Array:
+def _moved(partial: Arrays, shift: Array, first: Array, bins: int) -> Array:
     """Return the counts in intervals 2**shift times as wide, from another first one."""
-    counts = state["counts"]
-    number = _halved(state["first"][:, None] + np.arange(bins), shift[:, None])
+    counts = partial["counts"]
+    number = _halved(partial["first"][:, None] + np.arange(bins), shift[:, None])
     place = np.where(counts > 0, number - first[:, None], 0)
     moved = np.zeros_like(counts)
     np.add.at(moved, (np.arange(len(counts))[:, None], place), counts)

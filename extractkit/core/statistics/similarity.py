@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from extractkit.core.spec import Dim
 from extractkit.core.statistics import (
-    LARGEST_STATE,
+    LARGEST_PARTIAL,
     OTHER,
     TENSOR,
     Array,
@@ -107,11 +107,11 @@ class Similarity:
         else:
             size, what = 8 * len(operands) * self.batch**2, "of kernels"
             instead = (
-                f"Give a batch of at most {isqrt(LARGEST_STATE // (8 * len(operands))):,} rows"
+                f"Give a batch of at most {isqrt(LARGEST_PARTIAL // (8 * len(operands))):,} rows"
             )
-        if size <= LARGEST_STATE:
+        if size <= LARGEST_PARTIAL:
             return None
-        return f"would hold {size:,} bytes {what}, more than {LARGEST_STATE:,}. {instead}"
+        return f"would hold {size:,} bytes {what}, more than {LARGEST_PARTIAL:,}. {instead}"
 
     def partial_bytes(self, operands: Sequence[Operand]) -> int:
         """Return the size of a product for each pair of features, or a sum for each of tensors."""
