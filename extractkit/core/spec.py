@@ -61,9 +61,9 @@ class Dim:
     def computed_from(cls, *axes: str) -> "Dim":
         """Return an axis whose length the model computes from free ones; without any, from values.
 
-        Only the model knows that length.
+        Only the model knows that length. Names may be joined by commas.
         """
-        return cls(of=axes or (_VALUES,))
+        return cls(of=tuple(",".join(axes or (_VALUES,)).split(",")))
 
     @classmethod
     def parse(cls, text: str | None, size: int | None = None) -> "Dim":

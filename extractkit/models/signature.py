@@ -16,7 +16,7 @@ from extractkit.inputs import InputSpec, Signature
 
 INPUT_AXES = "model.input_axes"
 
-_FORBIDDEN = set("*,()?:")
+_FORBIDDEN = set("*,()?:=")
 
 Dim = str | int | None
 

@@ -380,7 +380,7 @@ class _Tensor:
         if not self.values.contents:
             return
         node = self.values.write(file, directory)
-        labels = [*self.axes, *(dim or "" for dim in self.stored.spec.labels)]
+        labels = [*self.axes, *(dim or "" for dim in self.stored.spec.titles)]
         if self.offsets:
             node = file[self.stored.key]
             node[OFFSETS] = self._laid(self.offsets)

@@ -390,12 +390,12 @@ def _check_alike(path: Path, views: Mapping[int, TensorView], runs: Mapping[int,
 
 def _form(view: TensorView, run: Run) -> dict[str, list[object]]:
     """Return what has to be the same in all runs."""
-    axes = zip(view.dims, view.shape, strict=True)
+    spec = view.spec.undescribed  # a run of an older extractkit may lack names of axes
     return {
-        "dims": list(view.dims),
+        "dims": list(spec.titles),
         "types": [str(view.dtype)],
         # Along these axes, all samples have the same length.
-        "fixed sizes": [size for dim, size in axes if dim is None],
+        "fixed sizes": [dim.size for dim in spec.axes if dim.size is not None],
         "samples": _ids(run) if SAMPLE in view.dims else [],
         **{f"{axis.name}s": list(axis.coordinates) for axis in run.manifest.outer_axes},
     }

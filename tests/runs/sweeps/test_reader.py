@@ -169,6 +169,13 @@ def test_whole_numbers_have_nothing_to_stand_for_a_missing_run(place: Path) -> N
             ["+selectors.mine.cast=float16,float64"],
             r"its types are \['float16'\] in job 0 and \['float64'\] in job 1",
         ),
+        (
+            [
+                "+selectors.mine.do=[{quantile:{q:[0.1,0.5],axis:1}}],"
+                "[{quantile:{q:[0.1,0.5,0.9],axis:1}}]"
+            ],
+            r"its fixed sizes are \[4, 2\] in job 0 and \[4, 3\] in job 1",
+        ),
     ],
 )
 def test_runs_of_different_kinds_are_no_array(
