@@ -361,3 +361,36 @@ def test_checkpoints_are_compared_one_by_one(tmp_path: Path) -> None:
     same = extractkit.similarity(run.at("step_0"), run.at("step_0"))
     np.testing.assert_allclose(same.cka, extractkit.similarity(run.at("step_0")).cka, rtol=1e-12)
     assert extractkit.similarity(run.at("step_0"), run.at("step_1")).cka[0, 0] < 1
+
+
+def test_selectors_that_share_tensors_have_matrices_of_their_own(tmp_path: Path) -> None:
+    first, second, third = POOLED["path"]
+    alike = {**POOLED, "statistics": ["similarity"]}
+    run = extractkit.extract(
+        model=ReferenceModel(),
+        inputs=TEXTS,
+        selectors={
+            "all": alike,
+            "front": {**alike, "path": [first, second]},
+            "back": {**alike, "path": [second, third]},
+        },
+        run_dir=tmp_path / "run",
+    )
+    whole = run.statistics["@all"].similarity.cka
+    assert run.statistics["@front"].tensors == (first, second)
+    np.testing.assert_allclose(run.statistics["@front"].similarity.cka, whole[:2, :2], rtol=1e-12)
+    np.testing.assert_allclose(run.statistics["@back"].similarity.cka, whole[1:, 1:], rtol=1e-12)
+
+
+def test_checkpoints_have_a_matrix_each(tmp_path: Path) -> None:
+    paths = files(tmp_path, [0, 1])
+    alike = {**POOLED, "statistics": ["similarity"]}
+    run = executed(tmp_path / "run", over(paths, alike, shard_size=7))
+    found = run.statistics["@s0"].similarity
+    assert found.cka.shape == (2, 3, 3)
+    alone = executed(tmp_path / "alone", over(paths[1:], alike, shard_size=7))
+    expected = alone.statistics["@s0"].similarity.cka[0]
+    np.testing.assert_array_equal(found.cka[1], expected)
+    at = run.at("step_1").statistics["@s0"]
+    np.testing.assert_array_equal(at.similarity.cka, expected)
+    assert at.tensors == tuple(POOLED["path"])
