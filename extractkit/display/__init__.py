@@ -59,11 +59,11 @@ def size_text(spec: TensorSpec) -> str:
     if not spec.known or not size:
         return ""
     varying: Counter[str] = Counter()
-    for dim in spec.axes:
+    for dim in (factor for axis in spec.axes for factor in axis.factors or (axis,)):
         if dim.size is not None:
             size *= dim.size
         else:
-            varying.update(factor.length for factor in dim.factors or (dim,))
+            varying[dim.length] += 1
     samples = varying.pop(SAMPLE, 0)
     factors = [_power(dim, count) for dim, count in varying.items()] or ["sample"] * min(samples, 1)
     return "/".join([human_bytes(size), *factors])

@@ -32,6 +32,7 @@ def test_a_name_cannot_control_the_terminal() -> None:
         (("sample", None), (None, 4), "sample × 4", "16 B/sample"),
         (("sample*token", None), (None, 4), "sample*token × 4", "16 B/token"),
         (("sample", "f(token)"), (None, None), "sample × f(token)", "4 B/f(token)"),
+        (("sample", "element=token*6"), (None, None), "sample × element", "24 B/token"),
         ((None, None), (30522, 384), "30522 × 384", "46.9 MB"),
         ((), (), "scalar", "4 B"),
         (("?", None), (None, 4), "? × 4", ""),

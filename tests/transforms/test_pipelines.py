@@ -399,3 +399,23 @@ def test_a_cast_at_the_limits_is_that_of_whole_numbers(source: str, target: str)
         assert over.in_graph(tf, Masked(tf.constant(values[None]), {})).numpy().tolist() == [count]
     else:
         assert not count
+
+
+def test_counts_of_one_sample_that_would_not_fit_into_memory_are_refused() -> None:
+    spec = TensorSpec.of("float32", ("sample", None, "token"), (None, 4000, None))
+    steps = parse(do=[{"histogram": {"bins": 100_000, "range": [0, 1], "axis": "token"}}])
+    with pytest.raises(SelectionError) as caught:
+        steps.bind("a:b", spec)
+    assert str(caught.value) == (
+        "selectors.mine.do.0.histogram of 'a:b' would hold 3,200,000,000 bytes for each sample, "
+        "more than 268,435,456. Count over more axes together, or in at most 8,388 intervals"
+    )
+
+
+def test_the_largest_elements_have_an_axis_of_their_own() -> None:
+    for size, label in [(None, "element=token*2"), (3, "element")]:
+        spec = TensorSpec.of(
+            "float32", ("sample", "token" if size is None else None, None), (None, size, 2)
+        )
+        bound = parse(do=[{"sparsify": 4}]).bind("a:b", spec)[""]
+        assert bound.spec.labels == ("sample", label)

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from extractkit.core.transforms import Operand
+from extractkit.core.transforms.projection import widest
 from extractkit.core.values import Dense, Values
 from extractkit.errors import SelectionError
 
@@ -208,23 +209,37 @@ LARGEST_PARTIAL = 256 * 1024 * 1024
 """Most bytes of a partial result. Each shard stores one, and a few are in memory together."""
 
 
-def fits(size: int, operand: Operand, at: str) -> None:
+def fits(size: int, operand: Operand, at: str, instead: str | None = None) -> None:
     """Check that a partial result of this size may be stored for each shard.
+
+    Args:
+        instead: what does fit, as a sentence; None: fewer features.
 
     Raises:
         SelectionError: it is too large.
     """
     if size > LARGEST_PARTIAL:
+        narrower = f"Narrow its last axis first, for example with do: [{{{narrowing(operand)}}}]"
         raise SelectionError(
             f"{at} of {operand.source!r} would hold {size:,} bytes for each shard, more than "
-            f"{LARGEST_PARTIAL:,}. Narrow its last axis first, for example with "
-            f"do: [{{{narrowing(operand)}}}], or slice it"
+            f"{LARGEST_PARTIAL:,}. {instead or narrower}"
         )
 
 
 def narrowing(operand: Operand, to: int = 512) -> str:
-    """Return a transform that narrows the last axis, for messages."""
-    return f"project: {{axis: {len(operand.axes) - 1}, to: {to}}}"
+    """Return a transform that narrows the last axis, for messages.
+
+    It is a projection, or a slice where the matrix of one would not fit into memory.
+    """
+    axis = len(operand.axes) - 1
+    most = widest(operand.axes[-1].dim.size or 1)
+    if most < min(to, _FEWEST):
+        return f"slice: {{{axis}: '0:{to}'}}"
+    return f"project: {{axis: {axis}, to: {min(to, most)}}}"
+
+
+_FEWEST = 16
+"""Fewest dimensions of a projection that a message proposes."""
 
 
 def merged_means(

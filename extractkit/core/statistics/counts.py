@@ -120,7 +120,8 @@ class Quantiles:
 
     def check(self, operand: Operand) -> None:
         """Check that the sketches fit into memory."""
-        fits(self.partial_bytes(operand), operand, self.at)
+        instead = f"Take them over all elements ({self.at}.per=all), or narrow the last axis first"
+        fits(self.partial_bytes(operand), operand, self.at, instead)
 
     def partial_bytes(self, operand: Operand) -> int:
         """Return the size of one sketch for each feature."""
@@ -196,8 +197,8 @@ class Sparsity:
         return f"{share}; {dead.size:,} dead of {zeros.size:,} features: {first}{more}"
 
     def check(self, operand: Operand) -> None:
-        """Check that the last axis has one size."""
-        features(operand, self.at)
+        """Check that the last axis has one size, and that the counts fit into memory."""
+        fits(self.partial_bytes(operand), operand, self.at)
 
     def partial_bytes(self, operand: Operand) -> int:
         """Return the size of one count for each feature."""

@@ -7,7 +7,17 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from extractkit.core.statistics import BIN, EDGE, FEATURE, Array, Arrays, Block, fits, numbers
+from extractkit.core.statistics import (
+    BIN,
+    EDGE,
+    FEATURE,
+    LARGEST_PARTIAL,
+    Array,
+    Arrays,
+    Block,
+    fits,
+    numbers,
+)
 from extractkit.core.statistics.counts import added, axes, parse_per, rows_per, width
 from extractkit.core.transforms import Operand, as_options, whole_number
 from extractkit.core.transforms.distributions import parse_edges
@@ -88,7 +98,16 @@ class Histogram:
 
     def check(self, operand: Operand) -> None:
         """Check that the last axis has one size, if its elements are counted apart."""
-        fits(self.partial_bytes(operand), operand, self.at)
+        most = LARGEST_PARTIAL // (8 * max(1, width(operand, self.per, self.at))) - 5
+        fewer = f"Take at most {self.at}.bins={most}"
+        all_together = f"count all elements together: {self.at}.per=all"
+        if self.per != FEATURE:
+            instead = fewer
+        elif most < 2:
+            instead = all_together.capitalize()
+        else:
+            instead = f"{fewer}, or {all_together}"
+        fits(self.partial_bytes(operand), operand, self.at, instead)
 
     def partial_bytes(self, operand: Operand) -> int:
         """Return the size of the counts, and of what determines edges that are found."""

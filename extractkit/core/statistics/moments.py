@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from extractkit.core.statistics import FEATURE, Arrays, Block, in_blocks, merged_means, span
+from extractkit.core.statistics import FEATURE, Arrays, Block, fits, in_blocks, merged_means, span
 from extractkit.core.statistics.counts import axes, parse_per, rows_per, width
 from extractkit.core.transforms import Operand, as_options
 
@@ -51,7 +51,8 @@ class Moments:
 
     def check(self, operand: Operand) -> None:
         """Check that the last axis has one size, if its elements are treated apart."""
-        width(operand, self.per, self.at)
+        instead = f"Take them over all elements: {self.at}.per=all"
+        fits(self.partial_bytes(operand), operand, self.at, instead)
 
     def partial_bytes(self, operand: Operand) -> int:
         """Return the size of four numbers for each feature, and of the count."""

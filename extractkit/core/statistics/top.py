@@ -7,7 +7,15 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from extractkit.core.statistics import FEATURE, Array, Arrays, Block, features, fits
+from extractkit.core.statistics import (
+    FEATURE,
+    LARGEST_PARTIAL,
+    Array,
+    Arrays,
+    Block,
+    features,
+    fits,
+)
 from extractkit.core.transforms import Operand, as_options, whole_number
 from extractkit.core.values import sample_shapes
 from extractkit.errors import ConfigError
@@ -76,7 +84,10 @@ class Top:
 
     def check(self, operand: Operand) -> None:
         """Check that the last axis has one size."""
-        fits(self.partial_bytes(operand), operand, self.at)
+        each = self.partial_bytes(operand) // self.k
+        most = LARGEST_PARTIAL // each if each else 0
+        instead = f"Take at most {self.at}.k={most}" if most else None
+        fits(self.partial_bytes(operand), operand, self.at, instead)
 
     def partial_bytes(self, operand: Operand) -> int:
         """Return the size of k entries for each feature."""

@@ -25,7 +25,13 @@ from extractkit.core.transforms import (
     whole_number,
 )
 from extractkit.core.transforms.reductions import reduced_dtype
-from extractkit.errors import ConfigError
+from extractkit.errors import ConfigError, SelectionError
+
+MOST_BINS = 1_000_000
+"""Most intervals of a histogram."""
+
+LARGEST_COUNTS = 256 * 1024 * 1024
+"""Most bytes of a sample's counts along axes of one size."""
 
 
 def _rows(tf: Any, operand: Operand, value: Masked, over: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -163,8 +169,16 @@ class Histogram:
     def results(self, operand: Operand) -> Mapping[str, Operand]:
         """Return the spec with an axis of intervals at the end in place of the axes."""
         operand.needs_numbers(self.at)
-        axis = Axis(Dim("bin", len(self.edges) - 1))
+        bins = len(self.edges) - 1
+        axis = Axis(Dim("bin", bins))
         kept = operand.without(self._over(operand)).axes
+        fixed = math.prod(one.dim.size or 1 for one in kept)
+        if (bytes_ := 8 * bins * fixed) > LARGEST_COUNTS:
+            raise SelectionError(
+                f"{self.at} of {operand.source!r} would hold {bytes_:,} bytes for each sample, "
+                f"more than {LARGEST_COUNTS:,}. Count over more axes together, or in at most "
+                f"{max(1, LARGEST_COUNTS // (8 * fixed)):,} intervals"
+            )
         return {"": replace(operand, axes=(*kept, axis), dtype="int64")}
 
     def _over(self, operand: Operand) -> tuple[int, ...]:
@@ -219,6 +233,11 @@ def parse_edges(given: Mapping[str, Any], at: str) -> tuple[float, ...]:
         edges = tuple(number(one, f"{at}.edges") for one in listed)
     else:
         bins = whole_number(given.get("bins", 20), f"{at}.bins")
+        if bins > MOST_BINS:
+            raise ConfigError(
+                f"{at}.bins={bins} would take {8 * bins:,} bytes wherever elements are counted, "
+                f"and for the edges. Take at most {at}.bins={MOST_BINS}, or quantiles"
+            )
         limits = given.get("range")
         if not isinstance(limits, list | tuple) or len(limits) != 2:
             raise ConfigError(f"{at}.range={limits!r} is not two numbers, as in [-1, 1]")

@@ -215,6 +215,8 @@ class Sparsify:
         dim = kept.axes[kept.first].dim
         if dim.size is not None:
             dim = Dim("element", min(self.count, dim.size))
+        else:
+            dim = replace(dim, name="element")
         kept = kept.with_axis(kept.first, Axis(dim))
         coordinates = Axis(Dim("axis", len(operand.every_axis)))
         return {

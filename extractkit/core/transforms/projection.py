@@ -29,6 +29,16 @@ LARGEST_MATRIX = 256 * 1024 * 1024
 """Most bytes of a projection's matrix in float64. It is a constant of the graph."""
 
 
+def widest(size: int) -> int:
+    """Return the most dimensions onto which an axis of this size can be projected."""
+    return min(size, LARGEST_MATRIX // (8 * size))
+
+
+def _instead(at: str, size: int) -> str:
+    most = widest(size)
+    return f"The most for this axis is {at}.to={most}" if most else "Take a slice of it first"
+
+
 @dataclass(frozen=True)
 class Components:
     """Principal components of one tensor of another run.
@@ -72,8 +82,7 @@ class Signs:
         if (bytes_ := 8 * size * self.to) > LARGEST_MATRIX:
             raise SelectionError(
                 f"{at}.to={self.to} of {size} elements of {operand.source!r} needs a matrix of "
-                f"{bytes_:,} bytes, more than {LARGEST_MATRIX:,}. The most for this axis is "
-                f"{at}.to={LARGEST_MATRIX // (8 * size)}"
+                f"{bytes_:,} bytes, more than {LARGEST_MATRIX:,}. {_instead(at, size)}"
             )
         return self.to
 
