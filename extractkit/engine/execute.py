@@ -28,7 +28,6 @@ from extractkit.engine.samples import (
     too_short,
 )
 from extractkit.engine.self_check import refuse_differences, self_check
-from extractkit.engine.stream import ShardValues
 from extractkit.errors import ExtractkitError, FinalError, RunDirectoryError, UserError, counted
 from extractkit.models.process import environment, impose
 from extractkit.runs import SAMPLES, components
@@ -42,7 +41,7 @@ from extractkit.runs.parts import check_part_directory, part_directory
 from extractkit.runs.recorder import AlreadyStored, Recorder, find_finished, new_run
 from extractkit.runs.same_job import check_repeats, check_same
 from extractkit.runs.samples import Samples
-from extractkit.runs.shards import check_any_values
+from extractkit.runs.shards import ShardValues, check_any_values
 from extractkit.sinks import Sink
 
 _log = logging.getLogger(__name__)
@@ -362,16 +361,7 @@ class _Execution:
     def _commit_one(self, one: ShardValues, recorder: Recorder) -> None:
         began = time.perf_counter()
         before = recorder.bytes
-        timings = {"compute": one.compute_seconds}
-        recorder.commit(
-            one.shard,
-            one.values,
-            timings,
-            one.stats,
-            one.missing,
-            one.state,
-            one.statistics,
-        )
+        recorder.commit(one)
         _log.info("committed %s in %.3f s", one.shard.key, time.perf_counter() - began)
         self.listener.advanced(0, recorder.bytes - before)
 

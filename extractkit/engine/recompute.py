@@ -16,7 +16,7 @@ from extractkit.engine.identity import described
 from extractkit.engine.prepare import Prepared, prepare
 from extractkit.engine.samples import Survey, recorded_survey
 from extractkit.engine.self_check import self_check
-from extractkit.engine.stream import ShardValues, Stream
+from extractkit.engine.stream import Stream
 from extractkit.errors import ExtractkitError, counted
 from extractkit.runs import SAMPLES
 from extractkit.runs.checking import Check, Finding
@@ -28,7 +28,7 @@ from extractkit.runs.journal import Entry
 from extractkit.runs.manifest import Manifest
 from extractkit.runs.same_job import job_differences, surrounding_differences
 from extractkit.runs.samples import Samples
-from extractkit.runs.shards import state_before, state_of, to_bytes
+from extractkit.runs.shards import ShardValues, state_before, state_of, to_bytes
 from extractkit.runs.statistics import parsed, serialized
 
 _SURROUNDINGS, _SHARDS, _OUTPUTS = "same job", "recomputed", "outputs"

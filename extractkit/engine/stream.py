@@ -51,6 +51,7 @@ from extractkit.engine.sizes import OwnSizes, SizeFaults
 from extractkit.errors import BadSampleError, FinalError, InputError, JobError, SampleError
 from extractkit.inputs import Source
 from extractkit.models import CheckpointAxis, Fetch, Model, Program
+from extractkit.runs.shards import ShardValues
 
 Item = TypeVar("Item")
 
@@ -133,30 +134,6 @@ def ahead(
 _BATCHES_READ_AHEAD = 4
 _BATCHES_COMPUTED_AHEAD = 2
 _SHARDS_ASSEMBLED_AHEAD = 1
-
-
-@dataclass(frozen=True, eq=False)
-class ShardValues:
-    """A computed shard.
-
-    Attributes:
-        shard: the shard.
-        values: the values of each tensor, by key, as files hold them.
-        stats: what the checks found in them, by the same keys.
-        missing: samples of the shard without values: by index, the reason.
-        compute_seconds: seconds spent in the model.
-        state: the state that the model carries to the next shard; None if it carries none.
-        statistics: partial results of statistics over the shard, by tensor and statistic. Empty if
-            there are none.
-    """
-
-    shard: Shard
-    values: dict[str, Values]
-    stats: dict[str, ValueChecks]
-    missing: dict[int, str]
-    compute_seconds: float
-    state: State | None = None
-    statistics: Partials = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -469,7 +446,7 @@ class Stream:
                 for tensor in self.tensors
             }
             stats = _examined(values, start)
-            missing = missing | {start + at: reason for at, reason in reasons.items()}
+            missing = {**missing, **{start + at: reason for at, reason in reasons.items()}}
         ordered = {index: missing[index] for index in sorted(missing)}
         stored, statistics = self._stored(shard, values, ordered)
         return replace(computed, values=stored, stats=stats, missing=ordered, statistics=statistics)

@@ -11,9 +11,8 @@ from pathlib import Path
 
 from extractkit.advice import command
 from extractkit.core.shards import Shard
-from extractkit.core.statistics import Partials
 from extractkit.core.value_checks import EXAMINATION, ValueChecks
-from extractkit.core.values import State, Values
+from extractkit.core.values import State
 from extractkit.errors import ConfigError, JobError, RunDirectoryError, UserError
 from extractkit.runs import (
     COMPONENTS,
@@ -37,6 +36,7 @@ from extractkit.runs.manifest import Actual, Manifest, SelfCheck, Status
 from extractkit.runs.samples import SCHEMA as ROWS_SCHEMA
 from extractkit.runs.samples import Row, SamplesWriter
 from extractkit.runs.shards import (
+    ShardValues,
     Storing,
     intact_entries,
     remove_temporary,
@@ -258,22 +258,13 @@ class Recorder:
             if file.name == COMPONENTS and not file.whole(self.directory):
                 write_durably(self.directory / COMPONENTS, content)
 
-    def commit(
-        self,
-        shard: Shard,
-        values: Mapping[str, Values],
-        timings: Mapping[str, float] | None = None,
-        stats: Mapping[str, ValueChecks] | None = None,
-        missing: Mapping[int, str] | None = None,
-        state: State | None = None,
-        statistics: Partials | None = None,
-    ) -> Entry:
+    def commit(self, one: ShardValues) -> Entry:
         """Store a shard. Once this returns, the shard survives a crash of the machine.
 
         Holds one sink's file in memory at a time.
         """
-        entry = self._storing.store(shard, values, timings, stats, missing, state, statistics)
-        self._accept(shard, entry)
+        entry = self._storing.store(one)
+        self._accept(one.shard, entry)
         return entry
 
     def state_before(self, shard: Shard) -> State:

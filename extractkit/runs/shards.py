@@ -8,7 +8,7 @@ import io
 import logging
 import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -108,6 +108,30 @@ def state_of(directory: Path, file: StoredFile) -> State:
 
 
 @dataclass(frozen=True, eq=False)
+class ShardValues:
+    """Everything that is stored of a computed shard.
+
+    Attributes:
+        shard: the shard.
+        values: the values of each tensor, by key, as files hold them.
+        stats: what the checks found in them, by the same keys.
+        missing: samples of the shard without values: by index, the reason.
+        compute_seconds: seconds spent in the model; None if unknown.
+        state: the state that the model carries to the next shard; None if it carries none.
+        statistics: partial results of statistics over the shard, by tensor and statistic. Empty if
+            there are none.
+    """
+
+    shard: Shard
+    values: Mapping[str, Values]
+    stats: Mapping[str, ValueChecks] = field(default_factory=dict)
+    missing: Mapping[int, str] = field(default_factory=dict)
+    compute_seconds: float | None = None
+    state: State | None = None
+    statistics: Partials = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Storing:
     """Writes the files of shards.
 
@@ -121,16 +145,7 @@ class Storing:
     sinks: Mapping[str, Sink]
     writer: str | None = None
 
-    def store(
-        self,
-        shard: Shard,
-        values: Mapping[str, Values],
-        timings: Mapping[str, float] | None = None,
-        stats: Mapping[str, ValueChecks] | None = None,
-        missing: Mapping[int, str] | None = None,
-        state: State | None = None,
-        statistics: Partials | None = None,
-    ) -> Entry:
+    def store(self, one: ShardValues) -> Entry:
         """Write a shard's files durably. The shard is committed by adding the entry to the journal.
 
         Holds one sink's file in memory at a time.
@@ -138,24 +153,25 @@ class Storing:
         Raises:
             JobError: the disk refuses.
         """
-        files = {}
+        shard, files = one.shard, {}
         for name, sink in self.sinks.items():
-            image = sink.serialize(values)
+            image = sink.serialize(one.values)
             files[name] = self._written(shard_file(shard, sink.suffix), image)
             del image
-        carried = None if state is None else self._written(state_file(shard), to_bytes(state))
-        partial = None
-        if statistics:
-            partial = self._written(statistics_file(shard), serialized(statistics))
+        carried = partial = None
+        if one.state is not None:
+            carried = self._written(state_file(shard), to_bytes(one.state))
+        if one.statistics:
+            partial = self._written(statistics_file(shard), serialized(one.statistics))
         return Entry(
             shard.key,
             shard.start,
             shard.stop,
             files,
-            digest(values.items()),
-            stats or {},
-            {str(index): reason for index, reason in (missing or {}).items()},
-            timings or {},
+            digest(one.values.items()),
+            one.stats,
+            {str(index): reason for index, reason in one.missing.items()},
+            {} if one.compute_seconds is None else {"compute": one.compute_seconds},
             shard.along(AXIS),
             carried,
             partial,

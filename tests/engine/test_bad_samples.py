@@ -18,13 +18,14 @@ from extractkit.engine.batches import BatchRules, read_batch
 from extractkit.engine.failing_samples import run_isolated, try_out
 from extractkit.engine.measure import measure_axes
 from extractkit.engine.samples import WAY_OUT, SampleRow, first_usable, recorded_survey, survey
-from extractkit.engine.stream import ShardValues, Stream, fetches
+from extractkit.engine.stream import Stream, fetches
 from extractkit.errors import BadSampleError, InputError, JobError, SampleError, SelectionError
 from extractkit.inputs import InputSpec, Sample, Signature, Source
 from extractkit.inputs.dataset import Dataset
 from extractkit.inputs.in_memory import LiveArrays
 from extractkit.inputs.texts import Texts
 from extractkit.models import Compilation, Encoded, Fetch, Program
+from extractkit.runs.shards import ShardValues
 from extractkit.testing.reference import ReferenceModel
 from tests.engine.carrying_examples import CarryingReference
 from tests.engine.examples import EVERYTHING, MODEL, TEXTS, executed, job, source, tokens

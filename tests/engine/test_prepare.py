@@ -12,10 +12,10 @@ from extractkit.core.shards import CONSTANTS_SHARD, Shard
 from extractkit.core.values import Array
 from extractkit.engine.prepare import Prepared, Trial, prepare
 from extractkit.engine.samples import Survey, survey
-from extractkit.engine.stream import ShardValues
 from extractkit.errors import ConfigError, JobError, SelectionError
 from extractkit.inputs import Signature
 from extractkit.models import Compilation, Fetch, Program
+from extractkit.runs.shards import ShardValues
 from extractkit.testing.reference import ReferenceModel
 from tests.engine.examples import EVERYTHING, MODEL, TEXTS, job, tokens
 

@@ -17,9 +17,10 @@ from extractkit.engine.batches import BatchRules
 from extractkit.engine.failing_samples import refuse_non_finite
 from extractkit.engine.measure import measure_axes
 from extractkit.engine.samples import survey
-from extractkit.engine.stream import ShardValues, Stream, fetches
+from extractkit.engine.stream import Stream, fetches
 from extractkit.errors import FinalError, JobError
 from extractkit.models import Compilation, Program
+from extractkit.runs.shards import ShardValues
 from tests.engine.examples import MODEL, TEXTS, source, tokens
 
 KEYS = ("embedding:output", "attention:op/Softmax", "pool:output")

@@ -13,6 +13,7 @@ from extractkit.core.values import Array, Assembly, Dense, Values
 from extractkit.runs.manifest import Manifest, RunInputs, RunPlan, RunTensor, Volatile
 from extractkit.runs.reader import Run, open_run
 from extractkit.runs.recorder import Recorder
+from extractkit.runs.shards import ShardValues
 from extractkit.sinks import StoredTensor
 from extractkit.sinks.hdf5 import Hdf5Sink
 
@@ -62,10 +63,10 @@ def made_run(
     recorder.freeze(recorder.manifest)
     constants = {key: Dense(v) for key, v in tensors.items() if isinstance(v, np.ndarray)}
     if constants:
-        recorder.commit(CONSTANTS_SHARD, constants)
+        recorder.commit(ShardValues(CONSTANTS_SHARD, constants))
     for shard in ranges:
         own = {n: why for n, why in (missing or {}).items() if shard.start <= n < shard.stop}
-        recorder.commit(shard, _part(stored, tensors, shard), missing=own)
+        recorder.commit(ShardValues(shard, _part(stored, tensors, shard), missing=own))
     if finish:
         recorder.finish()
     else:

@@ -12,6 +12,7 @@ from extractkit.core.spec import TensorSpec
 from extractkit.core.values import Assembly, Dense, Values
 from extractkit.runs.manifest import Manifest, RunInputs, RunPlan, RunTensor, Volatile
 from extractkit.runs.recorder import Recorder
+from extractkit.runs.shards import ShardValues
 from extractkit.sinks import Sink, StoredTensor
 from extractkit.sinks.hdf5 import Hdf5Sink
 from extractkit.sinks.npz import NpzSink
@@ -140,9 +141,9 @@ def record(
         for index, length in enumerate(LENGTHS)
     )
     recorder.freeze(recorder.manifest)
-    recorder.commit(CONSTANTS_SHARD, {KERNEL: Dense(kernel)})
+    recorder.commit(ShardValues(CONSTANTS_SHARD, {KERNEL: Dense(kernel)}))
     for shard in shards:
-        recorder.commit(shard, shard_values(samples, shard), timings={"run": 0.5})
+        recorder.commit(ShardValues(shard, shard_values(samples, shard), compute_seconds=0.5))
     return recorder, Example(path, samples, kernel)
 
 

@@ -16,6 +16,7 @@ from extractkit.runs.directory import locked
 from extractkit.runs.files import StoredFile
 from extractkit.runs.manifest import Manifest, Status, Volatile
 from extractkit.runs.recorder import AlreadyStored, Recorder, new_run
+from extractkit.runs.shards import ShardValues
 from extractkit.sinks.npz import NpzSink
 from tests.runs.examples import manifest
 
@@ -78,7 +79,7 @@ def test_a_mistake_after_a_shard_was_committed_takes_nothing_back(tmp_path: Path
         with new_run(tmp_path / "run", STARTED, {}) as written:
             recorder = Recorder.start(tmp_path / "run", written, {"npz": NpzSink()})
             recorder.freeze(manifest())
-            recorder.commit(CONSTANTS_SHARD, {"a": Dense(np.zeros(1))})
+            recorder.commit(ShardValues(CONSTANTS_SHARD, {"a": Dense(np.zeros(1))}))
             raise ConfigError("no")
 
     with pytest.raises(ConfigError):

@@ -20,6 +20,7 @@ from extractkit.runs.checking.files import damage
 from extractkit.runs.checking.verification import verify
 from extractkit.runs.manifest import RunInputs, RunPlan
 from extractkit.runs.recorder import Recorder
+from extractkit.runs.shards import ShardValues
 from extractkit.sinks.npz import NpzSink
 from tests.runs.examples import POOLED, TENSORS, manifest
 
@@ -46,7 +47,7 @@ def commit(recorder: Recorder, start: int, stop: int) -> None:
     for shard in recorder.manifest.shards[start:stop]:
         value = Dense(np.full((1, 4), shard.start + 0.5))
         stats = {POOLED: EXAMINATION.of((value, shard.start))}
-        recorder.commit(shard, {POOLED: value}, stats=stats)
+        recorder.commit(ShardValues(shard, {POOLED: value}, stats=stats))
         reported.append(recorder.bytes)
     assert reported == sorted(set(reported))
 

@@ -16,7 +16,7 @@ from extractkit.core.values import Dense, Ragged, Values
 from extractkit.errors import RunDirectoryError
 from extractkit.runs.journal import Entry
 from extractkit.runs.manifest import Manifest, RunTensor, Status, Volatile
-from extractkit.runs.shards import Storing, check_names
+from extractkit.runs.shards import ShardValues, Storing, check_names
 from extractkit.runs.statistics import over_axes as stacked
 from extractkit.runs.trajectory import views_of
 from extractkit.runs.views import Committed
@@ -68,7 +68,9 @@ def values(shard: Shard) -> Mapping[str, Values]:
 def entries(tmp_path: Path) -> dict[Shard, Entry]:
     (tmp_path / "shards").mkdir()
     storing = Storing(tmp_path, {"hdf5": Hdf5Sink()})
-    return {shard: storing.store(shard, values(shard)) for shard in over_axes(RANGES, AXES)}
+    return {
+        shard: storing.store(ShardValues(shard, values(shard))) for shard in over_axes(RANGES, AXES)
+    }
 
 
 def test_entries_cover_the_shards_that_they_were_stored_from(

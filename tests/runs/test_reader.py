@@ -20,6 +20,7 @@ from extractkit.runs.manifest import RunPlan, Status
 from extractkit.runs.reader import Run, open_run
 from extractkit.runs.recorder import Recorder
 from extractkit.runs.schema import canonical
+from extractkit.runs.shards import ShardValues
 from extractkit.sinks.hdf5 import Hdf5Sink
 from tests.runs.examples import (
     ATTENTION,
@@ -243,6 +244,8 @@ def test_a_constant_that_is_one_number_can_be_looked_up(tmp_path: Path) -> None:
     planned = manifest(tensors=(scalar,), plan=RunPlan(4, True, ()), inputs=None)
     recorder = Recorder.start(tmp_path, planned, {"hdf5": Hdf5Sink()})
     recorder.freeze(recorder.manifest)
-    recorder.commit(CONSTANTS_SHARD, {"scale:op/Const": Dense(np.array(2.5, "float32"))})
+    recorder.commit(
+        ShardValues(CONSTANTS_SHARD, {"scale:op/Const": Dense(np.array(2.5, "float32"))})
+    )
     recorder.finish()
     assert np.asarray(open_run(tmp_path)["scale:op/Const"]) == np.float32(2.5)

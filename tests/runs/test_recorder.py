@@ -24,6 +24,7 @@ from extractkit.runs.files import StoredFile
 from extractkit.runs.manifest import Actual, Manifest, Status
 from extractkit.runs.recorder import Recorder
 from extractkit.runs.samples import Samples
+from extractkit.runs.shards import ShardValues
 from extractkit.sinks.hdf5 import Hdf5Sink
 from tests.runs.examples import (
     HIDDEN,
@@ -58,7 +59,7 @@ def test_the_journal_holds_digests_of_files_and_of_values(run_path: Path) -> Non
         assert file.sha256 == hashlib.sha256(content).hexdigest()
         assert file.size == len(content)
         assert entry.values == digest(shard_values(example.samples, shard).items())
-        assert entry.timings == {"run": 0.5}
+        assert entry.timings == {"compute": 0.5}
 
 
 def test_the_manifest_tells_plan_and_outcome(run_path: Path) -> None:
@@ -169,7 +170,7 @@ def test_a_shard_that_does_not_fit_on_the_disk_is_not_committed(
 
     monkeypatch.setattr(os, "fsync", fsync)
     with pytest.raises(JobError, match="is full"):
-        recorder.commit(SHARDS[1], shard_values(example.samples, SHARDS[1]))
+        recorder.commit(ShardValues(SHARDS[1], shard_values(example.samples, SHARDS[1])))
     recorder.fail()
     assert len(journal.read(run_path / "journal.jsonl").entries) == 2
     assert len(list((run_path / "shards").iterdir())) == 2
@@ -207,7 +208,7 @@ def test_a_run_resumed_ends_as_one_that_was_not(tmp_path: Path) -> None:
     recorder = resumed(tmp_path / "run")
     assert set(recorder.committed) == {CONSTANTS_SHARD, SHARDS[0]}
     for shard in reversed(SHARDS[1:]):
-        recorder.commit(shard, shard_values(example.samples, shard))
+        recorder.commit(ShardValues(shard, shard_values(example.samples, shard)))
     recorder.finish()
     paths = [path for path in (tmp_path / "whole").rglob("*") if path.is_file()]
     for path in paths:
@@ -235,7 +236,7 @@ def test_a_shard_that_is_damaged_is_to_be_stored_again(
     recorder = resumed(run_path)
     assert set(recorder.committed) == {CONSTANTS_SHARD, SHARDS[0], SHARDS[2]}
     assert "its planned samples are stored again" in caplog.text
-    recorder.commit(SHARDS[1], shard_values(example.samples, SHARDS[1]))
+    recorder.commit(ShardValues(SHARDS[1], shard_values(example.samples, SHARDS[1])))
     recorder.finish()
     assert path.read_bytes() == whole
     assert not path.is_symlink()
@@ -281,7 +282,7 @@ def test_what_was_found_in_values_is_kept_and_reported_of_the_whole_run(run_path
     for shard, stats in reversed(list(zip(SHARDS, found, strict=True))):
         missing = {4: "no good"} if shard == SHARDS[1] else {}
         values = shard_values(example.samples, shard)
-        recorder.commit(shard, values, stats={HIDDEN: stats}, missing=missing)
+        recorder.commit(ShardValues(shard, values, stats={HIDDEN: stats}, missing=missing))
     recorder.finish()
     line = json.loads((run_path / "journal.jsonl").read_text().splitlines()[-2])
     assert line["missing"] == {"4": "no good"}

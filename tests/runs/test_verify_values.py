@@ -20,6 +20,7 @@ from extractkit.runs.checking import Finding, Verification
 from extractkit.runs.checking.verification import verify
 from extractkit.runs.journal import Entry
 from extractkit.runs.recorder import Recorder
+from extractkit.runs.shards import ShardValues
 from extractkit.testing.reference import ReferenceModel
 from tests.runs.examples import (
     ATTENTION,
@@ -66,14 +67,16 @@ def written(
         for at, length in enumerate(LENGTHS)
     )
     recorder.freeze(recorder.manifest)
-    recorder.commit(CONSTANTS_SHARD, {KERNEL: Dense(np.arange(6, dtype="float32").reshape(2, 3))})
+    recorder.commit(
+        ShardValues(CONSTANTS_SHARD, {KERNEL: Dense(np.arange(6, dtype="float32").reshape(2, 3))})
+    )
     samples = sample_values()
     for shard in SHARDS:
         values: dict[str, Any] = shard_values(samples, shard)
         own = {at: why for at, why in (missing or {}).items() if shard.start <= at < shard.stop}
         if shard == FIRST:
             change(values)
-        recorder.commit(shard, values, stats=stats_of(values, shard), missing=own)
+        recorder.commit(ShardValues(shard, values, stats=stats_of(values, shard), missing=own))
     recorder.finish()
     return path
 

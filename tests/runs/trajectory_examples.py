@@ -15,6 +15,7 @@ from extractkit.core.values import Array, Assembly, Dense, Values
 from extractkit.runs.manifest import Manifest, RunInputs, RunPlan, RunTensor, Volatile
 from extractkit.runs.reader import Run, open_run
 from extractkit.runs.recorder import Recorder
+from extractkit.runs.shards import ShardValues
 from extractkit.sinks import StoredTensor
 from tests.runs.examples import SINKS, TARGETS
 
@@ -139,9 +140,9 @@ def made(path: Path, sink: str = "hdf5", *, steps: bool = False, seed: int = 0) 
     recorder = started(path, sink, steps=steps, samples=samples, constants=constants)
     for at in axis:
         own = {key: Dense(constants[key][at]) for key in CONSTANT}
-        recorder.commit(of_checkpoint(CONSTANTS_SHARD, at), own)
+        recorder.commit(ShardValues(of_checkpoint(CONSTANTS_SHARD, at), own))
         for shard in SHARDS:
-            recorder.commit(of_checkpoint(shard, at), part(samples, shard, at))
+            recorder.commit(ShardValues(of_checkpoint(shard, at), part(samples, shard, at)))
     recorder.finish()
     return Trajectories(path, samples, constants)
 

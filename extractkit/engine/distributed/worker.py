@@ -104,15 +104,7 @@ def _work(task: Task, inbox: Inbox[str], post: Callable[[Message], None]) -> Non
     with closing(stream.shards((by_key[key] for key in inbox), wake=inbox.close)) as computed:
         post(Ready(host(), os.getpid()))
         for one in computed:
-            timings = {"compute": one.compute_seconds}
-            entry = storing.store(
-                one.shard,
-                one.values,
-                timings,
-                one.stats,
-                one.missing,
-                statistics=one.statistics,
-            )
+            entry = storing.store(one)
             del one  # free its memory before the next is taken
             post(Stored(entry.to_line()))
 

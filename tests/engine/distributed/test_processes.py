@@ -21,7 +21,7 @@ from extractkit.runs.checking.files import damage
 from extractkit.runs.journal import read as read_journal
 from extractkit.runs.manifest import Status
 from extractkit.runs.reader import sink_of
-from extractkit.runs.shards import Storing, remove_temporary
+from extractkit.runs.shards import ShardValues, Storing, remove_temporary
 from extractkit.testing.reference import ReferenceModel
 from tests.engine.distributed.troubled import SHARD, wanted
 from tests.engine.examples import EVERYTHING, executed, job
@@ -254,7 +254,7 @@ def test_a_worker_whose_driver_is_gone_changes_no_file_of_the_run(tmp_path: Path
     entry = read_journal(run.path / JOURNAL).by_shard()[shard]
     sinks = {"npz": sink_of(run.manifest, "npz")}
     late = Storing(run.path, sinks, writer="late")
-    late.store(shard, {t.key: Dense(np.zeros((2, 1))) for t in run.manifest.tensors})
+    late.store(ShardValues(shard, {t.key: Dense(np.zeros((2, 1))) for t in run.manifest.tensors}))
     assert not damage(run.path, run.manifest)
     (left,) = (run.path / "shards").glob("*.tmp")
     assert left.name == f"{Path(entry.files['npz'].name).name}.late.tmp"
