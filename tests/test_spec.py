@@ -57,6 +57,9 @@ def test_a_spec_is_read_from_its_json(dims: list[Dim], dtype: str) -> None:
 )  # fmt: skip
 def test_the_texts_of_dims(dim: Dim, label: str | None, title: str | None, length: str) -> None:
     assert (dim.label, dim.title, dim.length) == (label, title, length)
+    assert str(Dim("head", 12)) == "head=12"
+    assert str(Dim.along("token", "query")) == "query=token"
+    assert (str(SAMPLES), str(Dim(size=12)), str(Dim())) == ("sample", "12", "?")
     assert Dim.parse("query=token").free == "token"
 
 

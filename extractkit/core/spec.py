@@ -108,7 +108,9 @@ class Dim:
         return self.length if self.name is None else f"{self.name}={self.length}"
 
     def __str__(self) -> str:
-        return self.label or self.length
+        """Return name and length ("head=12", "query=token"), or the one that is known."""
+        own = self.name is not None and self.name != self.follows
+        return f"{self.name}={self.length}" if own else self.length
 
     @property
     def title(self) -> str | None:

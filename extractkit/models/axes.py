@@ -75,6 +75,11 @@ def _follow(sizes: Sizes, base: int, moved: Mapping[str, int]) -> Dim:
     return Dim.computed_from(*moved)
 
 
+def of_sizes(shape: RawShape) -> tuple[Dim, ...] | None:
+    """Return dims of these sizes, unknown ones included, or None if the rank is unknown."""
+    return None if shape is None else tuple(Dim(size=size) for size in shape)
+
+
 def no_sample_axis_reason(dims: Sequence[Dim]) -> str | None:
     """Return why a tensor with these known dims has no value per sample, or None if it has one."""
     of_samples = [dim for dim in dims if SAMPLE in dim.axes]

@@ -7,7 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from extractkit.core.spec import Dim, TensorSpec
-from extractkit.models.axes import Sizes, candidate_sizes, infer_dims, no_sample_axis_reason
+from extractkit.models.axes import (
+    Names,
+    Operation,
+    Sizes,
+    candidate_sizes,
+    infer_dims,
+    no_sample_axis_reason,
+    propagated,
+    with_names,
+)
 
 FREE = ("token", "row")
 ALL_SIZES = tuple(candidate_sizes(FREE, "sample"))
@@ -98,3 +107,67 @@ def test_why_a_tensor_has_no_value_per_sample(
 ) -> None:
     sizes = [None if dim else 4 for dim in dims]
     assert no_sample_axis_reason(TensorSpec.of("float32", dims, sizes).axes) == reason
+
+
+# ---- names
+
+
+def names(*operations: Operation[str], **known: Names) -> dict[str, Names]:
+    return propagated(operations, known)
+
+
+def test_a_data_format_names_the_axes_of_pictures() -> None:
+    last = Operation("Conv2D", [("x", 4), ("kernel", 4)], ("y", 4), "NHWC")
+    first = Operation("MaxPool", [("x", 4)], ("z", 4), "NCHW")
+    stated_by_none = Operation("CONV_2D", [("x", 4)], ("lite", 4))
+    other = Operation("MaxPool", [("x", 4)], ("v", 5), "NCHW_VECT_C")
+    assert names(last, first, stated_by_none, other) == {
+        "y": (None, "height", "width", "channel"),
+        "z": (None, "channel", "height", "width"),
+        "lite": (None, "height", "width", "channel"),
+    }
+
+
+SEQUENCE: Names = (None, None, "feature")
+
+
+def test_elementwise_operations_keep_the_axes_of_their_operands() -> None:
+    found = names(
+        Operation("Relu", [("x", 3)], ("relu", 3)),
+        Operation("AddV2", [("bias", 1), ("relu", 3)], ("sum", 3)),
+        Operation("MatMul", [("sum", 3), ("kernel", 2)], ("product", 3)),
+        x=SEQUENCE,
+    )
+    assert found == dict.fromkeys(("x", "relu", "sum"), SEQUENCE)
+
+
+def test_operands_that_disagree_leave_an_axis_without_a_name() -> None:
+    found = names(
+        Operation("Mul", [("a", 4), ("b", 4)], ("c", 4)),
+        a=(None, "height", "width", "channel"),
+        b=(None, "height", None, "feature"),
+    )
+    assert found["c"] == (None, "height", "width", None)
+
+
+def test_operations_that_move_or_drop_axes_take_their_names_along() -> None:
+    found = names(
+        Operation("Transpose", [("x", 4)], ("turned", 4), taken=[0, 3, 1, 2]),
+        Operation("Mean", [("turned", 4)], ("mean", 2), taken=[0, 1]),
+        x=(None, "height", "width", "channel"),
+    )
+    assert found["turned"] == (None, "channel", "height", "width")
+    assert found["mean"] == (None, "channel")
+
+
+def test_a_name_that_is_known_stays() -> None:
+    found = names(Operation("Identity", [("x", 3)], ("y", 3)), x=SEQUENCE, y=(None, "query", None))
+    assert found["y"] == (None, "query", "feature")
+
+
+def test_names_of_another_number_of_axes_are_left_out() -> None:
+    found = names(Operation("Relu", [("x", 3)], ("y", 2)), x=SEQUENCE)
+    assert found == {"x": SEQUENCE}
+    dims = (Dim(size=3), Dim(size=4))
+    assert with_names(dims, SEQUENCE) == dims
+    assert with_names(None, SEQUENCE) is None

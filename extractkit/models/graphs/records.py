@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from extractkit.core.catalog import Kind, TensorRecord
-from extractkit.core.spec import SAMPLE, SAMPLES, TensorSpec
+from extractkit.core.spec import SAMPLE, SAMPLES
 from extractkit.core.values import Array
 from extractkit.inputs import InputSpec, Signature
 from extractkit.models.axes import (
@@ -22,6 +22,7 @@ from extractkit.models.axes import (
     candidate_sizes,
     infer_dims,
     no_sample_axis_reason,
+    of_sizes,
     propagated,
     stepped_sizes,
     with_names,
@@ -313,7 +314,7 @@ def _inferred(
     trials = _trials(source, names, signature, candidate_sizes)
     trials = trials or _trials(source, names, signature, stepped_sizes)
     if trials is None:
-        return [TensorSpec.fixed("", static_shape(tensor)).dims for tensor in tensors]
+        return [of_sizes(static_shape(tensor)) for tensor in tensors]
     sizes, shapes_of = trials
     dims: dict[tuple[RawShape, ...], Dims] = {}
     found = []

@@ -20,6 +20,7 @@ from extractkit.models.axes import (
     Names,
     Operation,
     infer_dims,
+    of_sizes,
     propagated,
     with_names,
 )
@@ -293,7 +294,7 @@ class _Called:
             return _declared(tensor, depends), False
         trials = [shapes[tensor.index] for shapes in self._probed.shapes]
         if not depends:
-            return TensorSpec.fixed("", trials[0]).dims, False
+            return of_sizes(trials[0]), False
         dims = infer_dims(self._probed.sizes, trials)
         base, other = trials[0], self._probed.other_shapes[tensor.index]
         if dims is None or base is None or other is None or len(base) != len(other):
@@ -328,7 +329,7 @@ def _declared(tensor: GraphTensor, depends: bool) -> Dims:
     """Return the dims that the file states for a tensor that cannot be computed."""
     if not tensor.shape:  # a scalar, or not stated in the file
         return None
-    dims = tuple(Dim(size=size) for size in tensor.shape)
+    dims = of_sizes(tensor.shape) or ()
     if not depends:
         return dims
     return (SAMPLES, *(dims[1:] if tensor.shape[0] in (1, None) else dims))

@@ -8,11 +8,13 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 import tf_keras
 
 import extractkit
 from extractkit.core.catalog import Catalog
 from extractkit.errors import SelectionError
+from extractkit.models.frozen_graph import load
 from extractkit.models.in_memory import live_model
 from extractkit.runs.reader import Run
 
@@ -181,6 +183,22 @@ def test_axes_that_are_measured_keep_their_names_in_the_record(
         assert tensor.record.spec == tensor.stored.spec
         assert tensor.record.spec.labels == ("sample", "axis1", "feature")
         assert tensor.record.spec.known
+
+
+def test_no_name_follows_from_a_size(tmp_path: Path) -> None:
+    """Two graphs of the same shapes: one convolves pictures, the other multiplies them."""
+    graph = tf.Graph()
+    with graph.as_default():
+        x = tf.compat.v1.placeholder(tf.float32, [None, 8, 8, 3], "x")
+        conv = tf.nn.conv2d(x, np.ones((3, 3, 3, 3), "float32"), 1, "SAME", name="conv")
+        turned = tf.transpose(conv, [0, 3, 1, 2])
+        tf.reduce_mean(turned, [2, 3], name="mean")
+        tf.identity(tf.tensordot(x, np.ones((3, 3), "float32"), 1), name="product")
+    (tmp_path / "net.pb").write_bytes(graph.as_graph_def().SerializeToString())
+    catalog = load(str(tmp_path / "net.pb")).catalog
+    assert catalog["conv:0"].spec.titles == ("sample", "height", "width", "channel")
+    assert catalog["mean:0"].spec.titles == ("sample", "channel")
+    assert catalog["product:0"].spec.titles == ("sample", None, None, None)
 
 
 # ---- their use
