@@ -11,16 +11,16 @@ import pytest
 _CHECKOUT = Path(__file__).parents[2]
 
 CAMPAIGNS = {
-    "kills": 30,
+    "kills": 15,
     "checkpoint-kills": 6,
     "carry-kills": 8,
     "random-kills": 3,
-    "parts": 30,
+    "parts": 20,
     "workers": 2,
-    "power": 40,
-    "bits": 80,
-    "full-disk": 30,
-    "refusals": 30,
+    "power": 20,
+    "bits": 40,
+    "full-disk": 20,
+    "refusals": 20,
     "file-sizes": 10,
     "tmpfs": 15,
 }
