@@ -21,6 +21,7 @@ from extractkit.engine.batches import CALL_COST, Batch
 from extractkit.errors import JobError
 from extractkit.inputs import Signature
 from extractkit.models import Program
+from extractkit.runs.comparing.measures import compare_arrays
 
 _FLOOR = 32 * float(np.finfo(np.float32).eps)
 """The smallest relative difference that counts: 4e-6.
@@ -211,8 +212,11 @@ class SpotCheck:
         own = np.asarray(one[0, ...])
         if not np.isfinite(own).all():
             return None  # fused kernels turn NaN into numbers in some batches
+        found = own_values(tensor, many[row, ...], sizes)
+        if not compare_arrays(found, own, coarse=self.coarse).beyond:
+            return None  # values near zero may be rounding altogether
         most = tolerance(tensor, many, np.inf, coarse=self.coarse)
-        apart = difference(own_values(tensor, many[row, ...], sizes), own)
+        apart = difference(found, own)
         return Effect(row, tensor.key, apart, most) if apart > most else None
 
     def _like_padding(self, batch: Batch) -> list[int]:

@@ -247,11 +247,7 @@ def open_job(
             surveyor = surveyor if surveyor.seen else None
         else:
             source = inputs.bind(model.signature)
-        if not hasattr(source, "digest") and hasattr(source, "fingerprint"):
-            raise ConfigError(
-                f"inputs._target_={job.inputs.target}: its source has `fingerprint`, which is now "
-                f"`digest`. Rename it"
-            )
+        _check_renamed(source, job.inputs.target)
         if not len(source):
             raise InputError("inputs holds no sample. Give at least one")
         if carried is not None:
@@ -278,6 +274,19 @@ def open_job(
         surveyor=surveyor,
         scanned=time.perf_counter() - began,
     )
+
+
+def _check_renamed(source: object, target: str) -> None:
+    """Refuse a source of an earlier protocol.
+
+    Raises:
+        ConfigError: it has `fingerprint` in place of `digest`.
+    """
+    if not isinstance(source, Source) and hasattr(source, "fingerprint"):
+        raise ConfigError(
+            f"inputs._target_={target}: its source has `fingerprint`, which is now `digest`. "
+            f"Rename it"
+        )
 
 
 @dataclass(frozen=True)

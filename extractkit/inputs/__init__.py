@@ -136,6 +136,7 @@ class Identity:
     extra: Mapping[str, object] = field(default_factory=dict)
 
 
+@runtime_checkable
 class Source(Protocol):
     """A random-access source of samples, bound to a model."""
 
