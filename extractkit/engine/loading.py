@@ -244,7 +244,8 @@ def open_job(
         if record is not None and isinstance(inputs, Scanning):
             surveyor = Surveyor(model, record, runtime.bad_samples)
             source = inputs.scan(model.signature, surveyor.see)
-            surveyor = surveyor if surveyor.seen else None
+            # A source that has not shown all of its samples takes a pass of its own.
+            surveyor = surveyor if surveyor.seen == len(source) else None
         else:
             source = inputs.bind(model.signature)
         _check_renamed(source, job.inputs.target)

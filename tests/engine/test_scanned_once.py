@@ -23,7 +23,8 @@ from extractkit.engine.execute import execute, resume
 from extractkit.engine.preview import preview
 from extractkit.engine.samples import SampleRow, Surveyor, survey
 from extractkit.errors import InputError, JobError, RunDirectoryError, SelectionError
-from extractkit.inputs.in_memory import LiveRows
+from extractkit.inputs import Scanning, Signature, Source, Visit
+from extractkit.inputs.in_memory import LiveRows, LiveTexts
 from extractkit.inputs.texts import Texts
 from extractkit.runs.files import origins
 from extractkit.runs.reader import open_run
@@ -273,3 +274,23 @@ def test_a_slice_of_nothing_is_refused_before_the_model_is_compiled(tmp_path: Pa
     assert not (tmp_path / "run").exists()
     with pytest.raises(SelectionError, match=r"the longest of 2 samples has 3$"):
         preview(sliced, tmp_path / "run", exact=True)
+
+
+class Partial(Scanning):
+    """Inputs that show fewer samples than they have."""
+
+    def scan(self, signature: Signature, visit: Visit | None) -> Source:
+        source = LiveTexts(TEXTS).bind(signature)
+        for sample in source.read(0, 3) if visit is not None else ():
+            visit(sample)
+        return source
+
+
+def test_inputs_that_do_not_show_every_sample_are_read_once_more(tmp_path: Path) -> None:
+    wanted = job({"path": ":output"}, self_check=False)
+    shown = Component("inputs", "extractkit.api.given", {"live": Partial()})
+    for name, one in (("whole", wanted), ("partial", replace(wanted, inputs=shown))):
+        execute(one, tmp_path / name, hydra_files={}, listener=Silent())
+    assert shard_files(tmp_path / "partial") == shard_files(tmp_path / "whole")
+    samples = [(tmp_path / name / "samples.jsonl").read_bytes() for name in ("whole", "partial")]
+    assert samples[0] == samples[1]
