@@ -351,8 +351,8 @@ class SampleRows:
     missing: frozenset[int] = frozenset()
 
     def along(self, dim: str | None) -> npt.NDArray[np.int64] | None:
-        """Return the samples' lengths along a named axis, or None if the rows give none."""
-        if dim is None or not dim.isidentifier():  # computed by the model, or a product
+        """Return the samples' lengths along a free axis, or None if the rows give none."""
+        if dim is None:
             return None
         return self.lengths.get(dim, self.lengths.get(_ONLY))
 
