@@ -1,4 +1,4 @@
-"""Every transform, alone and in random pipelines: the graph's form agrees with NumPy's form.
+"""Every transform, alone and in random pipelines: both forms agree, and with plain loops.
 
 The graph gets padded batches, whose padding is filled with large numbers and NaN; NumPy gets each
 sample alone. Predicted specs and lengths are those of the results.
@@ -14,13 +14,17 @@ import tensorflow as tf
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from extractkit.core.spec import SAMPLES, Dim, TensorSpec
+from extractkit.core.spec import SAMPLES, Dim, TensorSpec, numpy_dtype
 from extractkit.core.transforms import Array, AxisName, Masked, Operand, registry
 from extractkit.core.transforms.pipeline import BoundPipeline, Pipeline
 from extractkit.core.values import stacked
 from extractkit.errors import SelectionError
+from tests.transforms.plain_loops import plain
 
-DTYPES = ("float32", "float64", "float16", "int32", "int64", "uint8", "uint64", "bool")
+DTYPES = (
+    *("float32", "float64", "float16", "bfloat16"),
+    *("int32", "int64", "uint8", "uint64", "bool"),
+)
 TENSORS: dict[str, tuple[str | int, ...]] = {
     "hidden states": ("token", 3),
     "attention": (2, "token", "token"),
@@ -139,7 +143,7 @@ def cases(draw: Draw, first: str | None = None, most: int = 4) -> Case:
     for position in range(count):
         shape = [one if isinstance(one, int) else lengths[one][position] for one in own]
         values = numbers.normal(scale=2, size=shape)
-        samples.append(np.abs(values).astype(dtype) if dtype[0] == "u" else values.astype(dtype))
+        samples.append((np.abs(values) if dtype[0] == "u" else values).astype(dtype))
     return Case(spec, samples, lengths, written, dict(results))
 
 
@@ -147,7 +151,7 @@ def padded(case: Case) -> Array:
     """The samples as one batch, whose padding is conspicuous."""
     shape = [max(sizes) for sizes in zip(*(one.shape for one in case.samples), strict=True)]
     noise = np.random.default_rng(1).choice([99.0, -99.0, np.nan], (len(case.samples), *shape))
-    if case.samples[0].dtype.kind != "f":
+    if case.spec.dtype != "bfloat16" and case.samples[0].dtype.kind != "f":
         noise = np.nan_to_num(np.abs(noise), nan=77)
     batch = noise.astype(case.spec.dtype)
     for position, sample in enumerate(case.samples):
@@ -182,6 +186,7 @@ def in_graph(case: Case, bound: BoundPipeline) -> tuple[Array, dict[int, Array]]
     found, lengths = traced(
         tf.constant(batch), {str(axis): tf.constant(one) for axis, one in own.items()}
     )
+    found = tf.cast(found, tf.float32) if found.dtype == tf.bfloat16 else found
     return np.asarray(found), {int(axis): np.asarray(one) for axis, one in lengths.items()}
 
 
@@ -189,10 +194,10 @@ def check(case: Case) -> None:
     for name, bound in case.results.items():
         found, lengths = in_graph(case, bound)
         assert len(found) == len(case.samples)
-        assert found.dtype == bound.spec.dtype, name
+        assert found.dtype == numpy_dtype(bound.spec.dtype), name
         for position, sample in enumerate(case.samples):
             expected = bound.in_numpy(sample)
-            assert expected.dtype == bound.spec.dtype, name
+            assert expected.dtype == numpy_dtype(bound.spec.dtype), name
             predicted = tuple(
                 int(lengths[axis][position]) if dim.size is None else dim.size
                 for axis, dim in enumerate(bound.spec.axes)
@@ -212,7 +217,7 @@ def check(case: Case) -> None:
 
 
 def close(found: Array, expected: Array, case: Case) -> None:
-    rough = "float16" in (case.spec.dtype, found.dtype.name)
+    rough = bool({"float16", "bfloat16"} & {case.spec.dtype, found.dtype.name})
     if found.dtype.kind == "f":
         tolerance = 2e-2 if rough else 2e-4
         np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance, equal_nan=True)
@@ -228,7 +233,7 @@ def test_options_of_every_transform_are_drawn() -> None:
 
 @pytest.mark.parametrize("name", sorted(OPTIONS))
 def test_one_transform(name: str) -> None:
-    @settings(max_examples=8, deadline=None)
+    @settings(max_examples=5, deadline=None)
     @given(case=cases(first=name, most=1))
     def law(case: Case) -> None:
         check(case)
@@ -273,3 +278,35 @@ def test_stacked_results_hold_no_padding() -> None:
         for row in _values([3, 1, 2], [5])
     ]
     np.testing.assert_array_equal(stacked(rows), [[3, 2], [5, 0]])
+
+
+WITHOUT_PLAIN_FORM = ("slice", "flatten", "cast", "quantize")
+"""Indexing and reshaping are NumPy's; casts and scales have tests of their own."""
+
+
+@pytest.mark.parametrize("name", sorted(set(OPTIONS) - set(WITHOUT_PLAIN_FORM)))
+def test_one_transform_is_what_plain_loops_compute(name: str) -> None:
+    """The form of a single sample against Python's numbers, and so the graph's form too."""
+
+    @settings(max_examples=30, deadline=None)
+    @given(case=cases(first=name, most=1))
+    def law(case: Case) -> None:
+        (step,) = case.written
+        options = step[name] if isinstance(step, dict) else None
+        operand = case.results[""].steps[0].operand
+        for sample in case.samples:
+            expected = plain(name, options, operand, sample)
+            assert expected is not None
+            for bound, one in zip(case.results.values(), expected, strict=True):
+                found = bound.in_numpy(sample)
+                assert found.shape == np.shape(one)
+                rough = bool({"float16", "bfloat16"} & {case.spec.dtype, found.dtype.name})
+                tolerance = 2e-2 if rough else 1e-5
+                np.testing.assert_allclose(
+                    found.astype(np.float64),
+                    np.asarray(one).astype(np.float64),
+                    *(tolerance, tolerance),
+                    equal_nan=True,
+                )
+
+    law()
