@@ -128,6 +128,15 @@ def test_a_data_format_names_the_axes_of_pictures() -> None:
     }
 
 
+def test_a_fully_connected_layer_of_litert_gives_features() -> None:
+    found = names(
+        Operation("FULLY_CONNECTED", [("x", 2), ("kernel", 2)], ("y", 3)),
+        Operation("LOGISTIC", [("y", 3)], ("z", 3)),
+        Operation("FULLY_CONNECTED", [("x", None)], ("unknown", None)),
+    )
+    assert found == {"y": (None, None, "feature"), "z": (None, None, "feature")}
+
+
 SEQUENCE: Names = (None, None, "feature")
 
 
