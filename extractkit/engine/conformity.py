@@ -1,4 +1,4 @@
-"""Whether transforms and statistics do what their specs predict: for plugins in jobs, and in tests.
+"""Checks that transforms and statistics return what their specs predict, in jobs and in tests.
 
 A plugin's code runs on an example of zeros before anything is stored. What it returns has to have
 the dtype, the axes and the lengths that it predicts for them, because batches, shards and readers
