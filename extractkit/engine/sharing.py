@@ -321,17 +321,20 @@ class _Trial:
             samples: have the size 1 along each free axis.
         """
         samples = list(filter(self.fits, samples))
+        if not samples:
+            return None
         try:
-            together = self._run(samples) if samples else []
+            together = self._run(samples)
+            noise = self._noise(samples[0], self._alone(samples[0]), len(samples))
         except JobError:
             return None  # the model takes no samples that short
-        if not samples or any(len(values) != len(samples) for values in together):
+        if any(len(values) != len(samples) for values in together):
             return None
         alone = [
             (one, [values[row, ...] for values in together]) for row, one in enumerate(samples)
         ]
         to = self._rounded(dict.fromkeys(self.signature.free_axes, 2))
-        return self._apart_at(to, alone, [0.0] * len(self.tensors))
+        return self._apart_at(to, alone, noise)
 
     def apart_at_full_length(self, samples: Sequence[Encoded]) -> str | None:
         """Return why samples cannot be padded to the longest as it is; None: they can.
