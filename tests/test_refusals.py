@@ -70,6 +70,7 @@ _STORED_AGAIN = "reading a run; resume stores the shard again"
 ELSEWHERE = {
     "_draw": "show --figure",
     "show_tensor": "show --tensor",
+    "_of_run": "a new run that projects onto the components of another",
     "check_repeats": "rerun",
     "verify": "verify",
     "diff": "diff",

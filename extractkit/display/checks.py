@@ -89,7 +89,9 @@ def _notes_of(check: Check) -> list[Text]:
     return lines
 
 
-_MOST_ROWS = 60
+MOST_ROWS = 60
+"""Most rows of a table of tensors; beyond them, equal ones are left out."""
+
 _MOST_NAMES = 3
 _MOST_CIRCUMSTANCES = 12
 _LONGEST, _DIGEST = 40, 12
@@ -146,13 +148,13 @@ def _tensors(tensors: tuple[TensorComparison, ...]) -> list[RenderableType]:
         "correlation", "beyond", "first beyond", "worst", box=None, pad_edge=False,
     )  # fmt: skip
     shown = tensors
-    if len(tensors) > _MOST_ROWS:
+    if len(tensors) > MOST_ROWS:
         shown = tuple(one for one in tensors if one.verdict is not Verdict.EQUAL)
-    for one in shown[:_MOST_ROWS]:
+    for one in shown[:MOST_ROWS]:
         table.add_row(
             _name(one), Text(one.verdict, style=_VERDICT_STYLES[one.verdict]), *_measured(one)
         )
-    hidden = len(tensors) - len(shown[:_MOST_ROWS])
+    hidden = len(tensors) - len(shown[:MOST_ROWS])
     if not hidden:
         return [table]
     if not shown:
@@ -209,12 +211,12 @@ def _lone(tensors: tuple[TensorComparison, ...]) -> list[RenderableType]:
     """Return the differences besides errors of finite numbers."""
     found = [(one, one.counts.lone) for one in tensors if one.counts and one.counts.lone]
     lines: list[RenderableType] = []
-    for one, lone in found[:_MOST_ROWS]:
+    for one, lone in found[:MOST_ROWS]:
         are = "value is" if lone == 1 else "values are"
         text = f"{lone:,} {are} NaN or infinite in one run alone, or infinite with opposite signs"
         lines.append(Text.assemble(_name(one), f": {text}"))
-    if len(found) > _MOST_ROWS:
-        lines.append(Text(f"… and so in {counted(len(found) - _MOST_ROWS, 'more tensor')}"))
+    if len(found) > MOST_ROWS:
+        lines.append(Text(f"… and so in {counted(len(found) - MOST_ROWS, 'more tensor')}"))
     return lines
 
 
