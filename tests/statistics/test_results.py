@@ -49,6 +49,41 @@ def test_every_result_has_its_axes(statistic: Statistic) -> None:
 
 
 @pytest.mark.parametrize("statistic", statistics())
+def test_features_have_a_name_of_their_own(statistic: Statistic) -> None:
+    """The last axis of a tensor may be named as the transforms `project` and `quantile` do."""
+    arrays = over(statistic, ROWS, [4])
+    plain = Results(statistic, arrays)
+    axes = {axis for each in statistic.dims.values() for axis in each}
+    own = {"edge", "checkpoint", "tensor", "result", "value", "lower", "bin", *axes, *arrays}
+    for name in sorted(own):
+        found = Results(statistic, arrays, name)
+        assert all(len(set(each)) == len(each) for each in found.dims.values())
+        for column, expected in zip(
+            found.columns().values(), plain.columns().values(), strict=True
+        ):
+            np.testing.assert_array_equal(column, expected)
+        sizes = found.to_xarray().sizes.values()
+        assert list(sizes) == list(plain.to_xarray().sizes.values())
+        whole = Statistics({"a": TensorStatistics("a", {statistic.name: found})})
+        table = whole.to_pandas()
+        for result, array in arrays.items():
+            axes_of = list(found.dims[result])
+            rows = table[table.result == result]
+            assert len(rows[axes_of].drop_duplicates()) == (array.size if axes_of else 1)
+            np.testing.assert_array_equal(rows["value"], np.ravel(array))
+        assert len(whole.to_xarray()) == len(arrays)
+
+
+def test_an_outer_axis_keeps_its_name() -> None:
+    statistic = asked("moments")
+    arrays = over(statistic, ROWS, [4])
+    stacked = {name: np.stack([array] * 2) for name, array in arrays.items()}
+    found = Results(statistic, stacked, "checkpoint", outer={"checkpoint": (100, 200)})
+    assert found.to_xarray()["mean"].dims == ("checkpoint", "feature")
+    assert len(found.to_pandas()) == 2 * 3
+
+
+@pytest.mark.parametrize("statistic", statistics())
 def test_without_rows_there_is_a_summary(statistic: Statistic) -> None:
     nothing = np.zeros((0, 3), np.float32)
     found = statistic.finish(statistic.of(Block(Dense(nothing), np.arange(0), 3)))

@@ -12,6 +12,7 @@ from extractkit.core.statistics import (
     BIN,
     EDGE,
     FEATURE,
+    OTHER,
     QUANTILE,
     QUANTILES,
     TENSOR,
@@ -21,6 +22,13 @@ from extractkit.core.statistics import (
 from extractkit.errors import MissingExtraError, UnknownTensorError, choices, counted
 
 V = TypeVar("V")
+
+LOWER, UPPER = "lower", "upper"
+"""Columns with the edges of an interval."""
+
+VALUE = "value"
+_FIRST_COLUMNS = (TENSOR, "statistic", "result")
+"""Columns of the table of all results, beside the axes."""
 
 
 class _Named(Generic[V]):
@@ -93,15 +101,19 @@ class Results(_Named[Array]):
 
         Args:
             arrays: the results, whose first axes are the outer ones.
-            feature: the name of the axis of features.
+            feature: the name of the axis of features. It is `feature` if a column of a table or
+                another axis has that name.
             labels: the labels along axes.
             outer: those along outer axes, such as that of checkpoints, the slowest first.
         """
         super().__init__(f"{statistic.name!r} has no result", arrays)
         first, inner = dict(outer or {}), dict(labels or {})
         known = {axis: tuple(each) for axis, each in (first | inner).items()}
+        if {feature, f"{OTHER}{feature}"} & _other_names(statistic, first):
+            feature = FEATURE
+        renamed = {FEATURE: feature, f"{OTHER}{FEATURE}": f"{OTHER}{feature}"}
         dims = {
-            name: (*first, *(axis.replace(FEATURE, feature) for axis in statistic.dims[name]))
+            name: (*first, *(renamed.get(axis, axis) for axis in statistic.dims[name]))
             for name in arrays
         }
         used = {axis for axes in dims.values() for axis in axes}
@@ -135,9 +147,9 @@ class Results(_Named[Array]):
         arrays: dict[str, tuple[tuple[str, ...], Array]] = {}
         for name, array in own["_found"].items():
             axes = own["dims"][name]
-            if axes[-1:] == (EDGE,):
-                arrays["lower"] = ((*axes[:-1], BIN), array[..., :-1])
-                arrays["upper"] = ((*axes[:-1], BIN), array[..., 1:])
+            if self._has_edges(name):
+                arrays[LOWER] = ((*axes[:-1], BIN), array[..., :-1])
+                arrays[UPPER] = ((*axes[:-1], BIN), array[..., 1:])
             elif name == QUANTILES:
                 labels[QUANTILE] = array.reshape(-1, array.shape[-1])[0]
             else:
@@ -163,7 +175,7 @@ class Results(_Named[Array]):
             axis: labels[axis][numbers] if axis in labels else numbers
             for axis, numbers in zip(own["dims"][result], every, strict=True)
         }
-        return {**found, "value": array.reshape(-1).astype(np.float64)}
+        return {**found, VALUE: array.reshape(-1).astype(np.float64)}
 
     def summary(self) -> str:
         """Return what the results show, in one line; of several checkpoints those of the last."""
@@ -196,14 +208,18 @@ class Results(_Named[Array]):
         coordinates: dict[str, Any] = {axis: list(each) for axis, each in own["labels"].items()}
         for name in self:
             axes, array = own["dims"][name], self[name]
-            if axes[-1:] == (EDGE,):
-                coordinates["lower"] = ((*axes[:-1], BIN), array[..., :-1])
-                coordinates["upper"] = ((*axes[:-1], BIN), array[..., 1:])
+            if self._has_edges(name):
+                coordinates[LOWER] = ((*axes[:-1], BIN), array[..., :-1])
+                coordinates[UPPER] = ((*axes[:-1], BIN), array[..., 1:])
             elif name == QUANTILES:
                 coordinates[QUANTILE] = array.reshape(-1, array.shape[-1])[0]
             else:
                 variables[name] = (axes, array)
         return _library("xarray").Dataset(variables, coords=coordinates)
+
+    def _has_edges(self, result: str) -> bool:
+        statistic: Configured = vars(self)["_statistic"]
+        return statistic.dims[result][-1:] == (EDGE,)
 
     def __repr__(self) -> str:
         shapes = (f"{name} {list(self[name].shape)}" for name in self)
@@ -265,9 +281,6 @@ class TensorStatistics(_Named[Results]):
         return f"<Statistics of {vars(self)['_key']!r}: {', '.join(self)}>"
 
 
-_FIRST_COLUMNS = (TENSOR, "statistic", "result")
-
-
 class Statistics(Mapping[str, TensorStatistics]):
     """The statistics of a run, by tensor, and by `@SELECTOR` those of several tensors together."""
 
@@ -315,12 +328,12 @@ class Statistics(Mapping[str, TensorStatistics]):
             for at in ((key, statistic, result) for result in results)
         ]
         if not tables:
-            return pandas.DataFrame(columns=[*_FIRST_COLUMNS, "value"])
+            return pandas.DataFrame(columns=[*_FIRST_COLUMNS, VALUE])
         whole = pandas.concat(tables, ignore_index=True)
-        axes = [name for name in whole if name not in {*_FIRST_COLUMNS, "value"}]
+        axes = [name for name in whole if name not in {*_FIRST_COLUMNS, VALUE}]
         # Axes without labels are numbers, also where some rows have none.
         numbers = {axis: "Int64" for axis in axes if pandas.api.types.is_float_dtype(whole[axis])}
-        return whole[[*_FIRST_COLUMNS, *axes, "value"]].astype(numbers)
+        return whole[[*_FIRST_COLUMNS, *axes, VALUE]].astype(numbers)
 
     def to_xarray(self) -> Any:
         """Return all results as one `xarray.Dataset`, with variables `TENSOR STATISTIC.RESULT`.
@@ -336,6 +349,14 @@ class Statistics(Mapping[str, TensorStatistics]):
             for key, one in self._found.items()
             for statistic, results in one.items()
         )
+
+
+def _other_names(statistic: Configured, outer: Iterable[str]) -> set[str]:
+    """Return the names that columns and axes have beside that of the features."""
+    axes = {axis for several in statistic.dims.values() for axis in several}
+    edges = {BIN, LOWER, UPPER} if EDGE in axes else set()
+    features = {FEATURE, f"{OTHER}{FEATURE}"}
+    return {*(axes - features), *edges, *statistic.dims, *outer, *_FIRST_COLUMNS, VALUE}
 
 
 def _first(shape: tuple[int, ...], most: int | None = None) -> tuple[Array, ...]:
