@@ -83,9 +83,7 @@ def identity(prepared: Prepared, described: Manifest) -> str | None:
 def _statistics(prepared: Prepared, described: Manifest) -> dict[str, Any]:
     if not described.statistics:
         return {}
-    decisive = {tensor.key: tensor.pipeline.decisive for tensor in prepared.tensors}
-    each = (replace(one, transforms=decisive[one.key]) for one in described.statistics)
-    return {"statistics": tensors_key(_as_listed(each, prepared))}
+    return {"statistics": tensors_key(_as_listed(described.statistics, prepared))}
 
 
 def _components_of_runs(prepared: Prepared) -> dict[str, Any]:

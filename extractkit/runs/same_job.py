@@ -12,6 +12,7 @@ import yaml  # type: ignore[import-untyped]
 
 from extractkit.advice import command, hydra_override
 from extractkit.core.job import SETTINGS
+from extractkit.core.transforms.pipeline import decisive
 from extractkit.errors import RunDirectoryError, counted
 from extractkit.runs import HYDRA, RUN_KEY, SAMPLES, SWEEP
 from extractkit.runs.checking.files import damage, lasting_damage
@@ -50,7 +51,9 @@ def job_differences(recorded: Manifest, now: Manifest) -> list[str]:
 
 
 def _statistics(manifest: Manifest) -> list[Any]:
-    return [plain((one.key, one.transforms, one.statistics)) for one in manifest.statistics]
+    return [
+        plain((one.key, decisive(one.transforms), one.statistics)) for one in manifest.statistics
+    ]
 
 
 def _components(manifest: Manifest) -> list[Any]:
@@ -140,7 +143,9 @@ def _tensor_key(tensor: RunTensor | RunStatistics) -> dict[str, Any]:
     spec = tensor.record.spec.undescribed
     record = replace(tensor.record, name="", scopes=scopes, spec=spec)
     if isinstance(tensor, RunStatistics):
-        return dict(plain(replace(tensor, record=record, spec=tensor.spec.undescribed)))
+        transforms = decisive(tensor.transforms)
+        own = replace(tensor, record=record, transforms=transforms, spec=tensor.spec.undescribed)
+        return dict(plain(own))
     stored = replace(tensor.stored, spec=tensor.stored.spec.undescribed)
     key = plain(replace(tensor, record=record, stored=stored))
     del key["transforms"], key["result"]

@@ -1,7 +1,7 @@
 """Projections: onto the principal components of another run, and matrices that are too large."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,9 @@ TEXTS = ["abc", "a", "hello", "it is", "x y z", "words", "of", "many lengths", "
 ADDRESS = "attention:output"
 
 
-def extracted(directory: Path, selectors: dict[str, object], **settings: object) -> extractkit.Run:
+def extracted(
+    directory: Path, selectors: Mapping[str, object], **settings: object
+) -> extractkit.Run:
     return extractkit.extract(
         model=ReferenceModel(),
         inputs=TEXTS,
@@ -37,7 +39,7 @@ def with_components(directory: Path) -> extractkit.Run:
     return extracted(directory, {"all": {"path": paths, "statistics": ["moments", "pca"]}})
 
 
-def onto(run: Path, **options: object) -> dict[str, object]:
+def onto(run: Path, **options: object) -> dict[str, dict[str, object]]:
     return {
         "few": {"path": ADDRESS, "do": [{"project": {"run": str(run), **options}}]},
         "rows": {"path": ADDRESS},
@@ -227,6 +229,27 @@ def test_the_path_of_the_other_run_is_relative_to_where_the_job_was_written(
     found = relocated({"selectors": {"few": {"path": "runs/pca", "do": ["abs", step]}}}, tmp_path)
     absolute = {"project": {"run": str(tmp_path / "runs/pca"), "tensor": "a:b"}}
     assert found == {"selectors": {"few": {"path": "runs/pca", "do": ["abs", absolute]}}}
+
+
+def test_a_run_with_statistics_is_resumed_and_repeated_if_that_path_is_relative(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with_components(tmp_path / "runs/pca")
+    of_few = {**onto(Path("runs/pca"))["few"], "statistics": ["moments"]}
+    whole = extracted(tmp_path / "run", {"few": of_few})
+    before = whole.journal.digests()
+    partial = sorted((tmp_path / "run" / "shards").glob("*.statistics.npz"))
+    for file in partial[1:]:
+        file.unlink()
+    live = {"model": ReferenceModel(), "inputs": TEXTS}
+    assert extractkit.resume("run", **live).journal.digests() == before
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert not extractkit.verify("../run", recompute=9, **live).failed
+    again = extractkit.rerun("../run", "again", **live)
+    assert again.journal.digests() == before
+    assert again.manifest.identity == whole.manifest.identity
 
 
 def projecting(

@@ -112,17 +112,8 @@ class Pipeline:
 
     @property
     def decisive(self) -> tuple[object, ...]:
-        """What decides its values: `written`, without the paths of runs that have components.
-
-        The digests of the components decide instead.
-        """
-        return tuple(
-            {step.name: {**options, "run": None}}
-            if isinstance(step, Project) and isinstance(step.onto, FromRun)
-            else entry
-            for step, entry in zip(self.steps, self.written, strict=True)
-            for options in [entry[step.name] if isinstance(entry, Mapping) else {}]
-        )
+        """What decides its values: `decisive` of `written`."""
+        return decisive(self.written)
 
     def same_as(self, other: "Pipeline") -> bool:
         """Return True if both do the same, even if they belong to different selectors."""
@@ -166,6 +157,23 @@ def written(entries: Mapping[str, object], at: str) -> Written:
     """
     given = {key: value for key, value in entries.items() if value is not None}
     return _written(_given_steps(given, at))
+
+
+def decisive(recorded: Iterable[object]) -> tuple[object, ...]:
+    """Return what decides the values of recorded transforms.
+
+    The path of a run with components is null: it may be written relative to a directory or the run
+    moved, and the digests of the components decide instead.
+    """
+    return tuple(map(_decisive, recorded))
+
+
+def _decisive(entry: object) -> object:
+    match named_entry(entry):
+        case (Project.name, Mapping() as options) if "run" in options:
+            return {Project.name: {**options, "run": None}}
+        case _:
+            return entry
 
 
 def names(recorded: Iterable[object]) -> Iterator[str | None]:
