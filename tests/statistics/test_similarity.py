@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import extractkit
 from extractkit.core.spec import Dim
 from extractkit.core.statistics import Array, Arrays, Block, JointStatistic, Merging
+from extractkit.core.statistics import similarity as limited
 from extractkit.core.statistics.registry import Asked
 from extractkit.core.transforms import Axis, Operand
 from extractkit.core.values import Dense, Ragged
@@ -361,6 +362,24 @@ def test_checkpoints_are_compared_one_by_one(tmp_path: Path) -> None:
     same = extractkit.similarity(run.at("step_0"), run.at("step_0"))
     np.testing.assert_allclose(same.cka, extractkit.similarity(run.at("step_0")).cka, rtol=1e-12)
     assert extractkit.similarity(run.at("step_0"), run.at("step_1")).cka[0, 0] < 1
+    one = extractkit.similarity(run.at("step_0"), run.at("step_1"), only="embedding:*")
+    rows = [run.at(at)["embedding:output"] for at in ("step_0", "step_1")]
+    first, second = (np.concatenate([view.sample(n) for n in range(len(view))]) for view in rows)
+    np.testing.assert_allclose(one.cka, [[by_gram(np.float64(first), np.float64(second))]], 1e-9)
+
+
+def test_all_tensors_of_both_checkpoints_count_towards_the_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = {"path": ["embedding:output", "attention:output"]}
+    run = executed(tmp_path / "run", over(files(tmp_path, [0, 1]), both, shard_size=7))
+    # Four tensors of four features: products of ten pairs, four means, widths and the count.
+    size = 8 * (10 * 16 + 4 * 4 + 4 + 1)
+    monkeypatch.setattr(limited, "LARGEST_PARTIAL", size)
+    extractkit.similarity(run.at("step_0"), run.at("step_1"))
+    monkeypatch.setattr(limited, "LARGEST_PARTIAL", size - 1)
+    with pytest.raises(SelectionError, match=f"of 4 tensors would hold {size:,} bytes"):
+        extractkit.similarity(run.at("step_0"), run.at("step_1"))
 
 
 def test_selectors_that_share_tensors_have_matrices_of_their_own(tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ class Similarity:
             )
         for operand in operands.values():
             features(operand, self.at)
-        if (apart := unlike(operands)) is not None:
+        if (apart := unlike(list(operands.items()))) is not None:
             raise SelectionError(
                 f"{self.at} compares tensors row by row, and {apart}. Narrow the selector, for "
                 f"example with dims: 'sample,token,#', or take one row of each sample: "
@@ -144,9 +144,13 @@ class Similarity:
         return {"count": partial["count"], "cka": _aligned(sums)}
 
 
-def unlike(operands: Mapping[str, Operand]) -> str | None:
-    """Return how tensors differ in their rows, for messages; None if they do not."""
-    (first, known), *others = operands.items()
+def unlike(named: Sequence[tuple[str, Operand]]) -> str | None:
+    """Return how tensors differ in their rows, for messages; None if they do not.
+
+    Args:
+        named: the tensors, with their names in the message.
+    """
+    (first, known), *others = named
     for key, operand in others:
         if _rows_of(operand) != _rows_of(known):
             dims = [list(map(str, _dims(one))) for one in (known, operand)]

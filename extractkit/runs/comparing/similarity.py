@@ -169,23 +169,24 @@ def _check(
     theirs: Mapping[str, TensorView],
 ) -> None:
     """Check that all tensors have the same rows, and that the sums fit into memory."""
-    named = [(a, ours), (b, theirs)]
-    operands = {
-        f"{key} of {run.path}": _operand(view)
-        for run, views in named
+    # The path does not tell two checkpoints of one run apart, so the names may be equal.
+    named = [
+        (f"{key} of {run.path}", _operand(view))
+        for run, views in ((a, ours), (b, theirs))
         for key, view in views.items()
-    }
+    ]
+    operands = [operand for _, operand in named]
     choose = "Choose tensors by their addresses: only=[…]"
     if len(operands) < 2:
         raise SelectionError(f"{a.path} stores one such tensor, {next(iter(ours))!r}. {choose}")
-    for operand in operands.values():
+    for operand in operands:
         try:
             features(operand, _AT)
         except SelectionError as error:
             raise SelectionError(f"{error}. {choose}") from error
-    if (apart := unlike(operands)) is not None:
+    if (apart := unlike(named)) is not None:
         raise SelectionError(f"{_AT} compares tensors row by row, and {apart}. {choose}")
-    if (excess := statistic.excess(list(operands.values()))) is not None:
+    if (excess := statistic.excess(operands)) is not None:
         raise SelectionError(f"{_AT} of {len(operands)} tensors {excess}. {choose}")
 
 
