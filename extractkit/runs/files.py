@@ -195,7 +195,7 @@ def _digest(file: BinaryIO, size: int | None) -> tuple[str, int]:
 _MEMBER = re.compile(r"(.*)\.(?:index|meta|data-\d{5}-of-\d{5})", re.DOTALL)
 _SAVED_MODELS = ("saved_model.pb", "saved_model.pbtxt")
 _OF_A_SAVED_MODEL = (
-    *("saved_model.pb*", "digest.pb", "keras_metadata.pb"),
+    *("saved_model.pb*", "fingerprint.pb", "keras_metadata.pb"),
     *("variables/**/*", "assets/**/*", "assets.extra/**/*"),
 )
 TABLE_END = bytes.fromhex("57fb808b247547db")

@@ -17,6 +17,7 @@ from extractkit.core.requests import Value
 from extractkit.errors import ConfigError, JobError, ModelError
 from extractkit.models import Compilation, Fetch, Model
 from extractkit.models.saved_model import load
+from extractkit.runs.files import files_with_companions
 from extractkit.testing.models import ModelContract
 from tests.advised import ask, refused
 from tests.fuzz.damage import damaged
@@ -110,6 +111,17 @@ class TestNested(ModelContract):
 
     def model(self) -> Model:
         return load(str(self.path))
+
+
+def test_every_file_that_tensorflow_writes_belongs_to_the_graph(tmp_path: Path) -> None:
+    (tmp_path / "words.txt").write_text("one\ntwo\n")
+    module = Nested()
+    module.words = tf.saved_model.Asset(str(tmp_path / "words.txt"))
+    tf.saved_model.save(module, str(tmp_path / "saved"))
+    written = {path for path in (tmp_path / "saved").rglob("*") if path.is_file()}
+    assert {path.name for path in written} >= {"fingerprint.pb", "words.txt", "variables.index"}
+    found, _ = files_with_companions(tmp_path / "saved" / "saved_model.pb")
+    assert set(found) == written
 
 
 class TestExported(ModelContract):

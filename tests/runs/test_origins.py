@@ -172,7 +172,7 @@ READ_TOGETHER = {
     "a file of a SavedModel": (
         "saved/saved_model.pb",
         {
-            *("saved/saved_model.pb", "saved/digest.pb", "saved/keras_metadata.pb"),
+            *("saved/saved_model.pb", "saved/fingerprint.pb", "saved/keras_metadata.pb"),
             *("saved/variables/variables.index", "saved/assets/words.txt"),
             "saved/assets.extra/requests",
         },
