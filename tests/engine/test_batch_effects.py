@@ -12,8 +12,11 @@ from extractkit.core.values import Array
 from extractkit.engine import Silent
 from extractkit.engine.batch_effects import SpotCheck, difference
 from extractkit.engine.execute import resume
+from extractkit.engine.recompute import recompute
 from extractkit.errors import FinalError
 from extractkit.models import Compilation, Fetch, Program
+from extractkit.runs.checking import Outcome
+from extractkit.runs.checking.verification import verify
 from extractkit.runs.manifest import Status, read
 from extractkit.testing.reference import ReferenceModel
 from tests.engine.examples import ALPHABET, executed, job, tokens
@@ -97,6 +100,9 @@ def test_the_run_goes_on_without_the_check_as_advised(tmp_path: Path) -> None:
         executed(tmp_path / "run", wanted("zeros", texts))
     resume(wanted("zeros", texts, self_check=False), tmp_path / "run", listener=Silent())
     assert read(tmp_path / "run").status is Status.FINISHED
+    of = wanted("zeros", texts)  # the manifest does not record runtime.self_check
+    checked = verify(tmp_path / "run", recompute=lambda sound: recompute(of, sound, 9, 0))
+    assert [one.outcome for one in checked.checks if one.name == "recomputed"] == [Outcome.OK]
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-9])
