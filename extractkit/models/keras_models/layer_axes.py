@@ -66,8 +66,7 @@ def names_of(call: LayerCall, port: str, rank: int | None) -> Names | None:
     if rank is None or rank < 2:
         return None
     kinds = _kinds(call.layer)
-    above = frozenset() if call.parent is None else _kinds(call.parent.layer)
-    if port in ("input", "output") and "Softmax" in kinds and above & _ATTENTION:
+    if port in ("input", "output") and _makes_weights_of_attention(call):
         return _SCORES if rank == len(_SCORES) else None
     if not port.startswith("output"):
         return None
@@ -77,7 +76,7 @@ def names_of(call: LayerCall, port: str, rank: int | None) -> Names | None:
         last = getattr(call.layer, "data_format", None) == "channels_last"
         return (None, None, "channel") if last else (None, "channel", None)
     if "EinsumDense" in kinds:
-        return _of_einsum(call.layer.equation, rank, heads=bool(above & _ATTENTION))
+        return _of_einsum(call.layer.equation, rank, heads=bool(_kinds_above(call) & _ATTENTION))
     if kinds & {*_FEATURES, *_ATTENTION} and (port == "output" or "Dense" in kinds):
         return (*(None,) * (rank - 1), "feature")
     return None
@@ -98,8 +97,16 @@ def names_of_operation(call: LayerCall, operation: Any) -> Names | None:
         return _of_scores(equation) if attention else None
     module = type(call.layer).__module__.partition(".")[0]
     listed = module == "transformers" and type(call.layer).__name__ in _ATTENTION_OF_TRANSFORMERS
-    known = attention or listed
+    known = attention or listed or _makes_weights_of_attention(call)
     return _SCORES if known and operation.outputs[0].shape.rank == len(_SCORES) else None
+
+
+def _makes_weights_of_attention(call: LayerCall) -> bool:
+    return "Softmax" in _kinds(call.layer) and bool(_kinds_above(call) & _ATTENTION)
+
+
+def _kinds_above(call: LayerCall) -> frozenset[str]:
+    return frozenset() if call.parent is None else _kinds(call.parent.layer)
 
 
 def _kinds(layer: Any) -> frozenset[str]:
