@@ -16,7 +16,6 @@ from extractkit.core.value_checks import (
     EXAMINATION,
     ValueChecks,
     non_finite_samples,
-    overflowing,
 )
 from extractkit.core.values import Array, Assembly, Dense, Ragged, Values, without
 from extractkit.runs.schema import canonical, decode
@@ -217,9 +216,3 @@ def test_all_samples_that_are_not_finite_are_reported_and_absent_ones_are_not() 
     found = non_finite_samples(without(Dense(values), [5], (3,)))
     assert found == {at: (1, int(at == 6)) for at in range(4, 14) if at != 5}
     assert list(examine(Dense(values), 100).first) == ["104", "105", "106", "107", "108"]
-
-
-def test_what_casts_cut_off_is_found_by_their_counters() -> None:
-    some, none = ValueChecks(maximum=3), ValueChecks(maximum=0)
-    found = {"a": none, "a@overflow": some, "b": some, "b@overflow": none, "c@overflow": some}
-    assert overflowing(found) == ("a",)  # the last is what a selector of this name stores

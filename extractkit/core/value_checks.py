@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from extractkit.core.transforms.casting import OVERFLOW
 from extractkit.core.values import Array, Dense, Values, digest, sample_shapes
 
 _FIRST = 5
@@ -58,12 +57,6 @@ class ValueChecks:
     def never_changes(self) -> bool:
         """Whether there are several samples, and all have the same value."""
         return self.same is not None and self.examined > 1
-
-
-def overflowing(values: Mapping[str, ValueChecks]) -> tuple[str, ...]:
-    """Return the tensors with elements beyond the range of the type that they were cast to."""
-    counters = {f"{key}@{OVERFLOW}": key for key in values}
-    return tuple(counters[key] for key, one in values.items() if one.maximum and key in counters)
 
 
 class Examination:

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from extractkit.advice import command
 from extractkit.core.statistics.results import Statistics
-from extractkit.core.value_checks import ValueChecks, overflowing
+from extractkit.core.value_checks import ValueChecks
 from extractkit.display import duration_text, rate_text, safe, shape_text, size_text
 from extractkit.display.tensors import statistics_table
 from extractkit.engine import Summary
@@ -227,7 +227,8 @@ def overview(
         taken = str(manifest.settings.get(SHARING))
         facts.add_row("batches", Text(safe(f"{taken}{_sharing(measured)}")))
     if manifest.actual is not None:
-        _add_findings(facts, manifest.actual.missing, *_findings(manifest.actual.values))
+        findings = (*_findings(manifest.actual.values), manifest.overflowing)
+        _add_findings(facts, manifest.actual.missing, *findings)
     if committed is not None:
         facts.add_row("resume", Text(command("resume", safe(str(directory)))))
     if manifest.unextractable:
@@ -320,11 +321,11 @@ def _add_findings(
 
 
 def _findings(values: Mapping[str, ValueChecks]) -> tuple[Sequence[str], ...]:
-    """Return the tensors that are not finite, constant, unchanging or cut off, in detail if few."""
+    """Return the tensors that are not finite, constant or unchanging, in detail if few."""
     non_finite = {key: _counted(one) for key, one in values.items() if not one.finite}
     constant = {key: f"{one.minimum:g}" for key, one in values.items() if one.constant}
     unchanging = [key for key, one in values.items() if one.never_changes]
-    return _explained(non_finite), _explained(constant), unchanging, overflowing(values)
+    return _explained(non_finite), _explained(constant), unchanging
 
 
 def _explained(found: Mapping[str, str]) -> list[str]:

@@ -14,7 +14,6 @@ from extractkit.advice import command
 from extractkit.core.job import Job
 from extractkit.core.plan import bytes_per_sample
 from extractkit.core.shards import Shard
-from extractkit.core.value_checks import overflowing
 from extractkit.engine import Listener, Summary
 from extractkit.engine.distributed.driver import Hired, hired
 from extractkit.engine.identity import described
@@ -397,7 +396,7 @@ class _Execution:
             missing=ended.actual.missing,
             constant=tuple(k for k, one in found.items() if one.constant),
             unchanging=tuple(k for k, one in found.items() if one.never_changes),
-            overflowing=overflowing(found),
+            overflowing=ended.overflowing,
         )
         self.listener.finished(summary)
 

@@ -16,6 +16,7 @@ from extractkit.core.catalog import TensorRecord
 from extractkit.core.checkpoints import AXIS, Checkpoint, ExcludedCheckpoint
 from extractkit.core.shards import CONSTANTS_SHARD, OuterAxis, Part, Shard, over_axes
 from extractkit.core.spec import PER_SAMPLE, TensorSpec
+from extractkit.core.transforms.casting import OVERFLOW
 from extractkit.core.value_checks import ValueChecks
 from extractkit.errors import RunDirectoryError
 from extractkit.runs import MANIFEST, PARTS, SWEEP, no_run
@@ -364,6 +365,14 @@ class Manifest:
         if not shard.constant:
             keys += [one.key for one in self.statistics]
         return tuple(keys)
+
+    @property
+    def overflowing(self) -> tuple[str, ...]:
+        """Keys of the tensors with elements beyond the range of the type of one of their casts."""
+        found = self.actual.values if self.actual else {}
+        counters = [one.key for one in self.tensors if one.result == OVERFLOW]
+        beyond = [key for key in counters if key in found and found[key].maximum]
+        return tuple(dict.fromkeys(key.rpartition("@")[0] for key in beyond))
 
     @property
     def samples(self) -> int:

@@ -193,12 +193,16 @@ def _transforms(tensor: Any, selectors: Any) -> list[Any] | None:
 def _result(tensor: Any, keys: Collection[str | None]) -> str:
     """Return the name of the further result that a tensor is, from its key; else an empty text.
 
-    Keys are `address@selector@result`, without `@selector` where an address has one tensor.
+    Keys are `address@selector@result`, without `@selector` where an address has one tensor. The
+    second result of one name has `result2` in its key.
     """
     record = tensor.get("record") if isinstance(tensor, Mapping) else None
     address = record.get("address") if isinstance(record, Mapping) else None
-    rest = (_key_of(tensor) or "").removeprefix(str(address)).split("@")[1:]
-    return "@".join(rest if address in keys else rest[1:])
+    key = _key_of(tensor) or ""
+    rest = key.removeprefix(str(address)).split("@")[1:]
+    result = "@".join(rest if address in keys else rest[1:])
+    name = result.rstrip("0123456789")
+    return name if key.removesuffix(result) + name in keys else result
 
 
 MANIFEST_UPGRADES: Mapping[int, Upgrade] = {

@@ -123,7 +123,11 @@ def test_a_run_without_a_file_over_all_shards_tells_why(
 def test_what_may_be_a_mistake_is_reported_with_its_counts() -> None:
     actual = Actual(samples=48, shards=2, bytes=4000, missing=1, values=FOUND)
     inputs = RunInputs("f00", 48, truncated=3)
-    assert finding_rows(shown(replace(MANIFEST, actual=actual, inputs=inputs))) == [
+    stored = replace(MANIFEST.tensors[0].stored, key="d:output@overflow")
+    counter = replace(MANIFEST.tensors[0], stored=stored, result="overflow")
+    tensors = (*MANIFEST.tensors, counter)
+    run = replace(MANIFEST, actual=actual, inputs=inputs, tensors=tensors)
+    assert finding_rows(shown(run)) == [
         line.split()
         for line in (
             "samples 48, 3 of them cut off",

@@ -322,6 +322,23 @@ def test_the_manifest_says_what_was_done(tmp_path: Path) -> None:
     assert manifest.plan.exact
 
 
+def test_elements_that_the_second_cast_cuts_off_are_reported(tmp_path: Path) -> None:
+    listener = Collected()
+    twice = {"path": "embedding:output", "do": [{"cast": "int16"}, {"cast": "uint8"}]}
+    run = executed(tmp_path / "run", job(twice), listener)
+    beside = ("embedding:output@overflow", "embedding:output@overflow2")
+    first, second = (sum(int(np.sum(run[key].sample(n))) for n in range(20)) for key in beside)
+    assert (first, second > 0) == (0, True)
+    assert listener.summaries[0].overflowing == ("embedding:output",)
+
+
+def test_elements_that_a_cast_cuts_off_before_statistics_are_reported(tmp_path: Path) -> None:
+    listener = Collected()
+    counted = {"path": "embedding:output", "cast": "uint8", "statistics": ["moments"]}
+    executed(tmp_path / "run", job(counted), listener)
+    assert listener.summaries[0].overflowing == ("embedding:output",)
+
+
 def test_elements_that_a_cast_cuts_off_are_reported(tmp_path: Path) -> None:
     listener = Collected()
     negative, positive = {"path": "embedding:output"}, {"path": "attention:op/Softmax"}

@@ -16,7 +16,7 @@ from extractkit.runs import journal
 from extractkit.runs import manifest as manifests
 from extractkit.runs.environment import GitState
 from extractkit.runs.files import Origin, StoredFile
-from extractkit.runs.manifest import Actual, Manifest, Status, Unextractable, Volatile
+from extractkit.runs.manifest import Actual, Manifest, RunTensor, Status, Unextractable, Volatile
 from extractkit.runs.upgrades import LINE_UPGRADES, MANIFEST_UPGRADES
 from tests.runs.examples import SHARDS, TENSORS, manifest
 
@@ -52,6 +52,31 @@ def edit(directory: Path, *without: str, **changes: object) -> None:
 def test_a_manifest_comes_back_as_it_was(given: Manifest, tmp_path: Path) -> None:
     manifests.write(tmp_path, given)
     assert manifests.read(tmp_path) == given
+
+
+def test_tensors_that_a_cast_cut_off_are_found_by_its_counters() -> None:
+    def tensor(key: str, result: str = "") -> RunTensor:
+        stored = replace(TENSORS[0].stored, key=key)
+        return replace(TENSORS[0], stored=stored, result=result)
+
+    some, none = ValueChecks(maximum=3), ValueChecks(maximum=0)
+    keys = ("a", "a@overflow", "b", "b@overflow", "c@overflow", "d@overflow", "d@overflow2")
+    counters = ("a@overflow", "b@overflow", "d@overflow", "d@overflow2")
+    tensors = tuple(tensor(key, "overflow" if key in counters else "") for key in keys)
+    values = {key: none if key in ("a", "b@overflow", "d@overflow") else some for key in keys}
+    assert FULL.actual is not None
+    found = replace(FULL, tensors=tensors, actual=replace(FULL.actual, values=values))
+    # `c@overflow` is what a selector of the name `overflow` stores; `d` has statistics alone.
+    assert found.overflowing == ("a", "d")
+    assert replace(found, actual=None).overflowing == ()
+
+
+def test_the_second_counter_of_an_older_run_counts_too() -> None:
+    keys = ("a:b", "a:b@overflow", "a:b@overflow2", "a:b@top2")
+    record = {"address": "a:b"}
+    tensors = [{"stored": {"key": key}, "record": record, "selectors": []} for key in keys]
+    upgraded = MANIFEST_UPGRADES[9]({"tensors": tensors})
+    assert [one["result"] for one in upgraded["tensors"]] == ["", "overflow", "overflow", "top2"]
 
 
 def test_equal_manifests_are_equal_files(tmp_path: Path) -> None:
