@@ -91,11 +91,37 @@ def test_tiny_and_huge_numbers_keep_their_similarity(size: float) -> None:
     np.testing.assert_allclose(found, merged(asked(), every[:2])["cka"], rtol=1e-9)
 
 
-def test_a_tensor_that_never_changes_has_no_similarity() -> None:
+@pytest.mark.parametrize("constants", [(3.0, 3.0), (0.1, 0.3), (1e9 / 3, -1e-9 / 7)])
+@pytest.mark.parametrize("cuts", [(), (1, 2, 7, 30)])
+def test_a_tensor_that_never_changes_has_no_similarity(
+    constants: tuple[float, float], cuts: tuple[int, ...]
+) -> None:
+    """Means of equal numbers are rounded, unless the numbers have few digits."""
     first, *_ = tensors(2)
-    for options in (None, {"batch": 10}):
-        found = merged(asked(options), [first, np.full((40, 2), 3.0)])["cka"]
+    for options in (None, {"batch": 10}, {"batch": 5}):
+        found = merged(asked(options), [first, np.tile(constants, (40, 1))], cuts)["cka"]
         np.testing.assert_array_equal(found, [[1, np.nan], [np.nan, np.nan]])
+
+
+def test_small_changes_of_large_numbers_are_a_similarity() -> None:
+    first, *others = tensors(2)
+    for options in (None, {"batch": 10}):
+        plain = merged(asked(options), [first, *others])["cka"]
+        moved = merged(asked(options), [first + 1e6, *others], [7, 30])["cka"]
+        if options is None:
+            np.testing.assert_allclose(moved, plain, rtol=1e-8)
+        assert np.isfinite(moved).all()
+
+
+def test_numbers_that_are_not_finite_make_the_similarities_of_their_tensor_nan() -> None:
+    for number in (np.nan, np.inf, -np.inf):
+        first, second, third = tensors(5)
+        second[3, 1] = number
+        for options in (None, {"batch": 10}):
+            found = merged(asked(options), [first, second, third], [2, 20])["cka"]
+            plain = merged(asked(options), [first, third], [2, 20])["cka"]
+            assert np.isnan(found[1]).all()
+            np.testing.assert_allclose(found[::2, ::2], plain, rtol=1e-12)
 
 
 def test_without_rows_it_is_nan() -> None:

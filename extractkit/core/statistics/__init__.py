@@ -242,6 +242,11 @@ _FEWEST = 16
 """Fewest dimensions of a projection that a message proposes."""
 
 
+NON_FINITE = np.errstate(over="ignore", invalid="ignore")
+"""Sums that are not finite need no warning: results of them are infinite, NaN or None."""
+
+
+@NON_FINITE
 def merged_means(
     one: Arrays, other: Arrays, sums: str, product: Callable[[Array], Array]
 ) -> Arrays:

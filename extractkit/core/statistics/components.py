@@ -47,7 +47,7 @@ class _Products:
     def of(self, block: Block) -> Arrays:
         """Return count, mean and the sum of products of distances from the mean."""
         rows = block.rows()
-        mean, _, products = about_means(rows, rows)
+        mean, (products,) = about_means([rows], [(slice(None), slice(None))])
         return {"count": np.asarray(len(rows), np.int64), "mean": mean, "products": products}
 
     def merge(self, one: Arrays, other: Arrays) -> Arrays:

@@ -1,12 +1,14 @@
 """Sums of products over pairs of rows, about zero and about their means, in float64."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from math import inf, isfinite, sqrt
 
 import numpy as np
 import numpy.typing as npt
 
-from extractkit.core.statistics import Array, Arrays, in_blocks, merged_means, numbers
+from extractkit.core.statistics import NON_FINITE, Array, Arrays, merged_means, numbers
 from extractkit.core.transforms import one_thread
 
 Matrix = npt.NDArray[np.float64]
@@ -18,53 +20,56 @@ of sums, so they depend on nothing else."""
 _ROUNDING = (8 * np.finfo(np.float64).eps) ** 2
 """The share of ‖x‖² that rounding may leave when rows do not differ at all."""
 
-_NON_FINITE = np.errstate(over="ignore", invalid="ignore")
-"""Sums that are not finite need no warning, because measures of them are None."""
 
-
-def about_means(one: Array, other: Array) -> tuple[Matrix, Matrix, Matrix]:
-    """Return the means of two sets of features, and the sums of products of distances from them.
+@NON_FINITE
+def about_means(
+    sets: Sequence[Array], pairs: Sequence[tuple[slice, slice]]
+) -> tuple[Matrix, list[Matrix]]:
+    """Return the means of all features, and sums of products of distances from them.
 
     Both passes are corrected by what rounding leaves of the sum of distances, so features that do
     not vary have products of 0 except for the last bits. Source: Chan, Golub and LeVeque,
     Algorithms for computing the sample variance, 1983.
 
     Args:
-        one: numbers (rows, features).
-        other: numbers (rows, others). It may be the same array.
+        sets: sets of features, numbers (rows, features) of equally many rows. The features of all
+            of them are numbered together.
+        pairs: the features that are multiplied: each of the first with each of the second.
 
     Returns:
-        float64 (features,), (others,) and (features, others). Without rows they are 0.
+        float64 (features,), and (first, second) for each of the pairs. Without rows they are 0.
     """
-    count = len(one)
-    products = np.zeros((one.shape[1], other.shape[1]))
+    count, width = len(sets[0]), sum(one.shape[1] for one in sets)
+    at = np.arange(width)
+    products = [np.zeros((at[first].size, at[second].size)) for first, second in pairs]
+    mean, rest = np.zeros(width), np.zeros(width)
     if not count:
-        return np.zeros(one.shape[1]), np.zeros(other.shape[1]), products
-    step = max(_ROWS, _ELEMENTS // max(1, *products.shape))
-    mean = _mean(one, step)
-    other_mean = mean if other is one else _mean(other, step)
-    rest = np.zeros_like(mean)
-    other_rest = rest if other is one else np.zeros_like(other_mean)
-    others = in_blocks(other, step)
-    for x in in_blocks(one, step):
-        y = x
-        x -= mean
-        rest += x.sum(0)
-        if other is not one:
-            y = next(others)
-            y -= other_mean
-            other_rest += y.sum(0)
+        return mean, products
+    step = max(_ROWS, _ELEMENTS // max(1, sum(one.size for one in products)))
+    for block in _side_by_side(sets, step):
+        mean += block.sum(0)
+    mean /= count
+    for block in _side_by_side(sets, step):
+        block -= mean
+        rest += block.sum(0)
         with one_thread():
-            products += x.T @ y
-    products -= np.outer(rest, other_rest / count)
-    return mean + rest / count, other_mean + other_rest / count, products
+            for (first, second), found in zip(pairs, products, strict=True):
+                found += block[:, first].T @ block[:, second]
+    for (first, second), found in zip(pairs, products, strict=True):
+        found -= np.outer(rest[first], rest[second] / count)
+    return mean + rest / count, products
 
 
-def _mean(rows: Array, step: int) -> Matrix:
-    total = np.zeros(rows.shape[1])
-    for block in in_blocks(rows, step):
-        total += block.sum(0)
-    return total / len(rows)
+def _side_by_side(sets: Sequence[Array], step: int) -> Iterator[Matrix]:
+    """Yield copies of a few rows of all sets, which the next one overwrites."""
+    count = len(sets[0])
+    ends = list(accumulate((one.shape[1] for one in sets), initial=0))
+    room = np.empty((min(step, count), ends[-1]))
+    for start in range(0, count, step):
+        block = room[: min(step, count - start)]
+        for one, (first, last) in zip(sets, pairwise(ends), strict=True):
+            np.copyto(block[:, first:last], one[start : start + step], casting="unsafe")
+        yield block
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,7 @@ class PairSums:
 
     centred: bool = True
 
-    @_NON_FINITE
+    @NON_FINITE
     def of(self, block: tuple[Array, Array]) -> Arrays:
         """Return the sums over one block."""
         one, other = numbers(block[0]), numbers(block[1])
@@ -90,8 +95,13 @@ class PairSums:
             other = one
         found: dict[str, Array] = {"count": np.asarray(len(one), np.int64)}
         if self.centred:
-            mean, other_mean, products = about_means(one, other)
-            found |= {"mean": np.concatenate([mean, other_mean]), "products": products}
+            width = one.shape[1]
+            if other is one:
+                mean, (products,) = about_means([one], [(slice(None), slice(None))])
+                mean = np.concatenate([mean, mean])
+            else:
+                mean, (products,) = about_means([one, other], [(slice(width), slice(width, None))])
+            found |= {"mean": mean, "products": products}
         if one.shape == other.shape:
             found |= {"dot": _dot(one, other), "difference": np.zeros(())}
             if other is not one:
@@ -99,7 +109,6 @@ class PairSums:
                 found["difference"] = _dot(moved, moved)
         return found
 
-    @_NON_FINITE
     def merge(self, one: Arrays, other: Arrays) -> Arrays:
         """Add the sums, and combine those about the means by the counts."""
         merged = {"count": one["count"] + other["count"]}
@@ -157,14 +166,34 @@ def alignment(x: Arrays, y: Arrays, both: Arrays) -> float | None:
     """
     if "products" not in both or both["count"] < 2:
         return None
-    shared = _norm(both["products"])
-    return _bounded(_ratio(shared * shared, _spread(x) * _spread(y)), 0.0)
+    return aligned(norm(both["products"]), _spread(x), _spread(y))
+
+
+def aligned(shared: float, x: float, y: float) -> float | None:
+    """Return linear CKA from norms of products about the means; None if one of them is undefined.
+
+    Args:
+        shared: the norm of the products of x with y.
+        x, y: the spreads of x and y.
+    """
+    one, other = _ratio(shared, x), _ratio(shared, y)
+    # Each quotient is finite where the product of both divisors is not.
+    return None if one is None or other is None else _bounded(one * other, 0.0)
+
+
+def spread(products: Matrix, size: float) -> float:
+    """Return the norm of products about the means: 0 if rows differ only by rounding.
+
+    Args:
+        products: those of all pairs of features.
+        size: the sum of squares of all numbers, about zero.
+    """
+    found = norm(products)
+    return 0.0 if found <= _ROUNDING * size else found
 
 
 def _spread(own: Arrays) -> float:
-    """Return the norm of products about the means: 0 if rows differ only by rounding."""
-    found = _norm(own["products"])
-    return 0.0 if found <= _ROUNDING * own["dot"] else found
+    return spread(own["products"], float(own["dot"]))
 
 
 def _geometric_mean(one: float, other: float) -> float:
@@ -172,7 +201,7 @@ def _geometric_mean(one: float, other: float) -> float:
     return one if one == other else sqrt(one) * sqrt(other)
 
 
-def _norm(matrix: Matrix) -> float:
+def norm(matrix: Matrix) -> float:
     """Return the Frobenius norm, whose squares do not overflow."""
     largest = float(np.abs(matrix).max(initial=0))
     if not isfinite(largest) or not largest:

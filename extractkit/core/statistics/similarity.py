@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from math import isqrt
 from typing import ClassVar
 
@@ -11,6 +12,7 @@ import numpy.typing as npt
 from extractkit.core.spec import Dim
 from extractkit.core.statistics import (
     LARGEST_PARTIAL,
+    NON_FINITE,
     OTHER,
     TENSOR,
     Array,
@@ -22,12 +24,10 @@ from extractkit.core.statistics import (
     numbers,
     span,
 )
+from extractkit.core.statistics.products import about_means, aligned, norm, spread
 from extractkit.core.transforms import Operand, as_options, one_thread, whole_number
 from extractkit.core.values import sample_shapes
 from extractkit.errors import JobError, SelectionError
-
-_ROWS = 4096
-"""Rows of one matrix product. The number is fixed because it decides the order of sums."""
 
 _FEWEST = 4
 """Rows that the unbiased estimate of a minibatch needs."""
@@ -140,8 +140,8 @@ class Similarity:
 
     def finish(self, partial: Arrays) -> Arrays:
         """Return the matrix. Without rows it is NaN."""
-        sums = partial["sums"] if self.batch is not None else _squared(partial)
-        return {"count": partial["count"], "cka": _aligned(sums)}
+        cka = _exact(partial) if self.batch is None else _estimated(partial["sums"])
+        return {"count": partial["count"], "cka": cka}
 
 
 def unlike(named: Sequence[tuple[str, Operand]]) -> str | None:
@@ -161,8 +161,9 @@ def unlike(named: Sequence[tuple[str, Operand]]) -> str | None:
     return None
 
 
-def _aligned(sums: Array) -> npt.NDArray[np.float64]:
-    """Return CKA from what all pairs of tensors share, float64 (tensors, tensors)."""
+@NON_FINITE
+def _estimated(sums: Array) -> npt.NDArray[np.float64]:
+    """Return CKA from estimates of what all pairs of tensors share, float64 (tensors, tensors)."""
     own = np.diagonal(sums)
     size = np.sqrt(np.where(own > 0, own, np.nan))
     found = np.asarray(sums / (size[:, None] * size[None, :]), np.float64)
@@ -201,19 +202,12 @@ def _check_rows(blocks: Sequence[Block]) -> None:
 
 
 def _products(rows: Sequence[Array]) -> Arrays:
-    count, widths = len(rows[0]), [one.shape[1] for one in rows]
-    mean = np.concatenate(
-        [numbers(one).mean(0) if count else np.zeros(one.shape[1]) for one in rows]
-    )
-    blocks = [np.zeros(shape) for shape in _blocks(widths)]
-    ends = np.cumsum(widths)
-    for start in range(0, count, _ROWS):
-        moved = np.concatenate([numbers(one[start : start + _ROWS]) for one in rows], axis=1) - mean
-        for block, end, width in zip(blocks, ends, widths, strict=True):
-            with one_thread():
-                block += moved[:, end - width : end].T @ moved[:, end - width :]
+    widths = [one.shape[1] for one in rows]
+    begins = [0, *accumulate(widths)]
+    pairs = [(slice(*ends), slice(ends[0], None)) for ends in pairwise(begins)]
+    mean, blocks = about_means(rows, pairs)
     return {
-        "count": np.asarray(count, np.int64),
+        "count": np.asarray(len(rows[0]), np.int64),
         "widths": np.asarray(widths, np.int64),
         "mean": mean,
         "products": np.concatenate([block.ravel() for block in blocks]),
@@ -231,21 +225,25 @@ def _outer(moved: Array, widths: Array) -> Array:
     )
 
 
-def _squared(partial: Arrays) -> Array:
-    """Return the sum of squared products of each pair of tensors, scaled against overflow."""
-    widths = partial["widths"]
-    shapes = list(_blocks([int(width) for width in widths]))
+@NON_FINITE
+def _exact(partial: Arrays) -> npt.NDArray[np.float64]:
+    """Return CKA of all pairs of tensors from products about the means."""
+    widths = [int(width) for width in partial["widths"]]
+    shapes, ends = list(_blocks(widths)), np.cumsum(widths)
     flat = np.split(partial["products"], np.cumsum([a * b for a, b in shapes])[:-1])
-    blocks = [one.reshape(shape) for one, shape in zip(flat, shapes, strict=True)]
-    # The largest variance of a feature: the diagonal of a tensor's products with itself.
-    largest = np.sqrt([np.diagonal(one).max(initial=0) for one in blocks])
-    scale = np.where(largest > 0, largest, 1)
+    means = np.split(partial["mean"], ends[:-1])
+    spreads: list[float] = []
+    shared: list[list[float]] = []
+    for row, (one, shape, mean) in enumerate(zip(flat, shapes, means, strict=True)):
+        own, *others = np.split(one.reshape(shape), np.cumsum(widths[row:])[:-1], axis=1)
+        size = np.trace(own) + partial["count"] * np.square(mean).sum()
+        spreads.append(spread(own, float(size)))
+        shared.append([spreads[-1], *map(norm, others)])
     found = np.full((len(widths), len(widths)), np.nan)
-    for row, block in enumerate(blocks):
-        parts = np.split(block, np.cumsum(widths[row:])[:-1], axis=1)
-        for column, part in enumerate(parts, start=row):
-            shared = np.square(part / scale[row] / scale[column]).sum()
-            found[row, column] = found[column, row] = shared
+    for row, norms in enumerate(shared):
+        for column, both in enumerate(norms, start=row):
+            value = aligned(both, spreads[row], spreads[column])
+            found[row, column] = found[column, row] = np.nan if value is None else value
     return found
 
 
@@ -262,13 +260,16 @@ def _estimates(rows: Sequence[Array], batch: int) -> Arrays:
     return {"count": np.asarray(used, np.int64), "sums": sums}
 
 
+@NON_FINITE
 def _unbiased(rows: Sequence[Array]) -> npt.NDArray[np.float64]:
     """Return unbiased estimates of the Hilbert-Schmidt independence criterion of all pairs."""
     count = len(rows[0])
     grams = np.empty((len(rows), count, count))
     for gram, one in zip(grams, rows, strict=True):
-        # An offset changes nothing in exact arithmetic, and costs digits otherwise.
-        moved = one - one.mean(0)
+        # An offset changes nothing in exact arithmetic, and costs digits otherwise. Features that
+        # do not vary are exactly 0 after the first step, which the mean alone does not ensure.
+        moved = one - one[0]
+        moved -= moved.mean(0)
         with one_thread():
             np.matmul(moved, moved.T, out=gram)
         np.fill_diagonal(gram, 0)
