@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
 from extractkit.core.spec import SAMPLES, Dim, TensorSpec
-from extractkit.core.statistics import Array, Arrays, Block, Merging, Statistic
+from extractkit.core.statistics import Array, Arrays, Block, Merging, Statistic, moments
 from extractkit.core.statistics.registry import Asked, names
 from extractkit.core.transforms import Axis, Operand
 from extractkit.core.transforms.pipeline import Pipeline
@@ -134,6 +134,48 @@ def test_moments_are_those_of_numpy() -> None:
     np.testing.assert_allclose(found["variance"], whole.var(0), rtol=1e-12)
     np.testing.assert_array_equal(found["min"], whole.min(0))
     np.testing.assert_array_equal(found["max"], whole.max(0))
+
+
+@pytest.mark.parametrize("cuts", [[], [1, 2, 3, 4, 5], [3]])
+@pytest.mark.parametrize("rows_of_block", [1, 2, 100])
+def test_moments_of_numbers_that_are_not_finite_are_those_of_numpy(
+    cuts: list[int], rows_of_block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inf, nan = np.inf, np.nan
+    columns = [
+        *([1, 2, inf, 4, 5, 6], [inf] * 6, [1, -inf, 3, 4, 5, -inf], [inf, 1, 2, 3, 4, -inf]),
+        *(
+            [1, nan, 3, 4, 5, 6],
+            [inf, 1, nan, 3, 4, 5],
+            [nan, -inf, inf, 3, 4, 5],
+            [1, 2, 3, 4, 5, 6],
+        ),
+    ]
+    monkeypatch.setattr(moments, "_ELEMENTS", rows_of_block * len(columns))
+    whole = np.array(columns, np.float64).T
+    merging = Merging(one("moments"))
+    for start, stop in pairwise([0, *cuts, 6]):
+        rows = whole[start:stop]
+        merging.add(one("moments").of(Block(Dense(rows), np.arange(start, stop), len(columns))))
+    found = merging.finish()
+    with np.errstate(invalid="ignore"):
+        expected = {"mean": whole.mean(0), "variance": whole.var(0)}
+    expected |= {"min": whole.min(0), "max": whole.max(0)}
+    for name, array in expected.items():
+        np.testing.assert_allclose(found[name], array, rtol=1e-12, err_msg=name)
+
+
+@pytest.mark.parametrize("name", ["covariance", "pca"])
+def test_products_of_numbers_that_are_not_finite_are_nan(name: str) -> None:
+    rows = many(5)
+    rows[3][0, 1] = np.inf
+    found = over(one(name), rows, [2, 9])
+    assert np.isnan(found["mean"]).tolist() == [False, True, False]
+    matrix = found["covariance" if name == "covariance" else "components"]
+    assert np.isnan(matrix[:, 1]).all()
+    if name == "covariance":
+        expected = np.cov(np.concatenate(rows).T[::2], bias=True)
+        np.testing.assert_allclose(matrix[::2, ::2], expected, rtol=1e-12)
 
 
 def test_covariance_is_that_of_numpy() -> None:

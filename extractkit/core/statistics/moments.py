@@ -6,7 +6,16 @@ from typing import ClassVar
 
 import numpy as np
 
-from extractkit.core.statistics import FEATURE, Arrays, Block, fits, in_blocks, merged_means, span
+from extractkit.core.statistics import (
+    FEATURE,
+    NON_FINITE,
+    Arrays,
+    Block,
+    fits,
+    in_blocks,
+    merged_means,
+    span,
+)
 from extractkit.core.statistics.counts import axes, parse_per, rows_per, width
 from extractkit.core.transforms import Operand, as_options
 
@@ -22,7 +31,9 @@ class Moments:
     moments: {per: all}         # one number over all elements
 
     Results: `count` int64, and float64 `mean`, `variance` (the mean squared distance from the
-    mean), `min`, `max`, each (features,) or a single number.
+    mean), `min`, `max`, each (features,) or a single number. As in NumPy, NaN makes all of them NaN
+    but the count, the mean of a feature with an infinite element is infinite, or NaN if it has both
+    infinities, and its variance is NaN.
     """
 
     name: ClassVar[str] = "moments"
@@ -58,6 +69,7 @@ class Moments:
         """Return the size of four numbers for each feature, and of the count."""
         return 32 * width(operand, self.per, self.at) + 8
 
+    @NON_FINITE
     def of(self, block: Block) -> Arrays:
         """Return count, mean, sum of squared distances, and extremes."""
         rows = rows_per(block, self.per)
@@ -90,15 +102,21 @@ class Moments:
             "max": np.maximum(one["max"], other["max"]),
         }
 
+    @NON_FINITE
     def finish(self, partial: Arrays) -> Arrays:
         """Divide by the count. Without elements everything but the count is NaN."""
         count = int(partial["count"])
         nothing = np.full_like(partial["mean"], np.nan)
+        least, most = (partial[name] if count else nothing for name in ("min", "max"))
+        finite = np.isfinite(least) & np.isfinite(most)
+        # What infinite elements leave of sums depends on the shards, and the extremes do not.
+        mean, variance = partial["mean"], partial["squares"] / max(1, count)
+        ends = np.where(np.isinf(least), least, 0) + np.where(np.isinf(most), most, 0)
         found = {
-            "mean": partial["mean"] if count else nothing,
-            "variance": partial["squares"] / count if count else nothing,
-            "min": partial["min"] if count else nothing,
-            "max": partial["max"] if count else nothing,
+            "mean": np.where(finite, mean, np.where(np.isnan(least), least, ends)),
+            "variance": np.where(finite, variance, np.nan),
+            "min": least,
+            "max": most,
         }
         if self.per != FEATURE:
             found = {name: value[0] for name, value in found.items()}
