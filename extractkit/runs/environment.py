@@ -10,7 +10,7 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
-VALUES_VERSION = 5
+VALUES_VERSION = 6
 """Version of the values that this code stores for a job. Raise it with every change after which
 any job may store other bytes (a corrected value, another batch rule, another shard layout). Runs
 of other versions are not resumed, reused or joined. The release number does not matter."""

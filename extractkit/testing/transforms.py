@@ -10,7 +10,8 @@ A test module of a transform subclasses `TransformContract` and provides the cla
             return [None]           # as written in configuration; None without options
 
 pytest then collects the tests below. They apply both forms, in TensorFlow and in NumPy, to examples
-of hidden states, attention, images, vectors and numbers of several dtypes, padded and alone.
+of hidden states, attention, images, vectors and numbers of several dtypes, padded and alone. Some
+floats are infinite or NaN.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,6 +37,8 @@ _DIMS = (
 )
 _SIZES = {"token": (4, 1, 3), "height": (2, 3, 1), "width": (3, 3, 2)}
 _SAMPLES = 3
+_NOT_FINITE = ((-np.inf,), (-np.inf, np.inf, np.nan), (np.inf,))
+"""What replaces about half of each sample's elements in examples that are not finite."""
 
 
 def operand_of(dims: Sequence[Dim], dtype: str) -> Operand:
@@ -83,8 +86,12 @@ class Example:
         return Example(self.operand, [self.samples[index]], own)
 
 
-def example(operand: Operand, seed: int = 0) -> Example:
-    """Draw samples of a spec, of three different lengths along its free axes."""
+def example(operand: Operand, seed: int = 0, finite: bool = True) -> Example:
+    """Draw samples of a spec, of three different lengths along its free axes.
+
+    Args:
+        finite: False for floats with infinities and NaN among them.
+    """
     draw = np.random.default_rng(seed)
     lengths = {
         axis: np.array(_SIZES.get(str(dim.free), _SIZES["token"]), np.int32)
@@ -102,6 +109,9 @@ def example(operand: Operand, seed: int = 0) -> Example:
         dtype = numpy_dtype(operand.dtype)
         values = np.abs(values) if dtype.kind == "u" else values
         values = values > 0 if dtype.kind == "b" else values
+        if not finite:
+            replaced = draw.random(shape) < 0.5
+            values = np.where(replaced, draw.choice(_NOT_FINITE[index], shape), values)
         samples.append(_rounded(np.asarray(values.astype(dtype)), operand.dtype))
     return Example(operand, samples, lengths)
 
@@ -148,6 +158,8 @@ class TransformContract:
                     continue
                 accepted = True
                 yield transform, example(operand)
+                if "float" in operand.dtype:
+                    yield transform, example(operand, finite=False)
             assert accepted, f"options {options!r} fit none of the specs of operands()"
 
     def test_its_name_is_its_own(self) -> None:
@@ -178,7 +190,7 @@ class TransformContract:
         for transform, case in self.cases():
             results = transform.results(case.operand)
             assert next(iter(results)) == "", "the first result has the empty name"
-            for index, values in enumerate(in_numpy(transform, case.operand, case.samples)):
+            for index, values in enumerate(_in_numpy(transform, case.operand, case.samples)):
                 whole = [value[np.newaxis] for value in values]
                 own = {axis: size[index : index + 1] for axis, size in case.lengths.items()}
                 predicted = transform.lengths(np, case.operand, own)
@@ -201,7 +213,7 @@ class TransformContract:
     def test_both_forms_agree_for_each_sample(self) -> None:
         for transform, case in self.cases():
             outcome = in_graph(transform, case.operand, case.padded(np.nan), case.lengths)
-            for index, expected in enumerate(in_numpy(transform, case.operand, case.samples)):
+            for index, expected in enumerate(_in_numpy(transform, case.operand, case.samples)):
                 for result, value in enumerate(expected):
                     self.assert_close(outcome.sample(result, index), value, case.operand)
 
@@ -230,7 +242,7 @@ class TransformContract:
     def test_an_array_is_not_changed(self) -> None:
         for transform, case in self.cases():
             before = [sample.copy() for sample in case.samples]
-            in_numpy(transform, case.operand, case.samples)
+            _in_numpy(transform, case.operand, case.samples)
             for sample, expected in zip(case.samples, before, strict=True):
                 np.testing.assert_array_equal(sample, expected)
 
@@ -243,7 +255,7 @@ class TransformContract:
                 results = transform.results(constant)
             except SelectionError:
                 continue
-            (expected,) = in_numpy(transform, constant, case.samples[:1])
+            (expected,) = _in_numpy(transform, constant, case.samples[:1])
             outcome = in_graph(transform, constant, case.samples[0], {})
             assert not [*misfits(results, expected), *misfits(results, outcome.values)]
             for one, other in zip(outcome.values, expected, strict=True):
@@ -263,6 +275,14 @@ class TransformContract:
         tolerance = self.tolerance(operand.dtype)
         one, other = (value.astype(np.float64) for value in (found, expected))
         np.testing.assert_allclose(one, other, tolerance, tolerance, True, str(operand))
+
+
+def _in_numpy(
+    transform: Transform, operand: Operand, samples: Sequence[Array]
+) -> list[list[Array]]:
+    """Return `in_numpy`, without NumPy's warnings about infinities."""
+    with np.errstate(all="ignore"):
+        return in_numpy(transform, operand, samples)
 
 
 def _assert_lengths(one: Mapping[int, Array], other: Mapping[int, Array]) -> None:

@@ -19,7 +19,7 @@ OPTIONS: Mapping[str, Sequence[object]] = {
     "argmin": [1],
     "quantile": [{"q": 0.3, "axis": "*"}, {"q": [0.0, 0.5], "axis": 1}],
     "histogram": [{"edges": [-1, 0, 3]}],
-    "topk": [{"axis": 1, "k": 2, "smallest": True}],
+    "topk": [{"axis": 1, "k": 2, "smallest": True}, {"axis": 1, "k": 4}],
     "flatten": [None],
     "abs": [None],
     "softmax": ["*"],

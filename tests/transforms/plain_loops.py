@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -76,14 +77,21 @@ def quantile(n: list[Number], q: float) -> float:
         return math.nan
     ordered = sorted(map(float, n))
     at = q * (len(n) - 1)
-    low = math.floor(at)
-    high = min(low + 1, len(n) - 1)
-    return ordered[low] + (ordered[high] - ordered[low]) * (at - low)
+    position = math.floor(at)
+    low, high = ordered[position], ordered[min(position + 1, len(n) - 1)]
+    if any(map(math.isnan, ordered)):
+        return math.nan
+    if at == position or low == high:
+        return low
+    if math.isinf(low) or math.isinf(high):
+        return low + high
+    return float(Fraction(low) + (Fraction(high) - Fraction(low)) * Fraction(at - position))
 
 
 def order(n: list[Number], smallest: bool) -> list[int]:
-    """Positions by size; equal elements keep their order."""
-    return sorted(range(len(n)), key=lambda at: n[at] if smallest else -n[at])
+    """Positions by size; equal elements keep their order, and NaN is infinite."""
+    sizes = [(-math.inf if smallest else math.inf) if one != one else one for one in n]
+    return sorted(range(len(n)), key=lambda at: sizes[at] if smallest else -sizes[at])
 
 
 def smallest_of(dtype: np.dtype[Any]) -> int:

@@ -65,7 +65,7 @@ class Quantile:
     quantile: {q: [0.05, 0.5, 0.95]}       # over all axes but the samples
 
     Several quantiles form a new last axis, `quantile`. Without elements, or with NaN among them,
-    the result is NaN.
+    the result is NaN. Between a number and an infinity it is the infinity, between both NaN.
     """
 
     name: ClassVar[str] = "quantile"
@@ -117,13 +117,16 @@ class Quantile:
         index = tf.constant(self.q, tf.float64) * tf.cast(tf.maximum(count - 1, 0), tf.float64)
         below = tf.cast(tf.floor(index), tf.int32)
         above = tf.minimum(below + 1, tf.maximum(count - 1, 0))
-        low = tf.gather(ordered, below, axis=-1, batch_dims=rank - 1)
-        high = tf.gather(ordered, above, axis=-1, batch_dims=rank - 1)
-        weight = index - tf.cast(below, tf.float64)
-        wide_low, wide_high = tf.cast(low, tf.float64), tf.cast(high, tf.float64)
-        between = tf.where(
-            tf.equal(low, high), wide_low, wide_low + (wide_high - wide_low) * weight
+        low, high = (
+            tf.cast(tf.gather(ordered, each, axis=-1, batch_dims=rank - 1), tf.float64)
+            for each in (below, above)
         )
+        weight = index - tf.cast(below, tf.float64)
+        distance = high - low
+        between = tf.where(
+            tf.math.is_finite(distance), low + distance * weight, low * (1 - weight) + high * weight
+        )
+        between = tf.where(tf.equal(low, high) | tf.equal(weight, 0), low, between)
         found = tf.cast(between, dtype)
         undefined = tf.reduce_any(tf.logical_and(mask, tf.math.is_nan(rows)), -1, keepdims=True)
         undefined = tf.logical_or(undefined, tf.equal(count, 0))
@@ -131,15 +134,24 @@ class Quantile:
         return [found[..., 0] if self.single else found]
 
     def in_numpy(self, operand: Operand, value: Array) -> Sequence[Array]:
-        """Interpolate as NumPy does."""
-        rows = _array_rows(value, self._over(operand)).astype(np.float64)
+        """Do the same in NumPy, whose own quantiles are NaN beside an infinity."""
+        rows = np.sort(_array_rows(value, self._over(operand)).astype(np.float64))
         dtype = reduced_dtype(self.name, value.dtype.name)
-        if rows.shape[-1] == 0:
-            found = np.full((len(self.q), *rows.shape[:-1]), np.nan)
-        else:
-            with np.errstate(invalid="ignore"):
-                found = np.quantile(rows, self.q, axis=-1)
-        found = np.moveaxis(found, 0, -1).astype(dtype)
+        count = rows.shape[-1]
+        found = np.full((*rows.shape[:-1], len(self.q)), np.nan)
+        for at, q in enumerate(self.q if count else ()):
+            index = q * (count - 1)
+            below = math.floor(index)
+            low, high = rows[..., below], rows[..., min(below + 1, count - 1)]
+            weight = index - below
+            with np.errstate(invalid="ignore", over="ignore"):
+                distance = high - low
+                apart = low * (1 - weight) + high * weight
+                between = np.where(np.isfinite(distance), low + distance * weight, apart)
+            found[..., at] = low if weight == 0 else np.where(low == high, low, between)
+        if count:
+            found[np.isnan(rows[..., -1])] = np.nan  # NaN is sorted to the end
+        found = found.astype(dtype)
         return [found[..., 0] if self.single else found]
 
 

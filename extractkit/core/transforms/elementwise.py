@@ -19,7 +19,7 @@ from extractkit.core.transforms import (
     number,
     present,
 )
-from extractkit.core.transforms.reductions import reduced_dtype
+from extractkit.core.transforms.reductions import farthest, reduced_dtype
 from extractkit.errors import ConfigError
 
 
@@ -147,7 +147,7 @@ class Softmax(_AlongAxes):
         over = list(self._over(operand))
         tensor = tf.cast(value.tensor, reduced_dtype("mean", value.tensor.dtype.name))
         mask = present(tf, value, over)
-        hidden = tf.where(mask, tensor, tf.constant(tensor.dtype.min, tensor.dtype))
+        hidden = tf.where(mask, tensor, tf.constant(farthest(tensor, -1), tensor.dtype))
         highest = tf.reduce_max(hidden, over, keepdims=True)
         powers = tf.where(mask, tf.exp(tensor - highest), tf.constant(0, tensor.dtype))
         return [powers / tf.reduce_sum(powers, over, keepdims=True)]

@@ -36,7 +36,7 @@ class _Position:
 
     argmax: feature
 
-    A sample without elements has -1. NaN is not defined.
+    A sample without elements has -1. NaN counts as the infinity that is searched for.
     """
 
     name: ClassVar[str]
@@ -62,17 +62,15 @@ class _Position:
     def in_graph(self, tf: Any, operand: Operand, value: Masked) -> Sequence[Tensor]:
         """Search the elements of each sample."""
         position = operand.one(self.axis, self.at)
-        tensor = tf.cast(value.tensor, tf.int32) if value.tensor.dtype == tf.bool else value.tensor
+        key = _descending(tf, value.tensor, self.sign)
         mask = present(tf, value, [position])
-        hiding = tf.constant(farthest(tensor, -self.sign), tensor.dtype)
-        hidden = tf.where(mask, tensor, hiding)
+        hiding = tf.constant(farthest(key, -1), key.dtype)
         # One more element, because TensorFlow cannot search an empty axis.
-        pad = [[0, int(axis == position)] for axis in range(tensor.shape.rank)]
-        hidden = tf.pad(hidden, pad, constant_values=hiding)
-        find = tf.argmax if self.sign > 0 else tf.argmin
+        pad = [[0, int(axis == position)] for axis in range(key.shape.rank)]
+        hidden = tf.pad(tf.where(mask, key, hiding), pad, constant_values=hiding)
         # Elements equal to the value that masks padding come first, because padding is last.
-        found = find(hidden, position, output_type=tf.int64)
-        there = tf.reduce_any(tf.broadcast_to(mask, tf.shape(tensor)), position)
+        found = tf.argmax(hidden, position, output_type=tf.int64)
+        there = tf.reduce_any(tf.broadcast_to(mask, tf.shape(key)), position)
         return [tf.where(there, found, tf.constant(-1, tf.int64))]
 
     def in_numpy(self, operand: Operand, value: Array) -> Sequence[Array]:
@@ -81,8 +79,8 @@ class _Position:
         if value.shape[position] == 0:
             shape = value.shape[:position] + value.shape[position + 1 :]
             return [np.full(shape, -1, np.int64)]
-        find = np.argmax if self.sign > 0 else np.argmin
-        return [np.asarray(find(value, axis=position), np.int64)]
+        found = np.argmin(_ascending(value, self.sign), axis=position)
+        return [np.asarray(found, np.int64)]
 
 
 class Argmax(_Position):
@@ -107,7 +105,7 @@ class TopK:
     topk: {axis: token, k: 3, smallest: true}
 
     The positions, int32, are stored beside them as `ADDRESS@indices`. Equal elements keep their
-    order. Samples shorter than k keep all elements.
+    order. NaN counts as ∞, or as -∞ among the smallest. Samples shorter than k keep all elements.
     """
 
     name: ClassVar[str] = "topk"
@@ -125,6 +123,10 @@ class TopK:
             raise ConfigError(f"{at}.smallest={smallest!r} is neither true nor false")
         k = whole_number(given.get("k"), f"{at}.k")
         return cls(axis_name(given.get("axis"), f"{at}.axis"), k, smallest, at)
+
+    @property
+    def _sign(self) -> int:
+        return -1 if self.smallest else 1
 
     def _position(self, operand: Operand) -> int:
         return operand.one(self.axis, self.at)
@@ -154,35 +156,55 @@ class TopK:
         """Sort along the axis; padding comes last."""
         position = self._position(operand)
         rank = value.tensor.shape.rank
-        boolean = value.tensor.dtype == tf.bool
-        tensor = tf.cast(value.tensor, tf.int32) if boolean else value.tensor
+        tensor = value.tensor
         order = [*(axis for axis in range(rank) if axis != position), position]
         back = [*range(position), rank - 1, *range(position, rank - 1)]
         mask = tf.broadcast_to(present(tf, value, [position]), tf.shape(tensor))
-        key = _descending(tf, tensor, self.smallest)
-        hidden = tf.where(mask, key, tf.constant(key.dtype.min, key.dtype))
+        key = _descending(tf, tensor, self._sign)
+        hidden = tf.where(mask, key, tf.constant(farthest(key, -1), key.dtype))
         count = tf.minimum(self.k, tf.shape(tensor)[position])
-        # Stable, so that equal elements keep their order and padding stays last.
+        # Stable, so that equal elements keep their order, and padding comes after a sample's own
+        # elements that equal the value that masks it.
         indices = tf.argsort(
             tf.transpose(hidden, order), axis=-1, direction="DESCENDING", stable=True
         )[..., :count]
         taken = tf.gather(tf.transpose(tensor, order), indices, axis=-1, batch_dims=rank - 1)
-        found = tf.transpose(taken, back)
-        return [tf.cast(found, tf.bool) if boolean else found, tf.transpose(indices, back)]
+        return [tf.transpose(taken, back), tf.transpose(indices, back)]
 
     def in_numpy(self, operand: Operand, value: Array) -> Sequence[Array]:
         """Sort along the axis."""
         position = self._position(operand)
-        key = value.astype(np.float64 if value.dtype.kind == "f" else np.int64)
-        indices = np.argsort(key if self.smallest else -key, axis=position, kind="stable")
+        indices = np.argsort(_ascending(value, self._sign), axis=position, kind="stable")
         indices = indices.take(range(min(self.k, value.shape[position])), position)
         return [np.take_along_axis(value, indices, position), indices.astype(np.int32)]
 
 
-def _descending(tf: Any, tensor: Tensor, smallest: bool) -> Tensor:
-    """Return values with the order of the elements, in a type that can be negated."""
-    signed = tensor if tensor.dtype.is_floating else tf.cast(tensor, tf.int64)
-    return -signed if smallest else signed
+def _descending(tf: Any, tensor: Tensor, sign: int) -> Tensor:
+    """Return numbers of which the largest belong to the elements that are searched for.
+
+    They are int64 for integers, whose order is reversed by inverting their bits: the smallest
+    integer has no negative.
+
+    Args:
+        sign: 1 to search for the largest elements, -1 for the smallest.
+    """
+    if tensor.dtype.is_floating:
+        infinity = tf.constant(math.inf, tensor.dtype)
+        return tf.where(tf.math.is_nan(tensor), infinity, sign * tensor)
+    if tensor.dtype == tf.uint64:
+        highest_bit = tf.constant(1 << 63, tf.uint64)
+        key = tf.bitcast(tf.bitwise.bitwise_xor(tensor, highest_bit), tf.int64)
+    else:
+        key = tf.cast(tensor, tf.int64)
+    return key if sign > 0 else tf.bitwise.invert(key)
+
+
+def _ascending(value: Array, sign: int) -> Array:
+    """Return numbers of which the smallest belong to the elements that are searched for."""
+    if value.dtype.kind == "f":
+        wide = value.astype(np.float64)
+        return np.where(np.isnan(wide), -np.inf, -sign * wide)
+    return np.invert(value) if sign > 0 else value
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """Pooling: reductions of windows along an axis, which ignore padding."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -20,7 +19,7 @@ from extractkit.core.transforms import (
     present,
     whole_number,
 )
-from extractkit.core.transforms.reductions import reduced_dtype
+from extractkit.core.transforms.reductions import farthest, reduced_dtype
 from extractkit.errors import ConfigError, choices
 
 _POOLS = ("mean", "sum", "max", "min")
@@ -86,9 +85,8 @@ class Pool:
         starts = tf.range(0, size, self.stride)
         indices = starts[:, None] + tf.range(self.window)[None, :]
         inside = tf.broadcast_to(present(tf, value, [position]), tf.shape(tensor))
-        nothing = {"mean": 0, "sum": 0, "max": -math.inf, "min": math.inf}[self.op]
-        if not tensor.dtype.is_floating and self.op in ("max", "min"):
-            nothing = tensor.dtype.min if self.op == "max" else tensor.dtype.max
+        sign = {"max": -1, "min": 1}.get(self.op)
+        nothing = 0 if sign is None else farthest(tensor, sign)
         tensor = tf.where(inside, tensor, tf.constant(nothing, tensor.dtype))
         # Positions beyond the end refer to one more, empty element.
         indices = tf.minimum(indices, size)

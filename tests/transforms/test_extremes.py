@@ -1,0 +1,97 @@
+"""Infinities, NaN and the extreme values of integer types, which padding must not be mistaken for.
+
+Samples hold few other elements, so that a value that masks padding equals many of their own. Both
+forms are compared with plain loops.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pytest
+
+from extractkit.core.spec import SAMPLES, Dim, TensorSpec
+from extractkit.core.transforms import Array, Operand, registry
+from extractkit.engine.conformity import in_graph, in_numpy
+from tests.transforms.plain_loops import plain
+
+FLOATS, INTEGERS = ("float16", "float32", "float64"), ("int8", "uint8", "int64", "uint64")
+LENGTHS = (3, 1, 5)
+
+PICKING: Sequence[tuple[str, object]] = [
+    ("argmax", "token"),
+    ("argmin", "token"),
+    ("topk", {"axis": "token", "k": 4, "smallest": False}),
+    ("topk", {"axis": "token", "k": 4, "smallest": True}),
+]
+EXTREME: Sequence[tuple[str, object]] = [
+    ("max", "token"),
+    ("min", "token"),
+    ("pool", {"axis": "token", "window": 2, "stride": 2, "op": "max"}),
+    ("pool", {"axis": "token", "window": 2, "stride": 2, "op": "min"}),
+    ("histogram", {"edges": [-1, 0, 1], "axis": "token"}),
+]
+QUANTILES: tuple[str, object] = ("quantile", {"q": [0.0, 0.25, 0.5, 1.0], "axis": "token"})
+SPARSE: tuple[str, object] = ("sparsify", 7)
+SOFTMAX: tuple[str, object] = ("softmax", "token")
+
+
+def check(step: tuple[str, object], dtype: str, elements: Sequence[float]) -> None:
+    name, options = step
+    operand = Operand.of(TensorSpec(dtype, (SAMPLES, Dim.along("token"), Dim(size=4))), "a:b")
+    transform = registry.transform(name, "").parse(options, "s.do.0")
+    lengths: Mapping[int, Array] = {1: np.array(LENGTHS, np.int32)}
+    for seed in range(4):
+        draw = np.random.default_rng(seed)
+        choices = np.array(elements, dtype)
+        samples = [choices[draw.integers(len(choices), size=(one, 4))] for one in LENGTHS]
+        forms = in_numpy(transform, operand, samples)
+        for fill in (0, 1):
+            batch = np.full((len(samples), max(LENGTHS) + 1, 4), fill, dtype)
+            for one, sample in zip(batch, samples, strict=True):
+                one[: len(sample)] = sample
+            outcome = in_graph(transform, operand, batch, lengths)
+            for index, sample in enumerate(samples):
+                expected = plain(name, options, operand, sample)
+                assert expected is not None
+                for result, values in enumerate(expected):
+                    for found in (forms[index][result], outcome.sample(result, index)):
+                        _same(found, values)
+
+
+def _same(found: Array, expected: Array) -> None:
+    wanted = np.asarray(expected, object).astype(found.dtype)
+    assert found.shape == wanted.shape
+    if found.dtype.kind == "f":
+        np.testing.assert_allclose(found, wanted, 2e-3, equal_nan=True)
+    else:
+        np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("step", [*PICKING, QUANTILES, SPARSE], ids=str)
+def test_infinities_and_nan(step: tuple[str, object], dtype: str) -> None:
+    check(step, dtype, [-np.inf, np.inf, np.nan, 2])
+    check(step, dtype, [-np.inf, 2, 0.5])
+    check(step, dtype, [np.inf, -2, 0.5])
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("step", [*EXTREME, SOFTMAX], ids=str)
+def test_infinities(step: tuple[str, object], dtype: str) -> None:
+    """Without NaN, which Python's own max and min lose."""
+    check(step, dtype, [-np.inf, np.inf, 0.5])
+    check(step, dtype, [-np.inf, 0.5])
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("step", [*PICKING, *EXTREME, QUANTILES, SPARSE], ids=str)
+def test_the_largest_floats(step: tuple[str, object], dtype: str) -> None:
+    limits = np.finfo(dtype)
+    check(step, dtype, [float(limits.min), float(limits.max), 0])
+
+
+@pytest.mark.parametrize("dtype", INTEGERS)
+@pytest.mark.parametrize("step", [*PICKING, *EXTREME], ids=str)
+def test_the_largest_integers(step: tuple[str, object], dtype: str) -> None:
+    limits = np.iinfo(dtype)
+    check(step, dtype, [limits.min, limits.min + 1, limits.max, limits.max - 1])
