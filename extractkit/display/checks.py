@@ -90,7 +90,7 @@ def _notes_of(check: Check) -> list[Text]:
 
 
 MOST_ROWS = 60
-"""Most rows of a table of tensors; beyond them, equal ones are left out."""
+"""Most rows of a table of tensors; beyond them, equal ones are not shown."""
 
 _MOST_NAMES = 3
 _MOST_CIRCUMSTANCES = 12

@@ -64,7 +64,7 @@ def surrounding_differences(recorded: Manifest, now: Manifest) -> list[str]:
     """List differences that may change the last bits of values, or what the model computes."""
     pairs: dict[str, tuple[Any, Any]] = {
         "what the model computes": (recorded.model.get("definition"), now.model.get("definition")),
-        "the tensors' records": _records(recorded, now),
+        "the tensors' records": (_records(recorded), _records(now)),
     }
     for name in sorted({*recorded.environment, *now.environment}):
         pairs[f"the variable {name}"] = (
@@ -152,21 +152,8 @@ def _tensor_key(tensor: RunTensor | RunStatistics) -> dict[str, Any]:
     return dict(key)
 
 
-def _records(recorded: Manifest, now: Manifest) -> tuple[str, str]:
-    """Return digests of the tensors' records.
-
-    Before schema 10, records kept axes unknown that were measured: these fit any.
-    """
-    after: list[RunTensor | RunStatistics] = [*now.tensors, *now.statistics]
-    measured = {one.key: one.record.spec for one in after}
-
-    def completed(tensor: RunTensor | RunStatistics) -> RunTensor | RunStatistics:
-        if tensor.record.spec.known or tensor.key not in measured:
-            return tensor
-        return replace(tensor, record=replace(tensor.record, spec=measured[tensor.key]))
-
-    before: list[RunTensor | RunStatistics] = [*recorded.tensors, *recorded.statistics]
-    return digest(tensors_key(map(completed, before))), digest(tensors_key(after))
+def _records(manifest: Manifest) -> str:
+    return digest(tensors_key([*manifest.tensors, *manifest.statistics]))
 
 
 def _unequal(pairs: Mapping[str, tuple[Any, Any]]) -> list[str]:

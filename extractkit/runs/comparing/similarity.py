@@ -169,7 +169,7 @@ def _check(
     theirs: Mapping[str, TensorView],
 ) -> None:
     """Check that all tensors have the same rows, and that the sums fit into memory."""
-    # The path does not tell two checkpoints of one run apart, so the names may be equal.
+    # Two checkpoints of one run have the same path, so the names may be equal.
     named = [
         (f"{key} of {run.path}", _operand(view))
         for run, views in ((a, ours), (b, theirs))
