@@ -187,7 +187,7 @@ def features(operand: Operand, at: str) -> int:
     """Return the size of a tensor's last axis, whose elements a statistic treats as features.
 
     Raises:
-        SelectionError: the tensor has no such axis, or its size differs from sample to sample.
+        SelectionError: the axis has no elements, or its size differs from sample to sample.
     """
     operand.needs_numbers(at)
     if len(operand.axes) < 2:
@@ -201,6 +201,12 @@ def features(operand: Operand, at: str) -> int:
             f"{list(operand.titles)} differs from sample to sample. Reduce it first, for example "
             f"with do: [{{mean: {over}}}], or choose tensors whose last axis has "
             f"one size, as dims: 'sample,#' does"
+        )
+    if not size:
+        raise SelectionError(
+            f"{at} treats the last axis as features, and that of {operand.source!r} with dims "
+            f"{list(operand.titles)} has size 0. Omit the tensor with "
+            f"not: {{path: {operand.source!r}}}"
         )
     return size
 
