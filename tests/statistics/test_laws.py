@@ -244,6 +244,50 @@ def test_top_among_many_rows_with_ties_and_without_numbers(dtype: str) -> None:
             ]
 
 
+@pytest.mark.parametrize("dtype", ["int64", "uint64"])
+def test_top_tells_all_integers_of_64_bits_apart(dtype: str) -> None:
+    """Neighbours beyond 2**53 are one number in float64."""
+    limits = np.iinfo(dtype)
+    columns = [
+        [2**53, 2**53 + 1, 2**53 + 2, 2**53 + 1, 5],
+        [limits.max - 1, limits.max, limits.max - 2, limits.min, limits.min + 1],
+        [limits.min, limits.min, limits.min + 1, limits.max - 1, limits.max],
+    ]
+    rows = np.array(columns, dtype).T
+    for k in (1, 2, 4, 7):
+        statistic = one({"top": {"k": k, "smallest": True}})
+        for cuts in ([], [1], [2, 4], [1, 2, 3, 4]):
+            merging = Merging(statistic)
+            for start, stop in pairwise([0, *cuts, 5]):
+                part = Block(Dense(rows[start:stop]), np.arange(start, stop), 3)
+                merging.add(statistic.of(part))
+            found = merging.finish()
+            for prefix, sign in (("", -1), ("smallest_", 1)):
+                for feature, column in enumerate(columns):
+                    best = sorted(range(5), key=lambda at: (sign * column[at], at))[:k]
+                    empty = k - len(best)
+                    samples = found[f"{prefix}samples"][feature].tolist()
+                    assert samples == [*best, *[-1] * empty]
+                    np.testing.assert_array_equal(
+                        found[f"{prefix}values"][feature],
+                        [*(float(column[at]) for at in best), *[np.nan] * empty],
+                    )
+
+
+@pytest.mark.parametrize("dtype", ["int64", "uint64"])
+def test_top_among_many_integers_of_64_bits(dtype: str) -> None:
+    draw = np.random.default_rng(12)
+    rows = (2**60 + draw.integers(0, 3000, size=(3000, 2))).astype(dtype)
+    found = one({"top": {"k": 4, "smallest": True}})
+    result = found.finish(found.of(Block(Dense(rows), np.arange(3000), 2)))
+    for feature in range(2):
+        column = rows[:, feature].tolist()
+        largest = sorted(range(3000), key=lambda at: (-column[at], at))[:4]
+        smallest = sorted(range(3000), key=lambda at: (column[at], at))[:4]
+        assert result["samples"][feature].tolist() == largest
+        assert result["smallest_samples"][feature].tolist() == smallest
+
+
 def test_features_that_do_not_vary_have_no_covariance() -> None:
     """A mean that is rounded leaves products of 1e-26 or so."""
     rows = np.full((4097, 3), 0.1)
@@ -452,6 +496,24 @@ def test_what_is_not_defined_is_refused(options: object, tensor: Operand, messag
     with pytest.raises(SelectionError) as caught:
         one(options).check(tensor)
     assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize("statistic", statistics())
+def test_an_axis_without_elements_has_no_features(statistic: Statistic) -> None:
+    for dims in [(0,), (3, 0), (0, 3)]:
+        tensor = operand("float32", *(Dim(size=size) for size in dims))
+        by_feature = any("feature" in axis for axes in statistic.dims.values() for axis in axes)
+        if by_feature and dims[-1] == 0:
+            with pytest.raises(SelectionError) as caught:
+                statistic.check(tensor)
+            assert str(caught.value) == (
+                f"{statistic.at} treats the last axis as features, and that of 'a:b' with dims "
+                f"{list(tensor.titles)} has size 0. Omit the tensor with not: {{path: 'a:b'}}"
+            )
+            continue
+        statistic.check(tensor)
+        nothing = Block(Dense(np.zeros((5, *dims), np.float32)), np.arange(5), dims[-1])
+        assert statistic.summary(statistic.finish(statistic.of(nothing)))
 
 
 @pytest.mark.parametrize(

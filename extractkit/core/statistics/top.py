@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -43,8 +43,9 @@ class Top:
     first, equal values by sample, then by position. A position counts the elements of the axes
     between samples and features, in C order: it is the token, where the tensor has one such axis.
     With `smallest: true` also `smallest_values`, `smallest_samples` and `smallest_positions`.
-    Features with fewer than k elements have NaN and -1. NaN is never among them,
-    nor is -inf among the largest or inf among the smallest.
+    Features with fewer than k elements have NaN and -1. NaN is never among them, nor is -inf among
+    the largest or inf among the smallest. Integers of 64 bits are compared exactly, and rounded
+    only as results.
     """
 
     name: ClassVar[str] = "top"
@@ -102,12 +103,10 @@ class Top:
         """Return the k best of the shard."""
         rows = block.rows()
         samples, positions = _whereabouts(block, len(rows))
-        # In the smallest type that holds all values.
-        exact = np.float32 if rows.dtype in (np.float32, np.float16) else np.float64
-        rows = rows.astype(exact, copy=False)
+        rows = rows.astype(_exact(rows.dtype), copy=False)
         partial: dict[str, Array] = {}
         for prefix, sign in self._directions:
-            best = _best(rows if sign > 0 else np.negative(rows), samples, positions, self.k)
+            best = _best(rows if sign > 0 else _reversed(rows), samples, positions, self.k)
             partial |= {f"{prefix}{name}": array for name, array in best.items()}
         return partial
 
@@ -119,7 +118,7 @@ class Top:
                 np.concatenate([one[f"{prefix}{name}"], other[f"{prefix}{name}"]], axis=1)
                 for name in ("keys", "samples", "positions")
             )
-            order = np.lexsort((positions, samples, -keys), axis=-1)[:, : self.k]
+            order = np.lexsort((positions, samples, _reversed(keys)), axis=-1)[:, : self.k]
             for name, array in (("keys", keys), ("samples", samples), ("positions", positions)):
                 partial[f"{prefix}{name}"] = np.take_along_axis(array, order, 1)
         return partial
@@ -128,12 +127,30 @@ class Top:
         """Return values in place of what they were sorted by."""
         found: dict[str, Array] = {}
         for prefix, sign in self._directions:
-            samples = partial[f"{prefix}samples"]
+            keys, samples = partial[f"{prefix}keys"], partial[f"{prefix}samples"]
             filled = samples != _NOWHERE
-            found[f"{prefix}values"] = np.where(filled, sign * partial[f"{prefix}keys"], np.nan)
+            values = (keys if sign > 0 else _reversed(keys)).astype(np.float64)
+            found[f"{prefix}values"] = np.where(filled, values, np.nan)
             found[f"{prefix}samples"] = np.where(filled, samples, -1)
             found[f"{prefix}positions"] = np.where(filled, partial[f"{prefix}positions"], -1)
         return found
+
+
+def _exact(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the smallest type with fast comparisons that holds all values of a type."""
+    if dtype in (np.int64, np.uint64):
+        return dtype
+    return np.dtype(np.float32 if dtype in (np.float32, np.float16) else np.float64)
+
+
+def _reversed(keys: Array) -> Array:
+    """Return other keys in the opposite order. Twice, they are the keys."""
+    return np.negative(keys) if keys.dtype.kind == "f" else np.invert(keys)
+
+
+def _lowest(dtype: np.dtype[Any]) -> Any:
+    """Return a key that none of the type is less than."""
+    return -np.inf if dtype.kind == "f" else np.iinfo(dtype).min
 
 
 def _whereabouts(block: Block, count: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -152,8 +169,10 @@ def _best(keys: Array, samples: Array, positions: Array, k: int) -> dict[str, Ar
         keys: (rows, features). NaN is never among the largest.
     """
     rows, width = keys.shape
+    # Keys take eight bytes, whatever their type.
+    wide = np.float64 if keys.dtype.kind == "f" else keys.dtype
     found = {
-        "keys": np.full((width, k), -np.inf),
+        "keys": np.full((width, k), _lowest(keys.dtype), wide),
         "samples": np.full((width, k), _NOWHERE),
         "positions": np.full((width, k), _NOWHERE),
     }
@@ -161,9 +180,10 @@ def _best(keys: Array, samples: Array, positions: Array, k: int) -> dict[str, Ar
         return found
     # Much faster than `np.nonzero` of both axes.
     row, column = np.divmod(np.flatnonzero(keys >= _least(keys, k)), width)
-    finite = keys[row, column] > -np.inf
-    row, column = row[finite], column[finite]
-    order = np.lexsort((row, -keys[row, column], column))
+    if keys.dtype.kind == "f":
+        some = keys[row, column] > -np.inf
+        row, column = row[some], column[some]
+    order = np.lexsort((row, _reversed(keys[row, column]), column))
     column, row = column[order], row[order]
     # The rank of each entry among those of its column.
     starts = np.searchsorted(column, np.arange(width))
@@ -185,9 +205,9 @@ def _least(keys: Array, k: int) -> Array:
     size = max(1, min(_GROUP, len(keys) // (4 * k)))
     groups = len(keys) // size
     if groups < k:
-        return np.full(keys.shape[1], -np.inf, keys.dtype)
+        return np.full(keys.shape[1], _lowest(keys.dtype), keys.dtype)
     grouped = keys[: groups * size].reshape(groups, size, keys.shape[1])
     largest = grouped.max(1)
-    if np.isnan(largest).any():
+    if keys.dtype.kind == "f" and np.isnan(largest).any():
         largest = np.where(np.isnan(grouped), -np.inf, grouped).max(1)
     return np.asarray(np.partition(largest, groups - k, axis=0)[groups - k])
