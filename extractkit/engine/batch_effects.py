@@ -4,9 +4,11 @@ Differences up to a tolerance are rounding: kernels sum in another order in larg
 
 `engine/sharing.py` measures these effects on a few samples before a job begins. `SpotCheck` looks
 for those that only other lengths, values or larger batches show, in each shard as it is computed.
+Values that jump (a threshold, a model that rounds) turn rounding into a large difference. So one
+sample proves nothing: other samples, made from it or beside it, must show the same effect.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -17,10 +19,11 @@ import numpy.typing as npt
 from extractkit.core.plan import Lengths, PlannedTensor
 from extractkit.core.spec import BFLOAT16
 from extractkit.core.values import Array
-from extractkit.engine.batches import CALL_COST, Batch
+from extractkit.engine.batches import CALL_COST, Batch, collate
+from extractkit.engine.sizes import repeated
 from extractkit.errors import JobError
 from extractkit.inputs import Signature
-from extractkit.models import Program
+from extractkit.models import Encoded, Program
 from extractkit.runs.comparing.measures import compare_arrays
 
 _FLOOR = 32 * float(np.finfo(np.float32).eps)
@@ -40,7 +43,13 @@ _NOISE_LIMIT, _NOISE_LIMIT_16 = 1e-4, 0.02
 
 
 _SHARE = 64
-"""The spot check costs at most this fraction of the samples: one part in 64."""
+"""Part of the job's time that the spot check may take: one in 64, and one more for samples that
+look like padding."""
+
+_WITNESSES = 3
+"""Number of other samples, at least, that must show a difference for it to be an effect."""
+
+_MOST_WITNESSES = 8
 
 
 def lengths_of(sizes: Mapping[str, int]) -> Lengths:
@@ -129,8 +138,9 @@ class SpotCheck:
 
     Compared are up to two samples of a batch with the longest samples and of the one with the most
     padding, and padded samples that hold more values that look like padding than those before them.
-    There are none while the samples so far are too few for the cost. Whole numbers and texts are
-    not compared: rounding may move a maximum to another position.
+    Of either kind, there are none while the samples so far are too few for the cost. Whole numbers
+    and texts are not compared: rounding may move a maximum to another position. A tensor is not
+    compared any further once a difference of it could not be distinguished from rounding.
 
     Attributes:
         tensors: the tensors that the program computes.
@@ -142,9 +152,11 @@ class SpotCheck:
     coarse: bool
     _alike: float = field(default=0.0, init=False)
     _credit: float = field(default=0.0, init=False)
+    _credit_alike: float = field(default=0.0, init=False)
+    _uncertain: set[str] = field(default_factory=set, init=False)
 
     def chosen(self, lengths: Lengths, batches: Sequence[Sequence[int]]) -> dict[int, int]:
-        """Return how many samples to compare by the number of the batch.
+        """Return how many samples of a shard to compare by the number of the batch.
 
         Args:
             lengths: the lengths of the shard's samples.
@@ -153,13 +165,16 @@ class SpotCheck:
         Returns:
             The numbers of batches with several samples. Empty if none is to be compared.
         """
+        self._alike = 0.0
         several = [number for number, batch in enumerate(batches) if len(batch) > 1]
         own = self._elements(lengths)
         if not several:
             return {}
-        self._credit += float(own.sum()) / _SHARE / (float(own.mean()) + CALL_COST)
+        earned = float(own.sum()) / _SHARE / (float(own.mean()) + CALL_COST)
+        self._credit += earned
+        self._credit_alike += earned
         affordable = int(self._credit)
-        if not affordable:
+        if not affordable and self._credit_alike < 1:
             return {}
         longest = {number: int(own[list(batches[number])].max()) for number in several}
         padding = {
@@ -172,37 +187,174 @@ class SpotCheck:
         self._credit -= sum(found.values())
         return found
 
-    def begin(self) -> None:
-        """Begin with the first batch of a shard."""
-        self._alike = 0.0
-
-    def effect(
-        self, program: Program, batch: Batch, values: Sequence[Array], rows: int
-    ) -> Effect | None:
-        """Compare rows of a batch with the same samples alone; None: they have the same values.
+    def rows(self, batch: Batch, most: int) -> list[int]:
+        """Return the rows of a batch to compare.
 
         Args:
-            program: computes the tensors of samples alone.
-            values: what was computed for the batch.
-            rows: number of samples to compare, besides one that looks like padding.
+            most: the number from `chosen`, besides one that looks like padding.
         """
         own = self._elements(
             Lengths(len(batch), {axis: one.astype(np.int64) for axis, one in batch.lengths.items()})
         )
         most_padded = int(own.argmin())
-        other = (most_padded + len(batch) // 2) % len(batch)
-        for row in dict.fromkeys([most_padded, other][:rows] + self._like_padding(batch)):
-            alone = batch.take([row]).trimmed(self.signature)
-            try:
-                expected = program(alone.features, alone.lengths)
-            except JobError:
-                continue  # the sizes of padded samples are checked elsewhere
-            sizes = {axis: int(own[0]) for axis, own in alone.lengths.items()}
-            for tensor, one, many in zip(self.tensors, expected, values, strict=True):
-                found = self._effect(tensor, one, many, row, sizes)
-                if found is not None:
-                    return found
+        rows = [most_padded, (most_padded + len(batch) // 2) % len(batch)][:most]
+        if self._credit_alike >= 1:
+            alike = [row for row in self._like_padding(batch) if row not in rows]
+            self._credit_alike -= len(alike)
+            rows += alike
+        return rows
+
+    def effect(
+        self,
+        together: Program,
+        alone: Program,
+        batch: Batch,
+        values: Sequence[Array],
+        rows: Sequence[int],
+    ) -> Effect | None:
+        """Compare rows of a batch with the same samples alone; None: they have the same values.
+
+        Args:
+            together: computes the tensors of batches, with the kernels that `alone` uses.
+            alone: computes the tensors of single samples.
+            values: what was computed for the batch, possibly with other kernels.
+            rows: the rows to compare.
+        """
+        for row in rows:
+            found = {one.key: one for one in self._differing(alone, batch, values, row)}
+            suspected = found.keys() - self._uncertain
+            if not suspected:
+                continue
+            confirmed = self._confirmed(together, alone, batch, row, suspected)
+            self._uncertain |= suspected - confirmed
+            for key, one in found.items():
+                if key in confirmed:
+                    return one
         return None
+
+    def _confirmed(
+        self, together: Program, alone: Program, batch: Batch, row: int, keys: Collection[str]
+    ) -> set[str]:
+        """Return which of these tensors a batch changes by more than rounding that jumps.
+
+        Either all samples show it that are beside the sample in its batch, or copies of the sample
+        show that the size of the batch does not matter, and it differs at other lengths, too.
+        """
+        try:
+            again = together(batch.features, batch.lengths)
+            left = self._keys(alone, batch, again, row, keys)
+            if not left:
+                return set()
+            return self._shown_beside(together, alone, batch, again, row, left) | (
+                self._shown_resized(together, alone, batch, row, left)
+            )
+        except JobError:
+            return set()
+
+    def _shown_beside(
+        self,
+        together: Program,
+        alone: Program,
+        batch: Batch,
+        values: Sequence[Array],
+        row: int,
+        keys: Collection[str],
+    ) -> set[str]:
+        padded = batch.padded(self.signature)
+        beside = [at for at in range(len(batch)) if at != row and padded[at] >= padded[row]]
+        witnesses = beside[:_MOST_WITNESSES]
+        left = set(keys) if len(witnesses) >= _WITNESSES else set()
+        for at in witnesses:
+            if not left:
+                break
+            left &= self._keys(alone, batch, values, at, left)
+            # Values that jump in most samples do so in two copies.
+            left -= self._shown_by_copies(together, alone, batch.take([at]), 2, left)
+        return left
+
+    def _shown_resized(
+        self, together: Program, alone: Program, batch: Batch, row: int, keys: set[str]
+    ) -> set[str]:
+        one = batch.take([row]).trimmed(self.signature)
+        features = {name: np.asarray(array[0, ...]) for name, array in one.features.items()}
+        left = keys - self._shown_by_copies(together, alone, one, len(batch), keys)
+        witnesses = 0
+        for sizes in self._other_sizes(batch, row):
+            if not left:
+                break
+            resized = repeated(self.signature, features, sizes)
+            placed = self._placed(batch, row, resized)
+            try:
+                values = together(placed.features, placed.lengths)
+                shown = self._keys(alone, placed, values, row, left)
+            except JobError:
+                continue  # not all sizes are valid
+            left = shown - self._shown_by_copies(together, alone, resized, len(batch), shown)
+            witnesses += 1
+        return left if witnesses >= _WITNESSES else set()
+
+    def _other_sizes(self, batch: Batch, row: int) -> list[dict[str, int]]:
+        """Return sizes that the sample of a row could have so that the batch still pads it."""
+        most = batch.sizes(self.signature)
+        own = {axis: int(sizes[row]) for axis, sizes in batch.lengths.items()}
+        found = []
+        for change in (-1, 1, 2, -2, 3, 4):
+            sizes = {axis: min(max(1, n + change), most[axis]) for axis, n in own.items()}
+            if sizes not in (own, most) and sizes not in found:
+                found.append(sizes)
+        return found
+
+    def _placed(self, batch: Batch, row: int, one: Batch) -> Batch:
+        """Return the batch with another sample in a row."""
+        features = {name: np.asarray(array[0, ...]) for name, array in one.features.items()}
+        sizes = {axis: int(own[0]) for axis, own in one.lengths.items()}
+        encoded = Encoded(features, sizes)
+        padded = collate(self.signature, [encoded], longest=batch.sizes(self.signature))
+        found = Batch(
+            {name: array.copy() for name, array in batch.features.items()},
+            {axis: own.copy() for axis, own in batch.lengths.items()},
+        )
+        for name, array in padded.features.items():
+            found.features[name][row, ...] = array[0, ...]
+        for axis, own in padded.lengths.items():
+            found.lengths[axis][row] = own[0]
+        return found
+
+    def _shown_by_copies(
+        self, together: Program, alone: Program, one: Batch, count: int, keys: Collection[str]
+    ) -> set[str]:
+        """Return which of these tensors differ in a batch of copies, without padding."""
+        copies = one.trimmed(self.signature).take([0] * count)
+        values = together(copies.features, copies.lengths)
+        rows = range(count)
+        return {key for at in rows for key in self._keys(alone, copies, values, at, keys)}
+
+    def _keys(
+        self,
+        alone: Program,
+        batch: Batch,
+        values: Sequence[Array],
+        row: int,
+        keys: Collection[str],
+    ) -> set[str]:
+        return {one.key for one in self._differing(alone, batch, values, row)} & set(keys)
+
+    def _differing(
+        self, program: Program, batch: Batch, values: Sequence[Array], row: int
+    ) -> Iterator[Effect]:
+        """Yield the tensors in which a sample has other values than alone."""
+        alone = batch.take([row]).trimmed(self.signature)
+        if any(_has_nan(array) for array in alone.features.values()):
+            return  # fused kernels turn NaN into numbers in some batches
+        try:
+            expected = program(alone.features, alone.lengths)
+        except JobError:
+            return  # the sizes of padded samples are checked elsewhere
+        sizes = {axis: int(own[0]) for axis, own in alone.lengths.items()}
+        for tensor, one, many in zip(self.tensors, expected, values, strict=True):
+            found = self._effect(tensor, one, many, row, sizes)
+            if found is not None:
+                yield found
 
     def _effect(
         self, tensor: PlannedTensor, one: Array, many: Array, row: int, sizes: Mapping[str, int]
@@ -210,9 +362,13 @@ class SpotCheck:
         if many.dtype.kind not in "fc" or len(one) != 1:
             return None
         own = np.asarray(one[0, ...])
-        if not np.isfinite(own).all():
-            return None  # fused kernels turn NaN into numbers in some batches
+        if _has_nan(own):
+            return None  # as for NaN in inputs
         found = own_values(tensor, many[row, ...], sizes)
+        if found.shape == own.shape:
+            # Masks of minus infinity, and the logarithm of what rounds to 0.
+            finite = np.isfinite(own)
+            found, own = found[finite], own[finite]
         if not compare_arrays(found, own, coarse=self.coarse).beyond:
             return None  # values near zero may be rounding altogether
         most = tolerance(tensor, many, np.inf, coarse=self.coarse)
@@ -249,3 +405,7 @@ class SpotCheck:
             return found
         size = sum(prod(size or 1 for size in spec.shape) for spec in self.signature.specs)
         return np.full(lengths.samples, size, np.int64)
+
+
+def _has_nan(array: Array) -> bool:
+    return array.dtype.kind in "fc" and bool(np.isnan(array).any())

@@ -131,13 +131,18 @@ class Batch:
         """Size of the arrays in bytes, with their texts."""
         return sum(map(_bytes, (*self.features.values(), *self.lengths.values())))
 
-    def padded(self, signature: Signature) -> npt.NDArray[np.bool_]:
-        """Return for each sample whether it is padded: bool (samples,)."""
-        sizes = {
+    def sizes(self, signature: Signature) -> dict[str, int]:
+        """Return the padded length of each free axis."""
+        return {
             dim: size
             for spec in signature.specs
             for dim, size in zip(spec.dims, self.features[spec.name].shape[1:], strict=True)
+            if dim is not None
         }
+
+    def padded(self, signature: Signature) -> npt.NDArray[np.bool_]:
+        """Return for each sample whether it is padded: bool (samples,)."""
+        sizes = self.sizes(signature)
         found = np.zeros(len(self), bool)
         for axis, own in self.lengths.items():
             found |= own < sizes[axis]

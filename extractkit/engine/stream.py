@@ -144,8 +144,7 @@ class _Work:
     positions: Sequence[int]
     batch: Batch | None
     last: bool = True
-    first: bool = True
-    checked: int | None = None
+    checked: Sequence[int] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -259,9 +258,9 @@ class Stream:
         batches = self._batches(shard)
         if not batches:
             yield _Work(shard, (), None)
-        checked = {}
-        if self.spot_check is not None:
-            checked = self.spot_check.chosen(self.lengths.part(shard.start, shard.stop), batches)
+        spot_check, chosen = self.spot_check, {}
+        if spot_check is not None:
+            chosen = spot_check.chosen(self.lengths.part(shard.start, shard.stop), batches)
         for number, positions in enumerate(batches):
             at = [shard.start + position for position in positions]
             try:
@@ -269,8 +268,10 @@ class Stream:
             except InputError as error:
                 # Not a user's mistake any more, because the survey could read it.
                 raise JobError(f"a sample can no longer be read: {error}") from error
-            last = number == len(batches) - 1
-            yield _Work(shard, positions, batch, last, not number, checked.get(number))
+            checked: Sequence[int] = ()
+            if spot_check is not None and number in chosen:
+                checked = spot_check.rows(batch, chosen[number])
+            yield _Work(shard, positions, batch, number == len(batches) - 1, checked)
 
     def read(self, indices: Sequence[int]) -> Batch:
         """Return these samples as one batch, with the padding of the run.
@@ -336,14 +337,11 @@ class Stream:
         Raises:
             FinalError: one has other values; the message names it.
         """
-        if self.spot_check is None:
-            return
-        if work.first:
-            self.spot_check.begin()
-        if outcome.batch is None or work.checked is None:
+        rows = [at for at, row in enumerate(outcome.rows) if row in work.checked]
+        if self.spot_check is None or outcome.batch is None or not rows:
             return
         found = self.spot_check.effect(
-            self._alone_program, outcome.batch, outcome.values, work.checked
+            self._any_size_program, self._alone_program, outcome.batch, outcome.values, rows
         )
         if found is not None:
             index = work.shard.start + work.positions[outcome.rows[found.row]]
@@ -363,10 +361,15 @@ class Stream:
         return OwnSizes(self.model.signature, lambda: self._alone_program, self.lengths)
 
     @cached_property
-    def _alone_program(self) -> Program:
-        """Return the program of samples alone, which checks the shapes of what it returns."""
+    def _any_size_program(self) -> Program:
         program = self.program if self.any_size is None else self.any_size()
         assert program is not None
+        return program
+
+    @cached_property
+    def _alone_program(self) -> Program:
+        """Return the program of samples alone, which checks the shapes of what it returns."""
+        program = self._any_size_program
 
         def run_alone(
             features: Mapping[str, Array], lengths: Mapping[str, Array]

@@ -11,7 +11,9 @@ from extractkit.core.plan import Lengths
 from extractkit.core.values import Array
 from extractkit.engine import Silent
 from extractkit.engine.batch_effects import SpotCheck, difference
+from extractkit.engine.batches import CALL_COST, Batch
 from extractkit.engine.execute import resume
+from extractkit.engine.prepare import prepare
 from extractkit.engine.recompute import recompute
 from extractkit.errors import FinalError
 from extractkit.models import Compilation, Fetch, Program
@@ -19,7 +21,7 @@ from extractkit.runs.checking import Outcome
 from extractkit.runs.checking.verification import verify
 from extractkit.runs.manifest import Status, read
 from extractkit.testing.reference import ReferenceModel
-from tests.engine.examples import ALPHABET, executed, job, tokens
+from tests.engine.examples import ALPHABET, MODEL, executed, job, tokens
 
 POOLED: Mapping[str, object] = {"path": "pool:output"}
 LETTERS = ALPHABET.replace("d", "")
@@ -116,6 +118,123 @@ def test_rounding_is_no_effect(scale: float, tmp_path: Path) -> None:
     assert run.manifest.status is Status.FINISHED
 
 
+class Pooled:
+    """Means of random vectors over tokens, with rounding that depends on the batch.
+
+    Args:
+        step: values are rounded to multiples of it; 0: not at all.
+        varies: what changes the rounding.
+        by: size of the rounding.
+    """
+
+    def __init__(self, step: float = 0.0, varies: str = "nothing", by: float = 2e-5) -> None:
+        self.step, self.varies, self.by = step, varies, by
+        self.vectors = np.random.default_rng(0).normal(size=(50, 4))
+
+    def __call__(
+        self, features: Mapping[str, Array], lengths: Mapping[str, Array]
+    ) -> Sequence[Array]:
+        rows = features["tokens"]
+        own = lengths["token"].tolist()
+        found = np.array(
+            [self.value(row[:n], *rows.shape) for row, n in zip(rows, own, strict=True)]
+        )
+        return [found.astype(np.float32)]
+
+    def value(self, tokens: Array, samples: int, padded: int) -> Array:
+        seed = {
+            "nothing": [],
+            "the size of the batch": [int(samples > 1)],
+            "the number of samples": [samples],
+            "padding": [int(padded > len(tokens))],
+            "the padded length": [padded],
+            "both": [samples, padded],
+        }[self.varies]
+        noise = np.random.default_rng([*seed, *tokens.tolist()]).normal(size=4)
+        found = self.vectors[tokens].mean(axis=0) + self.by * noise
+        return found if not self.step else np.round(found / self.step) * self.step
+
+
+PLANNED = prepare(job(POOLED))
+
+
+def checked_by() -> SpotCheck:
+    return SpotCheck(MODEL.signature, PLANNED.varying, coarse=False)
+
+
+def batch_of(draw: np.random.Generator, samples: int = 8) -> Batch:
+    """Random samples of 1 to 20 tokens, padded to 24."""
+    lengths = draw.integers(1, 21, samples).astype(np.int32)
+    tokens = draw.integers(1, 50, (samples, 24)).astype(np.int32)
+    return Batch({"tokens": tokens * (np.arange(24) < lengths[:, None])}, {"token": lengths})
+
+
+@pytest.mark.parametrize(
+    "varies",
+    ["the size of the batch", "the number of samples", "padding", "the padded length", "both"],
+)
+def test_rounding_that_values_jump_by_is_no_effect(varies: str) -> None:
+    """A model that rounds to thousandths moves every sixth sample by one."""
+    draw, model = np.random.default_rng(1), Pooled(1e-3, varies)
+    jumps = 0
+    for _ in range(100):
+        batch = batch_of(draw)
+        values = model(batch.features, batch.lengths)
+        alone = [batch.take([row]).trimmed(MODEL.signature) for row in range(8)]
+        expected = np.concatenate([model(one.features, one.lengths)[0] for one in alone])
+        jumps += int((np.abs(values[0] - expected) > 5e-4).any(axis=1).sum())
+        assert checked_by().effect(model, model, batch, values, range(8)) is None
+    assert jumps > 30
+
+
+def test_a_tensor_that_jumps_is_not_compared_again() -> None:
+    draw, check, model = np.random.default_rng(1), checked_by(), Pooled(1e-3, "both")
+    calls = 0
+
+    def counted(features: Mapping[str, Array], lengths: Mapping[str, Array]) -> Sequence[Array]:
+        nonlocal calls
+        calls += 1
+        return model(features, lengths)
+
+    for _ in range(50):
+        batch = batch_of(draw)
+        values = model(batch.features, batch.lengths)
+        assert check.effect(counted, model, batch, values, [0, 1]) is None
+    assert 1 <= calls <= 8
+
+
+def test_other_kernels_in_batches_are_no_effect() -> None:
+    """As with `runtime.compile=xla`, where samples alone are computed by a graph."""
+    batch, graph = batch_of(np.random.default_rng(2)), Pooled()
+    values = [graph(batch.features, batch.lengths)[0] * np.float32(1.001)]
+    assert checked_by().effect(graph, graph, batch, values, range(8)) is None
+
+
+@pytest.mark.parametrize(
+    ("own", "many", "found"),
+    [
+        ([-np.inf, 1, 2, 3], [-np.inf, 1, 2, 3], False),
+        ([-np.inf, 1, 2, 3], [-np.inf, 1, 2, 3.1], True),
+        ([-np.inf, 1, 2, 3], [-3e38, 1, 2, 3], False),  # the logarithm of what rounds to 0
+        ([1, 1, 2, 3], [np.nan, 1, 2, 3], True),
+        ([np.nan, 1, 2, 3], [0, 1, 2, 3.1], False),  # fused kernels turn NaN into numbers
+        ([-np.inf] * 4, [-np.inf] * 4, False),
+    ],
+)
+def test_what_is_finite_is_compared(
+    own: Sequence[float], many: Sequence[float], found: bool
+) -> None:
+    """Values of samples alone, and of all samples that are padded."""
+
+    def run(features: Mapping[str, Array], lengths: Mapping[str, Array]) -> Sequence[Array]:
+        padded = lengths["token"] < features["tokens"].shape[1]
+        return [np.where(padded[:, None], many, own).astype(np.float32)]
+
+    batch = batch_of(np.random.default_rng(3))
+    effect = checked_by().effect(run, run, batch, run(batch.features, batch.lengths), [0])
+    assert (effect is not None) is found
+
+
 def test_few_samples_of_a_large_shard_are_run_alone() -> None:
     """At most one part in 64 of the cost, in the batches that show most."""
     signature = ReferenceModel().signature
@@ -130,8 +249,27 @@ def test_few_samples_of_a_large_shard_are_run_alone() -> None:
     assert sizes[batches[longest]].max() == 25
     check = SpotCheck(signature, (), coarse=False)
     few = [check.chosen(lengths.part(0, 100), [list(range(100))]) for _ in range(8)]
-    assert few == [*[{}] * 6, {0: 1}, {}], "what many small shards can afford together"
+    # The last is searched for a sample that looks like padding.
+    assert few == [*[{}] * 6, {0: 1}, {0: 0}], "what many small shards can afford together"
     assert check.chosen(lengths, [[at] for at in range(1500)]) == {}
+
+
+def test_samples_that_look_like_padding_cost_one_part_in_64_more() -> None:
+    """Even if each batch of a shard holds one with more zeros than all before it."""
+    check = SpotCheck(ReferenceModel().signature, (), coarse=False)
+    batches = [
+        Batch(
+            {"tokens": np.repeat([[0] * at + [7] * (60 - at) + [0] * 4], 32, axis=0)},
+            {"token": np.full(32, 60, np.int32)},
+        )
+        for at in range(1, 57)
+    ]
+    numbers = np.arange(32 * len(batches)).reshape(-1, 32).tolist()
+    chosen = check.chosen(Lengths(32 * len(batches), {"token": np.full(1792, 60)}), numbers)
+    rows = sum(len(check.rows(batch, chosen[at])) for at, batch in enumerate(batches))
+    most = 1792 * 60 / 64 / (60 + CALL_COST)  # 8.9
+    assert sum(chosen.values()) == 2, "one batch is the longest and the most padded"
+    assert rows == 2 + int(most)
 
 
 def test_differences_are_relative_to_the_values_around() -> None:
