@@ -5,6 +5,7 @@ the dtype, the axes and the lengths that it predicts for them, because batches, 
 rely on these.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,8 +23,12 @@ from extractkit.core.transforms.pipeline import BoundPipeline
 from extractkit.core.values import Dense
 from extractkit.errors import SelectionError
 
-_LENGTH = 16
-"""Elements of the example along each axis whose length varies."""
+_LENGTHS = (16, 128, 1024)
+"""Elements of examples along each axis whose length varies. The longer ones are for slices that
+leave nothing of a shorter one."""
+
+_LARGEST = 64 * 1024 * 1024
+"""Most elements of a longer example."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,14 +167,30 @@ def check_plugins(tensors: Iterable[PlannedTensor]) -> None:
 
 
 def _check_transforms(bound: BoundPipeline) -> None:
+    """Check the plugins on the first example of which a slice before them leaves something.
+
+    No example is as long as some slices need. Plugins behind these are not checked.
+    """
+    first = bound.steps[0].operand
+    for length in _LENGTHS:
+        if length > _LENGTHS[0] and math.prod(_shape(first, length)) > _LARGEST:
+            return
+        if _checked(bound, length):
+            return
+
+
+def _checked(bound: BoundPipeline, length: int) -> bool:
+    """Check plugins until nothing is left of the example; return whether all are checked."""
     operand = bound.steps[0].operand
-    value = _zeros(operand)
+    value = _zeros(operand, length)
     lengths: Lengths = {
-        axis: np.full(1, _LENGTH, np.int32)
+        axis: np.full(1, length, np.int32)
         for axis in operand.every_axis
         if operand.first and operand.axes[axis].dim.free is not None
     }
     for step in bound.steps:
+        if not value.size:
+            return False
         own = transforms.is_own(step.transform.name)
         if not own:
             found = _problem_of(step.transform, step.operand, value, lengths)
@@ -180,17 +201,21 @@ def _check_transforms(bound: BoundPipeline) -> None:
         try:
             results = step.transform.in_numpy(step.operand, value)
         except IndexError:
-            return  # a slice beyond the example, which later steps would need
+            return False  # a slice takes an element beyond the example
         value = results[step.results.index("")]
         lengths = step.transform.lengths(np, step.operand, lengths)[step.results.index("")]
+    return True
 
 
-def _zeros(operand: Operand) -> Array:
-    """Return an example of an operand, with one sample."""
+def _shape(operand: Operand, length: int) -> list[int]:
     sizes = [1 if axis.dim.samples else axis.dim.size for axis in operand.axes]
-    shape = [_LENGTH if size is None else size for size in sizes]
+    return [length if size is None else size for size in sizes]
+
+
+def _zeros(operand: Operand, length: int = _LENGTHS[0]) -> Array:
+    """Return an example of an operand, with one sample."""
     dtype = numpy_dtype(operand.dtype)
-    return np.full(shape, b"" if dtype.hasobject else 0, dtype)
+    return np.full(_shape(operand, length), b"" if dtype.hasobject else 0, dtype)
 
 
 def _problem_of(

@@ -11,9 +11,10 @@ A test module of a transform subclasses `TransformContract` and provides the cla
 
 pytest then collects the tests below. They apply both forms, in TensorFlow and in NumPy, to examples
 of hidden states, attention, images, vectors and numbers of several dtypes, padded and alone. Some
-floats are infinite or NaN.
+floats are infinite or NaN, and some samples have no elements.
 """
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -36,6 +37,7 @@ _DIMS = (
     (),
 )
 _SIZES = {"token": (4, 1, 3), "height": (2, 3, 1), "width": (3, 3, 2)}
+_WITH_EMPTY = {"token": (0, 3, 0), "height": (2, 0, 1), "width": (3, 2, 0)}
 _SAMPLES = 3
 _NOT_FINITE = ((-np.inf,), (-np.inf, np.inf, np.nan), (np.inf,))
 """What replaces about half of each sample's elements in examples that are not finite."""
@@ -86,15 +88,19 @@ class Example:
         return Example(self.operand, [self.samples[index]], own)
 
 
-def example(operand: Operand, seed: int = 0, finite: bool = True) -> Example:
+def example(
+    operand: Operand, seed: int = 0, *, finite: bool = True, empty: bool = False
+) -> Example:
     """Draw samples of a spec, of three different lengths along its free axes.
 
     Args:
         finite: False for floats with infinities and NaN among them.
+        empty: True for samples without elements among them.
     """
+    of_axes = _WITH_EMPTY if empty else _SIZES
     draw = np.random.default_rng(seed)
     lengths = {
-        axis: np.array(_SIZES.get(str(dim.free), _SIZES["token"]), np.int32)
+        axis: np.array(of_axes.get(str(dim.free), of_axes["token"]), np.int32)
         for axis, dim in enumerate(one.dim for one in operand.axes)
         if dim.free is not None
     }
@@ -160,6 +166,8 @@ class TransformContract:
                 yield transform, example(operand)
                 if "float" in operand.dtype:
                     yield transform, example(operand, finite=False)
+                if any(axis.dim.free for axis in operand.axes[1:]):
+                    yield transform, example(operand, empty=True)
             assert accepted, f"options {options!r} fit none of the specs of operands()"
 
     def test_its_name_is_its_own(self) -> None:
@@ -280,8 +288,9 @@ class TransformContract:
 def _in_numpy(
     transform: Transform, operand: Operand, samples: Sequence[Array]
 ) -> list[list[Array]]:
-    """Return `in_numpy`, without NumPy's warnings about infinities."""
-    with np.errstate(all="ignore"):
+    """Return `in_numpy`, without NumPy's warnings about infinities and means of no elements."""
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
         return in_numpy(transform, operand, samples)
 
 

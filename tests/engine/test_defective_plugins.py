@@ -138,6 +138,31 @@ def test_a_defect_is_found_behind_other_steps(site: Path, tmp_path: Path) -> Non
     )
 
 
+NEEDS_ELEMENTS = """
+    def in_numpy(self, operand, value):
+        assert value.max() <= 9  # which has no value for no elements
+        return [{}]
+"""
+
+
+@pytest.mark.parametrize("taken", ["20:30", "-900:-800"])
+def test_a_transform_is_tried_on_as_many_elements_as_a_slice_needs(
+    taken: str, site: Path, tmp_path: Path
+) -> None:
+    installed(site, CLASS + NEEDS_ELEMENTS.format("value"))
+    mine = {"path": "embedding:output", "do": [{"slice": {"token": taken}}, "odd"]}
+    preview(job(mine, inputs=["ab " * 900]), tmp_path)
+
+
+@pytest.mark.parametrize("taken", ["20:30", "-900:-800"])
+def test_a_defect_is_found_behind_a_slice_far_from_the_start(
+    taken: str, site: Path, tmp_path: Path
+) -> None:
+    installed(site, CLASS + NEEDS_ELEMENTS.format("value.astype('float64')"))
+    message = refused(tmp_path, do=[{"slice": {"token": taken}}, "odd"])
+    assert "in its NumPy form the result is float64" in message
+
+
 STATISTIC = "class Odd(Sparsity):\n    name = 'odd'\n"
 
 

@@ -141,6 +141,22 @@ class ReadsPadding(Centred):
         return [tensor - tf.reduce_mean(tensor, operand.first, keepdims=True)]
 
 
+class NeedsElements(Centred):
+    def in_numpy(self, operand: Operand, value: Any) -> Any:
+        return [(value - value.max(operand.first, keepdims=True)).astype(np.float32)]
+
+    def in_graph(self, tf: Any, operand: Operand, value: Any) -> Any:
+        tensor = tf.cast(value.tensor, tf.float32)
+        own = tf.where(present(tf, value, operand.every_axis), tensor, tensor.dtype.min)
+        return [tensor - tf.reduce_max(own, operand.first, keepdims=True)]
+
+
+class LosesInfinities(NeedsElements):
+    def in_numpy(self, operand: Operand, value: Any) -> Any:
+        highest = np.max(value, operand.first, keepdims=True, initial=np.finfo(np.float32).min)
+        return [(value - highest).astype(np.float32)]
+
+
 class MixesSamples(Centred):
     def in_graph(self, tf: Any, operand: Operand, value: Any) -> Any:
         (found,) = super().in_graph(tf, operand, value)
@@ -179,6 +195,7 @@ class NamedAsAnother(Centred):
         (OtherSize, "test_results_are_as_their_specs_predict"),
         (OtherLengths, "test_results_are_as_their_specs_predict"),
         (OtherForm, "test_both_forms_agree_for_each_sample"),
+        (LosesInfinities, "test_both_forms_agree_for_each_sample"),
         (ReadsPadding, "test_padding_is_not_read"),
         (MixesSamples, "test_a_sample_alone_has_the_same_values"),
         (ChangesItsInput, "test_an_array_is_not_changed"),
@@ -194,3 +211,12 @@ def test_a_defect_is_found(defective: type[Transform], test: str) -> None:
 
     with pytest.raises(AssertionError):
         getattr(Contract(), test)()
+
+
+def test_a_transform_that_needs_elements_is_found() -> None:
+    class Contract(TransformContract):
+        def transform(self) -> type[Transform]:
+            return NeedsElements
+
+    with pytest.raises(ValueError, match="zero-size array to reduction operation maximum"):
+        Contract().test_both_forms_agree_for_each_sample()
