@@ -405,6 +405,8 @@ class _Execution:
             self._note(note)
         if prepared.shared.note is not None:
             self._note(prepared.shared.note)
+        for note in components.notes(components.used(prepared.tensors), planned):
+            self._note(note)
         for excluded in planned.excluded:
             self._note(f"checkpoint {excluded.label!r} is excluded: {excluded.reason}")
         if planned.inputs is not None and planned.inputs.truncated:

@@ -1,7 +1,8 @@
 """Principal components of other runs: read there, frozen with the run that uses them, read back."""
 
 import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -58,12 +59,33 @@ def _of_run(directory: Path) -> tuple[Components, ...]:
         )
     found = read_statistics(directory, manifest)
     return tuple(
-        _components(
-            (one.key, one.record.address, str(directory), manifest.identity),
-            *(found[one.key][PCA.name][name] for name in (_MEAN, _VECTORS)),
+        replace(
+            _components(
+                (one.key, one.record.address, str(directory), manifest.identity),
+                *(found[one.key][PCA.name][name] for name in (_MEAN, _VECTORS)),
+            ),
+            transforms=one.transforms,
+            model=_model(manifest),
         )
         for one in with_pca
     )
+
+
+def _model(manifest: Manifest) -> tuple[object, object]:
+    return manifest.model.get("weights"), manifest.model.get("definition")
+
+
+def notes(found: Mapping[str, Sequence[Components]], now: Manifest) -> Iterator[str]:
+    """Yield a message for each run whose components are of another model than a job's."""
+    others = {
+        (at, one.run): one.model
+        for at, every in found.items()
+        for one in every
+        if one.model is not None and one.model != _model(now)
+    }
+    for (at, run), (weights, _) in others.items():
+        what = "other weights" if weights != _model(now)[0] else "a model that computes otherwise"
+        yield f"{at} projects onto the principal components of {what}: those of {run}"
 
 
 def _components(names: tuple[str, str, str, str | None], mean: Array, vectors: Array) -> Components:

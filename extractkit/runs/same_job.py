@@ -12,7 +12,7 @@ import yaml  # type: ignore[import-untyped]
 
 from extractkit.advice import command, hydra_override
 from extractkit.core.job import SETTINGS
-from extractkit.core.transforms.pipeline import decisive
+from extractkit.core.transforms.projection import decisive
 from extractkit.errors import RunDirectoryError, counted
 from extractkit.runs import HYDRA, RUN_KEY, SAMPLES, SWEEP
 from extractkit.runs.checking.files import damage, lasting_damage

@@ -57,7 +57,7 @@ class Onto(Project):
     def parse(cls, options: object, at: str) -> Project:
         vectors = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0]
         one = Components("a:b", "a:b", "runs/pca", None, "0", np.ones(3), vectors)
-        return Project.parse(options, at).given([one])
+        return Project.parse(options, at).given([one], before=())
 
 
 class TestComponents(TransformContract):

@@ -17,6 +17,7 @@ from extractkit.core.values import Array
 from extractkit.errors import ConfigError, RunDirectoryError, SelectionError
 from extractkit.runs.files import relocated
 from extractkit.testing.reference import ReferenceModel
+from tests.engine.examples import Collected
 
 TEXTS = ["abc", "a", "hello", "it is", "x y z", "words", "of", "many lengths", "end"]
 ADDRESS = "attention:output"
@@ -128,7 +129,7 @@ def test_components_decide_the_identity_and_the_path_of_their_run_does_not(
         {"all": {"path": ADDRESS, "slice": {"token": "1:"}, "statistics": ["pca"]}},
     )
     runs = {
-        name: extracted(tmp_path / f"of-{name}", onto(tmp_path / name))
+        name: extracted(tmp_path / f"of-{name}", onto(tmp_path / name, tensor=ADDRESS))
         for name in ("pca", "copy", "fewer")
     }
     found = {name: run.manifest.identity for name, run in runs.items()}
@@ -218,6 +219,90 @@ def test_a_tensor_without_components_of_its_own_needs_the_name_of_another(tmp_pa
         f"'pool:output'. Those of another tensor: selectors.mine.do.0.project.tensor=…. "
         f"Available: 'attention:output', 'embedding:output'."
     )
+
+
+PART = {1: "0:2", 2: ":"}
+
+
+@pytest.mark.parametrize(
+    ("theirs", "own", "difference"),
+    [
+        ([{"mean": "token"}], [], "after [{'mean': 'token'}], IS without transforms before"),
+        ([], ["abs"], "without transforms before, IS after ['abs']"),
+        (
+            [{"slice": PART}],
+            [{"slice": {1: "0:3"}}],
+            "after [{'slice': {'1': '0:2', '2': ':'}}], IS after [{'slice': {'1': '0:3'}}]",
+        ),
+        (["abs", {"slice": PART}], ["abs", {"slice": PART}], None),
+    ],
+    ids=str,
+)
+def test_components_of_values_after_other_transforms_have_to_be_named(
+    theirs: list[object], own: list[object], difference: str | None, tmp_path: Path
+) -> None:
+    other = {"all": {"path": ADDRESS, "do": theirs, "statistics": ["pca"]}}
+    extracted(tmp_path / "pca", other)
+    step = {"run": str(tmp_path / "pca")}
+
+    def projected(name: str, **options: str) -> extractkit.Run:
+        do = [*own, {"project": {**step, **options}}]
+        return extracted(tmp_path / name, {"few": {"path": ADDRESS, "do": do}})
+
+    named = projected("named", tensor=ADDRESS)
+    if difference is None:
+        assert projected("run").journal.digests() == named.journal.digests()
+        return
+    with pytest.raises(SelectionError) as caught:
+        projected("run")
+    at = f"selectors.few.do.{len(own)}.project"
+    assert str(caught.value) == (
+        f"{at}: {tmp_path / 'pca'} has principal components of {ADDRESS!r} "
+        f"{difference.replace('IS', 'and this projection is')}. Write the same transforms before "
+        f"it, or use the components all the same: {at}.tensor={ADDRESS!r}"
+    )
+
+
+def test_of_several_components_of_a_tensor_those_after_the_same_transforms_are_taken(
+    tmp_path: Path,
+) -> None:
+    extracted(
+        tmp_path / "pca",
+        {
+            "plain": {"path": ADDRESS, "statistics": ["pca"]},
+            "absolute": {"path": ADDRESS, "do": ["abs"], "statistics": ["pca"]},
+        },
+    )
+    step = {"project": {"run": str(tmp_path / "pca")}}
+    run = extracted(tmp_path / "run", {"few": {"path": ADDRESS, "do": ["abs", step]}})
+    assert [one.tensor for one in run.manifest.components] == [f"{ADDRESS}@absolute"]
+
+
+def test_components_of_a_projection_onto_another_run_have_to_be_named(tmp_path: Path) -> None:
+    with_components(tmp_path / "first")
+    step = {"project": {"run": str(tmp_path / "first"), "to": 3}}
+    extracted(tmp_path / "pca", {"of": {"path": ADDRESS, "do": [step], "statistics": ["pca"]}})
+    second = {"project": {"run": str(tmp_path / "pca")}}
+    with pytest.raises(SelectionError, match=r"Write the same transforms before it, or"):
+        extracted(tmp_path / "run", {"few": {"path": ADDRESS, "do": [step, second]}})
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_components_of_other_weights_are_noted(seed: int, tmp_path: Path) -> None:
+    with_components(tmp_path / "pca")
+    listener = Collected()
+    extractkit.extract(
+        model=ReferenceModel(seed=seed),
+        inputs=TEXTS,
+        selectors=onto(tmp_path / "pca"),
+        run_dir=tmp_path / "run",
+        listener=listener,
+    )
+    note = (
+        f"selectors.few.do.0.project projects onto the principal components of other weights: "
+        f"those of {tmp_path / 'pca'}"
+    )
+    assert (note in listener.notes) == (seed == 1)
 
 
 def test_the_path_of_the_other_run_is_relative_to_where_the_job_was_written(

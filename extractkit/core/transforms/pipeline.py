@@ -19,7 +19,7 @@ from extractkit.core.transforms import (
     named_entry,
 )
 from extractkit.core.transforms.casting import Cast
-from extractkit.core.transforms.projection import Components, FromRun, Project
+from extractkit.core.transforms.projection import Components, FromRun, Project, decisive
 from extractkit.core.transforms.registry import PLUGINS, REDUCTIONS, transform
 from extractkit.core.transforms.slicing import Slice
 from extractkit.errors import ConfigError, choices
@@ -103,10 +103,10 @@ class Pipeline:
             components: returns what the run of a projection offers, from its key and its run.
         """
         steps = tuple(
-            step.given(components(step.at, step.onto))
+            step.given(components(step.at, step.onto), self.written[:number])
             if isinstance(step, Project) and isinstance(step.onto, FromRun)
             else step
-            for step in self.steps
+            for number, step in enumerate(self.steps)
         )
         return replace(self, steps=steps)
 
@@ -157,23 +157,6 @@ def written(entries: Mapping[str, object], at: str) -> Written:
     """
     given = {key: value for key, value in entries.items() if value is not None}
     return _written(_given_steps(given, at))
-
-
-def decisive(recorded: Iterable[object]) -> tuple[object, ...]:
-    """Return what decides the values of recorded transforms.
-
-    The path of a run with components is null: it may be written relative to a directory or the run
-    moved, and the digests of the components decide instead.
-    """
-    return tuple(map(_decisive, recorded))
-
-
-def _decisive(entry: object) -> object:
-    match named_entry(entry):
-        case (Project.name, Mapping() as options) if "run" in options:
-            return {Project.name: {**options, "run": None}}
-        case _:
-            return entry
 
 
 def names(recorded: Iterable[object]) -> Iterator[str | None]:

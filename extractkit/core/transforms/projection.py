@@ -1,6 +1,6 @@
 """Projections of an axis: random ones, and onto the principal components of another run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, ClassVar
@@ -19,6 +19,7 @@ from extractkit.core.transforms import (
     Tensor,
     as_options,
     axis_name,
+    named_entry,
     one_thread,
     whole_number,
 )
@@ -39,6 +40,23 @@ def _instead(at: str, size: int) -> str:
     return f"The most for this axis is {at}.to={most}" if most else "Take a slice of it first"
 
 
+def decisive(recorded: Iterable[object]) -> tuple[object, ...]:
+    """Return what decides the values of recorded transforms.
+
+    The path of a run with components is null: it may be written relative to a directory or the run
+    moved, and the digests of the components decide instead.
+    """
+    return tuple(map(_decisive, recorded))
+
+
+def _decisive(entry: object) -> object:
+    match named_entry(entry):
+        case (Project.name, Mapping() as options) if "run" in options:
+            return {Project.name: {**options, "run": None}}
+        case _:
+            return entry
+
+
 @dataclass(frozen=True)
 class Components:
     """Principal components of one tensor of another run.
@@ -51,6 +69,8 @@ class Components:
         sha256: digest of the mean and the components.
         mean: float64 (features,).
         components: float64 (components, features), as the statistic `pca` has them.
+        transforms: the recorded transforms of the tensor before; None if they need no check.
+        model: digests of weights and definition of that model; None if they need no check.
     """
 
     key: str
@@ -60,6 +80,30 @@ class Components:
     sha256: str
     mean: Array = field(compare=False, repr=False)
     components: Array = field(compare=False, repr=False)
+    transforms: Sequence[object] | None = field(default=None, compare=False)
+    model: tuple[object, object] | None = field(default=None, compare=False)
+
+    def follow(self, transforms: Sequence[object]) -> bool:
+        """Return True if they are of values after these transforms.
+
+        Components that are themselves after a projection onto another run are not: that run may
+        have been another one.
+        """
+        if self.transforms is None:
+            return True
+        before = tuple(transforms)
+        return before == decisive(before) and _plain(before) == _plain(self.transforms)
+
+
+def _plain(value: object) -> object:
+    """Return plain data as JSON has it."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    return [_plain(entry) for entry in value] if isinstance(value, list | tuple) else value
+
+
+def _after(transforms: Sequence[object] | None) -> str:
+    return f"after {_plain(list(transforms))}" if transforms else "without transforms before"
 
 
 @dataclass(frozen=True)
@@ -103,18 +147,21 @@ class FromRun:
         tensor: the tensor's key there; None for the one of the operand's address.
         to: how many components to take, largest variance first; None for all.
         found: the components that the run offers; None until they have been read.
+        before: the transforms before the projection.
     """
 
     run: str
     tensor: str | None
     to: int | None
     found: tuple[Components, ...] | None = None
+    before: Sequence[object] = ()
 
     def chosen(self, operand: Operand, at: str) -> Components:
         """Return the components for an operand.
 
         Raises:
-            SelectionError: the run has none, or several, for it.
+            SelectionError: the run has none, or several, for it, or of values after other
+                transforms.
         """
         if self.found is None:
             raise SelectionError(f"{at}.run={self.run!r} has not been read")
@@ -128,10 +175,18 @@ class FromRun:
                 f"{choices(self.tensor, keys)}"
             )
         same = [one for one in self.found if operand.source in (one.key, one.address)]
-        if len(same) == 1:
-            return same[0]
-        if same:
-            several = ", ".join(repr(one.key) for one in same)
+        fitting = [one for one in same if one.follow(self.before)]
+        if len(fitting) == 1:
+            return fitting[0]
+        if same and not fitting:
+            others = ", ".join(f"{one.key!r} {_after(one.transforms)}" for one in same)
+            raise SelectionError(
+                f"{at}: {self.run} has principal components of {others}, and this projection is "
+                f"{_after(self.before)}. Write the same transforms before it, or use the "
+                f"components all the same: {at}.tensor={same[0].key!r}"
+            )
+        if fitting:
+            several = ", ".join(repr(one.key) for one in fitting)
             raise SelectionError(
                 f"{at}: {self.run} has principal components of {operand.source!r} under several "
                 f"names: {several}. Choose one with {at}.tensor=…"
@@ -174,9 +229,9 @@ class Project:
     project: {run: runs/pca, to: 8}                      # onto components of the statistic `pca`
     project: {run: runs/pca, tensor: 'a:output', axis: 2}
 
-    Components are those of the tensor of the same address, unless `tensor` names another; the axis
-    is the last one, unless `axis` names another. The mean is subtracted first, as scikit-learn's
-    `PCA.transform` does.
+    Components are those of the tensor of the same address after the same transforms, unless
+    `tensor` names others; the axis is the last one, unless `axis` names another. The mean is
+    subtracted first, as scikit-learn's `PCA.transform` does.
     """
 
     name: ClassVar[str] = "project"
@@ -207,11 +262,16 @@ class Project:
         most = whole_number(given["to"], f"{at}.to") if "to" in given else None
         return cls(axis, FromRun(given["run"], given.get("tensor"), most), at)
 
-    def given(self, found: Sequence[Components]) -> "Project":
-        """Return the projection with the components that its run offers."""
+    def given(self, found: Sequence[Components], before: Sequence[object]) -> "Project":
+        """Return the projection with the components that its run offers.
+
+        Args:
+            found: the components.
+            before: the transforms before the projection, as written.
+        """
         if isinstance(self.onto, Signs):
             return self
-        return replace(self, onto=replace(self.onto, found=tuple(found)))
+        return replace(self, onto=replace(self.onto, found=tuple(found), before=before))
 
     def components(self, operand: Operand) -> Components | None:
         """Return the components that are used for an operand; None for a random projection."""
