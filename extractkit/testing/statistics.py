@@ -44,7 +44,7 @@ _NOT_FINITE = ((1.0, 2.0, np.inf), (1.0, -np.inf), (0.5, np.inf, -np.inf), (1.0,
 def values_of(operand: Operand, values: Sequence[float] = _VALUES) -> list[Array]:
     """Draw five samples of a spec, of few distinct values, so that there are ties.
 
-    Values that are not finite are left out for a type that has none.
+    A type without NaN and infinities gets none of these.
     """
     draw = np.random.default_rng(0)
     if np.dtype(operand.dtype).kind != "f":

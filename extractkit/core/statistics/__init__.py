@@ -248,6 +248,11 @@ _FEWEST = 16
 """Fewest dimensions of a projection that a message proposes."""
 
 
+def added(one: Arrays, other: Arrays) -> Arrays:
+    """Return the sums of two partial results that are counts."""
+    return {name: one[name] + other[name] for name in one}
+
+
 NON_FINITE = np.errstate(over="ignore", invalid="ignore")
 """Sums that are not finite need no warning: results of them are infinite, NaN or None."""
 

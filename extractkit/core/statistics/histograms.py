@@ -15,12 +15,13 @@ from extractkit.core.statistics import (
     Array,
     Arrays,
     Block,
+    added,
     fits,
     numbers,
 )
-from extractkit.core.statistics.counts import added, axes, parse_per, rows_per, width
+from extractkit.core.statistics.per import axes, parse_per, rows_per, width
 from extractkit.core.transforms import Operand, as_options, whole_number
-from extractkit.core.transforms.distributions import parse_edges
+from extractkit.core.transforms.edges import parse_edges
 
 _BINS = 50
 """Intervals of a histogram without options."""

@@ -16,7 +16,7 @@ from extractkit.core.statistics import (
     merged_means,
     span,
 )
-from extractkit.core.statistics.counts import axes, parse_per, rows_per, width
+from extractkit.core.statistics.per import axes, parse_per, rows_per, width
 from extractkit.core.transforms import Operand, as_options
 
 _ELEMENTS = 65_536

@@ -6,9 +6,10 @@ from typing import Any, TypeVar
 
 from extractkit.core.statistics import Configured, JointStatistic, Statistic
 from extractkit.core.statistics.components import PCA, Covariance
-from extractkit.core.statistics.counts import Coactivation, Quantiles, Sparsity
+from extractkit.core.statistics.counts import Coactivation, Sparsity
 from extractkit.core.statistics.histograms import Histogram
 from extractkit.core.statistics.moments import Moments
+from extractkit.core.statistics.quantiles import Quantiles
 from extractkit.core.statistics.similarity import Similarity
 from extractkit.core.statistics.top import Top
 from extractkit.core.transforms import named_entry

@@ -169,7 +169,7 @@ def _best(keys: Array, samples: Array, positions: Array, k: int) -> dict[str, Ar
         keys: (rows, features). NaN is never among the largest.
     """
     rows, width = keys.shape
-    # Keys take eight bytes, whatever their type.
+    # Keys of each type take eight bytes.
     wide = np.float64 if keys.dtype.kind == "f" else keys.dtype
     found = {
         "keys": np.full((width, k), _lowest(keys.dtype), wide),
