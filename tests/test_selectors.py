@@ -268,6 +268,45 @@ def test_take_is_a_slice_over_what_matches(take: str, expected: list[str]) -> No
     assert [record.layer for record in selector.matching(SHAPED)] == expected
 
 
+LAYERS = Catalog(
+    [
+        TensorRecord(f"{name}:output", Kind.LAYER_OUTPUT, TensorSpec("int8", None), reason=why)
+        for name, why in [("a", None), ("b", "in a loop"), ("c", None), ("d", "in a loop")]
+    ],
+    "layers",
+)
+
+
+@pytest.mark.parametrize(
+    ("take", "stored", "lost"),
+    [
+        ("-2:", ["a", "c"], ["d"]),
+        ("-1:", ["c"], ["d"]),
+        (":1", ["a"], []),
+        ("1:2", ["c"], ["b"]),
+        ("::-1", ["c", "a"], ["d", "b"]),
+        (None, ["a", "c"], ["b", "d"]),
+    ],
+)
+def test_take_counts_tensors_that_can_be_extracted(
+    take: str | None, stored: list[str], lost: list[str]
+) -> None:
+    """Those in the same places among all are reported, since they may have been meant."""
+    given = {"path": "*"} | ({"take": take} if take else {})
+    selector = parse_selector("mine", given)
+    assert [record.layer for record in selector.select(LAYERS)] == stored
+    assert [one.layer for one in selector.matching(LAYERS) if not one.extractable] == lost
+
+
+def test_a_taken_tensor_that_cannot_be_extracted_gives_its_reason() -> None:
+    with pytest.raises(SelectionError) as caught:
+        parse_selector("mine", {"path": "*", "take": "3:"}).select(LAYERS)
+    assert str(caught.value) == (
+        "selectors.mine.path='*', take='3:' matched 1 tensor of model 'layers', none of which can "
+        "be extracted. d:output: in a loop. List them: extractkit tensors model=layers"
+    )
+
+
 def test_take_that_leaves_nothing_is_refused() -> None:
     with pytest.raises(SelectionError) as caught:
         parse_selector("mine", {"kind": "layer_output", "take": "9:"}).matching(SHAPED)

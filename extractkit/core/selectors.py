@@ -142,7 +142,7 @@ STATISTICS_KEY = Key(
 
 TAKE = Key(
     *("take", "text", None),
-    "a slice over what matches, in the catalog's order: `'-4:'` is the last four",
+    "a slice over the extractable matches, in the catalog's order: `'-4:'` is the last four",
     Effect.RECORDED,
 )
 
@@ -283,7 +283,7 @@ class Selector:
     """A named predicate, and the transforms of the tensors that it matches.
 
     Attributes:
-        take: a slice over what matches.
+        take: a slice over what matches and can be extracted.
         asked: the statistics that are stored in place of values per sample.
         given: the selector as written, for messages.
     """
@@ -292,11 +292,14 @@ class Selector:
     predicate: Predicate
     pipeline: Pipeline = field(default_factory=Pipeline)
     given: str = ""
-    take: Range = (None, None, None)
+    take: Range | None = None
     asked: Asked = field(default_factory=Asked)
 
     def matching(self, catalog: Catalog) -> tuple[TensorRecord, ...]:
         """Return the records that match, in the catalog's order, extractable or not.
+
+        With `take`, return those that it takes of the extractable ones. The others follow that a
+        slice over all would take, since they may have been meant.
 
         Raises:
             SelectionError: no record matches, `take` leaves none, or the predicate tests neighbours
@@ -309,7 +312,12 @@ class Selector:
                 f"selectors.{self.given} matched 0 of {counted(len(catalog), 'tensor')} of model "
                 f"{catalog.model!r}. {_why_nothing(self.predicate, catalog)} {_listing(catalog)}"
             )
-        taken = matched[slice(*self.take)]
+        if self.take is None:
+            return matched
+        within = slice(*self.take)
+        extractable = tuple(record for record in matched if record.extractable)
+        others = (record for record in matched[within] if not record.extractable)
+        taken = (*extractable[within], *others)
         if not taken:
             raise SelectionError(
                 f"selectors.{self.given} takes none of the {len(matched)} tensors of model "
@@ -415,7 +423,8 @@ def parse_selector(name: str, mapping: object) -> Selector:
     at = f"selectors.{name}"
     entries = _mapping(mapping, at)
     predicate = _parse_all(entries, at, extra=_OTHER_KEYS)
-    take = parse_range(entries.get(TAKE.name, ":"), f"{at}.{TAKE.name}")
+    given = TAKE.name in entries
+    take = parse_range(entries[TAKE.name], f"{at}.{TAKE.name}") if given else None
     pipeline = Pipeline.parse({k: v for k, v in entries.items() if k in TRANSFORM_KEYS}, at)
     shown = ", ".join(f"{k}={v!r}" for k, v in entries.items() if k not in _OF_VALUES)
     asked = Asked.parse(entries.get(STATISTICS), f"{at}.{STATISTICS}")
