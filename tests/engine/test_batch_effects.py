@@ -125,10 +125,17 @@ class Pooled:
         step: values are rounded to multiples of it; 0: not at all.
         varies: what changes the rounding.
         by: size of the rounding.
+        of: number of tokens that count.
     """
 
-    def __init__(self, step: float = 0.0, varies: str = "nothing", by: float = 2e-5) -> None:
-        self.step, self.varies, self.by = step, varies, by
+    def __init__(
+        self,
+        step: float = 0.0,
+        varies: str = "nothing",
+        by: float = 2e-5,
+        of: int | None = None,
+    ) -> None:
+        self.step, self.varies, self.by, self.of = step, varies, by, of
         self.vectors = np.random.default_rng(0).normal(size=(50, 4))
 
     def __call__(
@@ -150,6 +157,7 @@ class Pooled:
             "the padded length": [padded],
             "both": [samples, padded],
         }[self.varies]
+        tokens = tokens[: self.of]
         noise = np.random.default_rng([*seed, *tokens.tolist()]).normal(size=4)
         found = self.vectors[tokens].mean(axis=0) + self.by * noise
         return found if not self.step else np.round(found / self.step) * self.step
@@ -170,12 +178,21 @@ def batch_of(draw: np.random.Generator, samples: int = 8) -> Batch:
 
 
 @pytest.mark.parametrize(
-    "varies",
-    ["the size of the batch", "the number of samples", "padding", "the padded length", "both"],
+    "model",
+    [
+        Pooled(1e-3, "the size of the batch"),
+        Pooled(1e-3, "the number of samples"),
+        Pooled(1e-3, "padding"),
+        Pooled(1e-3, "the padded length"),
+        Pooled(1e-3, "both"),
+        Pooled(1e-3, "the size of the batch", of=1),  # the same at all lengths
+        Pooled(1e-3, "the size of the batch", by=1e-3),  # in most samples
+    ],
+    ids=lambda model: f"{model.varies} {model.by} {model.of}",
 )
-def test_rounding_that_values_jump_by_is_no_effect(varies: str) -> None:
+def test_rounding_that_values_jump_by_is_no_effect(model: Pooled) -> None:
     """A model that rounds to thousandths moves every sixth sample by one."""
-    draw, model = np.random.default_rng(1), Pooled(1e-3, varies)
+    draw = np.random.default_rng(1)
     jumps = 0
     for _ in range(100):
         batch = batch_of(draw)
