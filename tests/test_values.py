@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extractkit.core.values import Assembly, Dense, Ragged, digest, from_parts, without
+from extractkit.core.values import Assembly, Dense, Ragged, digest, from_parts, of_samples, without
 from extractkit.errors import JobError
 
 FORMS = {
@@ -128,6 +128,29 @@ def test_absent_samples_keep_their_place_and_the_others_their_values(
     if None in shape:
         kept = [other.ravel() for at, other in enumerate(expected) if at not in absent]
         np.testing.assert_array_equal(found.values.ravel(), np.concatenate([[], *kept]))
+
+
+@pytest.mark.parametrize("shape", FORMS.values(), ids=FORMS)
+@given(data=st.data())
+def test_some_samples_keep_their_values_and_shapes(
+    shape: tuple[int | None, ...], data: st.DataObject
+) -> None:
+    lengths = data.draw(st.lists(st.integers(0, 4), min_size=1, max_size=7))
+    every = st.lists(st.sampled_from(range(len(lengths))), unique=True)
+    absent, positions = sorted(data.draw(every)), sorted(data.draw(every))
+    assembly = Assembly(shape, "float32", None, len(lengths))
+    for position, length in enumerate(lengths):
+        sizes = [length if size is None else size for size in shape]
+        assembly.put([position], np.full((1, *sizes), position, np.float32))
+    whole = without(assembly.finish(), absent, shape)
+    found = of_samples(whole, np.array(positions, np.int64))
+    assert len(found) == len(positions)
+    assert found.absent == tuple(at for at, one in enumerate(positions) if one in absent)
+    for at, position in enumerate(positions):
+        np.testing.assert_array_equal(found.sample(at), whole.sample(position))
+        assert found.sample(at).shape == whole.sample(position).shape
+    if isinstance(found, Ragged):
+        assert len(found.values) == found.offsets[-1]
 
 
 @pytest.mark.parametrize(

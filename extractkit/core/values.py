@@ -173,6 +173,25 @@ def from_stored(values: Values, dtype: str) -> Values:
     return replace(values, values=bits.view(np.float32))
 
 
+def of_samples(values: Values, positions: npt.NDArray[np.int64]) -> Values:
+    """Return the values of some samples alone.
+
+    Args:
+        positions: those of the samples, ascending.
+    """
+    if len(positions) == len(values):
+        return values
+    here = np.zeros(len(values), bool)
+    here[positions] = True
+    absent = tuple(np.flatnonzero(np.isin(positions, values.absent)).tolist())
+    if isinstance(values, Dense):
+        return Dense(values.values[here], absent)
+    lengths = np.diff(values.offsets)
+    rows = values.values[np.repeat(here, lengths)]
+    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths[here])])
+    return Ragged(rows, offsets, None if values.shapes is None else values.shapes[here], absent)
+
+
 def without(values: Values, absent: Sequence[int], shape: Sequence[int | None]) -> Values:
     """Return a copy in which the given samples have no value.
 
@@ -191,16 +210,15 @@ def without(values: Values, absent: Sequence[int], shape: Sequence[int | None]) 
         filled = values.values.copy()
         filled[rows] = _fill(values.values)
         return Dense(filled, missing)
+    remaining = of_samples(values, np.delete(np.arange(len(values)), rows))
     lengths = np.diff(values.offsets)
-    kept = np.ones(len(lengths), bool)
-    kept[rows] = False
-    remaining = values.values[np.repeat(kept, lengths)]
-    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths * kept)])
+    lengths[rows] = 0
+    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
     shapes = values.shapes
     if shapes is not None:
         shapes = shapes.copy()
         shapes[rows] = [size or 0 for size in shape]
-    return Ragged(remaining, offsets, shapes, missing)
+    return Ragged(remaining.values, offsets, shapes, missing)
 
 
 def _fill(array: Array) -> object:

@@ -23,10 +23,19 @@ import numpy as np
 from extractkit.core.checkpoints import AXIS
 from extractkit.core.plan import Constant, Lengths, OverSamples, PerSample, PlannedTensor, groups_of
 from extractkit.core.shards import Shard
-from extractkit.core.statistics import Arrays, Block, Partials, without_samples
+from extractkit.core.statistics import Arrays, Block, Partials
 from extractkit.core.statistics.registry import Group
 from extractkit.core.value_checks import EXAMINATION, ValueChecks
-from extractkit.core.values import Array, Assembly, SingleValue, State, Values, as_stored, without
+from extractkit.core.values import (
+    Array,
+    Assembly,
+    SingleValue,
+    State,
+    Values,
+    as_stored,
+    of_samples,
+    without,
+)
 from extractkit.engine.batch_effects import SpotCheck
 from extractkit.engine.batches import (
     Batch,
@@ -462,7 +471,7 @@ class Stream:
         Statistics do not count the missing samples.
         """
         gone = [index - shard.start for index in missing]
-        samples = np.delete(np.arange(shard.start, shard.stop), gone)
+        present = np.delete(np.arange(len(shard)), gone)
         stored: dict[str, Values] = {}
         partials: dict[tuple[str, str], Arrays] = {}
         blocks: dict[str, Block] = {}
@@ -474,7 +483,7 @@ class Stream:
                 case OverSamples(asked):
                     shape = tensor.spec.sample_shape
                     width = shape[-1] if shape and shape[-1] is not None else 1
-                    block = Block(without_samples(value, gone), samples, width)
+                    block = Block(of_samples(value, present), shard.start + present, width)
                     for statistic in asked.single:
                         partials[tensor.key, statistic.name] = statistic.of(block)
                     blocks[tensor.key] = block

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from extractkit.core.transforms import Operand
 from extractkit.core.transforms.projection import widest
-from extractkit.core.values import Dense, Values
+from extractkit.core.values import Values
 from extractkit.errors import SelectionError
 
 Array = npt.NDArray[Any]
@@ -305,17 +305,3 @@ def in_blocks(rows: Array, step: int) -> Iterator[npt.NDArray[np.float64]]:
 def numbers(rows: Array) -> npt.NDArray[np.float64]:
     """Return rows in float64, in which statistics are computed."""
     return rows.astype(np.float64, copy=False)
-
-
-def without_samples(values: Values, missing: Sequence[int]) -> Values:
-    """Return the values without the samples at these positions."""
-    if not missing:
-        return values
-    kept = np.ones(len(values), bool)
-    kept[list(missing)] = False
-    if isinstance(values, Dense):
-        return Dense(values.values[kept])
-    lengths = np.diff(values.offsets)
-    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths[kept])])
-    shapes = None if values.shapes is None else values.shapes[kept]
-    return type(values)(values.values[np.repeat(kept, lengths)], offsets, shapes)
