@@ -5,13 +5,18 @@ of an unexpected type is passed through, so that decoding the result reports it.
 changed: a run that is resumed is written anew in the current schema.
 """
 
-import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
-from extractkit.advice import hydra_key, hydra_text
 from extractkit.core.transforms.pipeline import TRANSFORM_KEYS, written
 from extractkit.errors import ConfigError, RunDirectoryError
+from extractkit.runs.typed_overrides import (
+    FEATURES,
+    chosen_model,
+    present_key,
+    with_part,
+    with_present_keys,
+)
 
 Upgrade = Callable[[Mapping[str, Any]], dict[str, Any]]
 """Turns the fields of one schema version into those of the next."""
@@ -64,7 +69,7 @@ def _manifest_2(fields: Mapping[str, Any]) -> dict[str, Any]:
     model = fields.get("model")
     added: dict[str, Any] = {"origins": [], "files": [], "environment": {}, "identity": None}
     return {
-        **_with(fields, 1, {**added, "model_name": _chosen_model(fields.get("job_given"))}),
+        **_with(fields, 1, {**added, "model_name": chosen_model(fields.get("job_given"))}),
         "actual": counted,
         "model": {"definition": None, **model} if isinstance(model, Mapping) and model else model,
         "inputs": _with(fields.get("inputs"), 1, {"truncated": cut_off}),
@@ -119,7 +124,7 @@ def _manifest_7(fields: Mapping[str, Any]) -> dict[str, Any]:
     if "actual" in fields:
         raised["actual"] = _renamed(fields["actual"], 6, {"skipped": "missing"})
     if "job_given" in fields:
-        raised["job_given"] = _with_present_keys(_each(fields["job_given"], _with_part))
+        raised["job_given"] = with_present_keys(_each(fields["job_given"], with_part))
     resolved = fields.get("job_resolved")
     if isinstance(resolved, Mapping):
         runtime = resolved.get("runtime")
@@ -219,13 +224,6 @@ MANIFEST_UPGRADES: Mapping[int, Upgrade] = {
 """The upgrade from each version to the next."""
 
 
-def _with_part(override: Any) -> Any:
-    """Return an override of `runtime.shards` as one of `runtime.part`, and others unchanged."""
-    if not isinstance(override, str):
-        return override
-    return re.sub(r"^([+~]*)runtime\.shards(?==|$)", r"\1runtime.part", override)
-
-
 def _targets(component: Any, package: str) -> bool:
     """Return whether a configured component is one of these.
 
@@ -245,15 +243,6 @@ def _by_input(features: Any) -> Any:
         target = settings.pop("input", None) or name
         turned[target] = {"feature": name, **settings}
     return turned
-
-
-def _chosen_model(given: Any) -> Any:
-    """Return the chosen entry of the `model` group, which schema 1 recorded as an override only."""
-    chosen = "model"
-    for one in given if isinstance(given, list) else ():
-        if isinstance(one, str) and one.startswith("model="):
-            chosen = one.removeprefix("model=")
-    return chosen
 
 
 def _with_scope_names(tensor: Any) -> Any:
@@ -361,7 +350,7 @@ def _sweep_2(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Use the present keys: `model.input_axes`, and `inputs.features` by input."""
     return {
         **fields,
-        "overrides": _with_present_keys(fields.get("overrides")),
+        "overrides": with_present_keys(fields.get("overrides")),
         "jobs": _each(fields.get("jobs"), _swept_job),
     }
 
@@ -396,108 +385,12 @@ def _swept_job(job: Any) -> Any:
     if not isinstance(job, Mapping):
         return job
     overrides, values = job.get("overrides"), job.get("values")
-    current = _with_present_keys(overrides)
+    current = with_present_keys(overrides)
     if current != overrides and isinstance(values, Mapping):
-        values = {_INPUTS.sub(_INPUT_AXES, key): value for key, value in values.items()}
-        if _FEATURES in values:
-            values[_FEATURES] = _by_input(values[_FEATURES])
+        values = {present_key(key): value for key, value in values.items()}
+        if FEATURES in values:
+            values[FEATURES] = _by_input(values[FEATURES])
     return {**job, "overrides": current, "values": values}
-
-
-# ---- overrides as typed
-
-
-_INPUTS = re.compile(r"^([+~]*)model\.inputs(?=[.=]|$)")
-_INPUT_AXES = r"\1model.input_axes"
-_HAD_INPUTS = "frozen_graph|hugging_face|keras|meta_graph|module|saved_model|tensorflow_js"
-_FEATURES = "inputs.features"
-_TYPED_FEATURES = re.compile(r"^([+~]*inputs\.features=)(\{.*\})$", re.DOTALL)
-
-
-def _with_present_keys(overrides: Any) -> Any:
-    """Return the overrides of a job of extractkit's own formats with the present keys."""
-    if not isinstance(overrides, list) or not all(isinstance(one, str) for one in overrides):
-        return overrides
-    current = overrides
-    if _may_choose(overrides, "model", _HAD_INPUTS):
-        current = [_INPUTS.sub(_INPUT_AXES, one) for one in current]
-    if _may_choose(overrides, "inputs", "tfrecord"):
-        current = [_TYPED_FEATURES.sub(_features_by_input, one) for one in current]
-    return current
-
-
-def _may_choose(overrides: list[str], group: str, names: str) -> bool:
-    """Return whether overrides choose one of these in a group, or leave it to an experiment.
-
-    Of what an experiment chooses, only its file knows. Where that is a component of the user's own,
-    the present key does not exist, and a resumed sweep is refused with the keys that do.
-    """
-    if any(re.match(rf"{group}=(.*,)?({names})(,|$)", one) for one in overrides):
-        return True
-    chosen = re.compile(rf"[+~]*{group}(=|$|\._target_=)")
-    return any(re.match(r"\+?experiment=", one) for one in overrides) and not any(
-        map(chosen.match, overrides)
-    )
-
-
-def _features_by_input(typed: re.Match[str]) -> str:
-    """Return features that were typed in Hydra's grammar by input; other text unchanged."""
-    swept = [_turned(mapping) for mapping in _split(typed[2], ",")]
-    return typed[0] if None in swept else f"{typed[1]}{','.join(map(str, swept))}"
-
-
-def _turned(mapping: str) -> str | None:
-    """Return one mapping of features by input; None if the text is something else.
-
-    It has no spaces, as in the overrides that Hydra gives to the jobs of a sweep.
-    """
-    entries = _entries(mapping)
-    if entries is None:
-        return None
-    turned = []
-    for name, entry in entries.items():
-        settings = _entries(entry)
-        if settings is None and entry != "null":
-            return None
-        target = (settings or {}).pop("input", "null")
-        if target in (name, "null"):
-            target = name
-        else:
-            target = hydra_key(_unquoted(target))
-            settings = {"feature": hydra_text(_unquoted(name)), **(settings or {})}
-        inside = ",".join(f"{key}:{value}" for key, value in (settings or {}).items())
-        turned.append(f"{target}:{entry if settings is None else f'{{{inside}}}'}")
-    return f"{{{','.join(turned)}}}"
-
-
-def _entries(mapping: str) -> dict[str, str] | None:
-    """Return the entries of a mapping in Hydra's grammar as typed; None for other text."""
-    if not (mapping.startswith("{") and mapping.endswith("}")):
-        return None
-    pairs = [_split(entry, ":", 1) for entry in _split(mapping[1:-1], ",") if entry]
-    return dict(pair for pair in pairs) if all(len(pair) == 2 for pair in pairs) else None
-
-
-_NESTED = re.compile(r"""\\.|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|.""", re.DOTALL)
-
-
-def _split(text: str, separator: str, most: int = -1) -> list[str]:
-    """Split text of Hydra's grammar outside of brackets and quotes, at most so many times."""
-    parts, depth = [""], 0
-    for token in _NESTED.findall(text):
-        depth += (token in "([{") - (token in ")]}")
-        if token == separator and depth == 0 and len(parts) != most + 1:
-            parts.append("")
-        else:
-            parts[-1] += token
-    return [part.strip() for part in parts]
-
-
-def _unquoted(text: str) -> str:
-    """Return the text that a value in Hydra's grammar represents."""
-    if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
-        return re.sub(rf"\\(?={text[0]})", "", text[1:-1])
-    return re.sub(r"\\(.)", r"\1", text)
 
 
 # ---- shared
