@@ -21,7 +21,7 @@ from extractkit.core.trust import (
     module_of,
     of_keras,
 )
-from extractkit.errors import ConfigError, choices
+from extractkit.errors import ConfigError, MissingExtraError, choices
 
 IMPORTS_KEY = Key(
     *("imports", "list", []),
@@ -208,6 +208,25 @@ def import_from_here() -> None:
     """Make the working directory importable for the console script, as it is for `python -m`."""
     if (here := str(Path.cwd())) not in sys.path and "" not in sys.path:
         sys.path.append(here)
+
+
+def require(module: str, extra: str, at: str) -> Any:
+    """Import a module of an optional package.
+
+    Args:
+        extra: the extra of extractkit that installs it.
+        at: what needs it, for the message: a configuration key or a method.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            f"{at} needs {module.partition('.')[0]}, which is not installed. "
+            f"Install it: python -m pip install 'extractkit[{extra}]'"
+        ) from error
 
 
 def _imported(target: str) -> Any:

@@ -1,6 +1,5 @@
 """Output of `extractkit show`: a run with its drift, or a sweep; and the closing summaries."""
 
-import importlib
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,12 +11,13 @@ from rich.table import Table
 from rich.text import Text
 
 from extractkit.advice import command
+from extractkit.core.component import require
 from extractkit.core.statistics.results import Statistics
 from extractkit.core.value_checks import ValueChecks
 from extractkit.display import duration_text, rate_text, safe, shape_text, size_text
 from extractkit.display.tensors import statistics_table
 from extractkit.engine import Summary
-from extractkit.errors import ConfigError, MissingExtraError, choices, counted
+from extractkit.errors import ConfigError, choices, counted
 from extractkit.runs.directory import human_bytes
 from extractkit.runs.drift import Drift, Series, TensorDrift
 from extractkit.runs.manifest import (
@@ -118,13 +118,8 @@ def figure(drift: Drift, steps: list[int]) -> Any:
     Raises:
         MissingExtraError: Matplotlib is not installed.
     """
-    try:
-        # Not pyplot, which would look for a screen and keep every figure.
-        figures = importlib.import_module("matplotlib.figure")
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            "a figure needs matplotlib. Install it: pip install 'extractkit[plot]'"
-        ) from error
+    # Not pyplot, which would look for a screen and keep every figure.
+    figures = require("matplotlib.figure", "plot", "a figure")
     figure = figures.Figure(figsize=(11, 9), layout="constrained")
     axes = figure.subplots(len(_PANELS), len(_COLUMNS), sharex=True, sharey="row")
     at = steps or list(range(len(drift.checkpoints)))

@@ -1,4 +1,4 @@
-"""Checks shared by all sources: arguments, ranges, packages, and the fit with the model.
+"""Checks shared by all sources: arguments, ranges, and the fit with the model.
 
 An invalid sample fails when it is read, so that a job may skip it. A source with only invalid
 samples is refused with the error of the first.
@@ -7,7 +7,6 @@ samples is refused with the error of the first.
 """
 
 import hashlib
-import importlib
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -16,29 +15,9 @@ import numpy as np
 
 from extractkit.advice import hydra_text, names_override, nested_override
 from extractkit.core.spec import TEXT, numpy_dtype
-from extractkit.errors import InputError, MissingExtraError, choices
+from extractkit.errors import InputError, choices
 from extractkit.inputs import InputSpec, Signature
 from extractkit.inputs.conversion import check_string, check_strings, is_string
-
-
-def require(module: str, extra: str, at: str) -> Any:
-    """Import a module of an optional package.
-
-    Args:
-        extra: The extra of extractkit that installs it.
-        at: The configuration key that needs it, for the message.
-
-    Raises:
-        MissingExtraError: It is not installed.
-    """
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            f"{at} needs {module.partition('.')[0]}, which is not installed. "
-            f"Install it: python -m pip install 'extractkit[{extra}]'"
-        ) from error
-
 
 FAULT = hashlib.sha256(b"no good").digest()
 """The placeholder of an invalid sample in a digest."""

@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from extractkit.core.component import require
 from extractkit.core.keys import Values
 from extractkit.core.values import Array
 from extractkit.errors import InputError
 from extractkit.inputs import Identity, InputSpec, Sample, Scanning, Signature, Visit
-from extractkit.inputs.checks import check_limit, describe, require
+from extractkit.inputs.checks import check_limit, describe
 from extractkit.inputs.columns import TEXT_COLUMN, input_fields, reads_text, text_field
 from extractkit.inputs.conversion import INDICES, VALUES, positions_of, row_of, string_data
 from extractkit.inputs.file_access import PathLike, Stamp, find_files, printable, short_names

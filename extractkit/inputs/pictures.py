@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from extractkit.core.component import require
 from extractkit.core.spec import TEXT, numpy_dtype
 from extractkit.core.values import Array
 from extractkit.errors import InputError, choices
 from extractkit.inputs import InputSpec, Quantized, Signature
-from extractkit.inputs.checks import describe, quantizing, require
+from extractkit.inputs.checks import describe, quantizing
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -1,6 +1,5 @@
 """Reading a run: a mapping of addresses to lazy views. Needs no TensorFlow."""
 
-import importlib
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from extractkit.core.checkpoints import AXIS
-from extractkit.core.component import Component
+from extractkit.core.component import Component, require
 from extractkit.core.plan import Layout
 from extractkit.core.selectors import parse_selector
 from extractkit.core.shards import OuterAxis
@@ -19,7 +18,6 @@ from extractkit.core.statistics.results import Statistics
 from extractkit.core.transforms import Operand
 from extractkit.core.trust import NO_TRUST, Trust
 from extractkit.errors import (
-    MissingExtraError,
     RunDirectoryError,
     SelectionError,
     UnknownTensorError,
@@ -325,12 +323,7 @@ def to_dataset(
     Raises:
         MissingExtraError: xarray is not installed.
     """
-    try:
-        xarray = importlib.import_module("xarray")
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            "to_xarray needs xarray. Install it: pip install 'extractkit[xarray]'"
-        ) from error
+    xarray = require("xarray", "xarray", "to_xarray")
     sizes: dict[str, Hashable] = {}
     variables = {}
     for view in views:

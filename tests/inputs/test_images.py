@@ -1,6 +1,7 @@
 """Pictures from files or a folder."""
 
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from PIL import Image, ImageOps
 
 from extractkit.core.values import Array
 from extractkit.errors import InputError, JobError, MissingExtraError
-from extractkit.inputs import Inputs, InputSpec, Sample, Signature, checks
+from extractkit.inputs import Inputs, InputSpec, Sample, Signature
 from extractkit.inputs.images import Images
 from extractkit.testing.inputs import SourceContract, read_all
 
@@ -297,10 +298,8 @@ class TestRefused:
         )
 
     def test_without_pillow_the_extra_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        def missing(name: str) -> object:
-            raise ModuleNotFoundError(name)
-
-        monkeypatch.setattr(checks.importlib, "import_module", missing)
+        monkeypatch.setitem(sys.modules, "PIL", None)
+        monkeypatch.setitem(sys.modules, "PIL.Image", None)
         with pytest.raises(MissingExtraError) as caught:
             Images("a.png").bind(RGB)
         assert str(caught.value) == (

@@ -210,7 +210,7 @@ def test_results_survive_copies() -> None:
 def test_a_missing_library_is_named(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, library, None)
     for owner in (results("moments"), every(), every()["a"]):
-        with pytest.raises(MissingExtraError, match=rf"^to_{library} needs {library}\. Install"):
+        with pytest.raises(MissingExtraError, match=rf"^to_{library} needs {library}, which"):
             getattr(owner, f"to_{library}")()
 
 

@@ -1,12 +1,12 @@
 """The results of statistics, by tensor and name: as arrays, tables and labelled arrays."""
 
-import importlib
 from collections.abc import Hashable, ItemsView, Iterable, Iterator, KeysView, Mapping, Sequence
 from math import prod
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 
+from extractkit.core.component import require
 from extractkit.core.spec import unique_dims
 from extractkit.core.statistics import (
     BIN,
@@ -19,7 +19,7 @@ from extractkit.core.statistics import (
     Array,
     Configured,
 )
-from extractkit.errors import MissingExtraError, UnknownTensorError, choices, counted
+from extractkit.errors import UnknownTensorError, choices, counted
 
 V = TypeVar("V")
 
@@ -193,7 +193,7 @@ class Results(_Named[Array]):
         Raises:
             MissingExtraError: pandas is not installed.
         """
-        return _library("pandas").DataFrame(self.columns())
+        return require("pandas", "xarray", "to_pandas").DataFrame(self.columns())
 
     def to_xarray(self) -> Any:
         """Return an `xarray.Dataset` with a variable for each result, whose axes have names.
@@ -215,7 +215,7 @@ class Results(_Named[Array]):
                 coordinates[QUANTILE] = array.reshape(-1, array.shape[-1])[0]
             else:
                 variables[name] = (axes, array)
-        return _library("xarray").Dataset(variables, coords=coordinates)
+        return require("xarray", "xarray", "to_xarray").Dataset(variables, coords=coordinates)
 
     def _has_edges(self, result: str) -> bool:
         statistic: Configured = vars(self)["_statistic"]
@@ -320,7 +320,7 @@ class Statistics(Mapping[str, TensorStatistics]):
         Raises:
             MissingExtraError: pandas is not installed.
         """
-        pandas = _library("pandas")
+        pandas = require("pandas", "xarray", "to_pandas")
         tables = [
             pandas.DataFrame({**dict(zip(_FIRST_COLUMNS, at, strict=True)), **results.rows(at[-1])})
             for key, one in self._found.items()
@@ -385,13 +385,4 @@ def _dataset(every: Iterable[tuple[str, Results]]) -> Any:
                 for axis, (_, labels) in zip(names, forms, strict=True)
                 if labels is not None
             }
-    return _library("xarray").Dataset(variables, coords=coordinates)
-
-
-def _library(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            f"to_{name} needs {name}. Install it: pip install 'extractkit[xarray]'"
-        ) from error
+    return require("xarray", "xarray", "to_xarray").Dataset(variables, coords=coordinates)

@@ -17,10 +17,11 @@ from itertools import takewhile
 from queue import SimpleQueue
 from typing import Any
 
+from extractkit.core.component import require
 from extractkit.core.job import Runtime
 from extractkit.engine.distributed import Begun, Ended, Event, Sent, Task
 from extractkit.engine.distributed.worker import Inbox
-from extractkit.errors import ConfigError, MissingExtraError
+from extractkit.errors import ConfigError
 
 _REACHED_SECONDS = 5.0
 _SECONDS_TO_END = 20.0
@@ -168,12 +169,7 @@ def connected(
             needs.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    try:
-        import ray
-    except ImportError as error:
-        raise MissingExtraError(
-            "runtime.engine=ray needs Ray. Install it: pip install 'extractkit[ray]'"
-        ) from error
+    ray = require("ray", "ray", "runtime.engine=ray")
     own = not ray.is_initialized()
     if own:
         _connect(ray, runtime, workers)

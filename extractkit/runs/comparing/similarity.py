@@ -1,6 +1,5 @@
 """Similarity of tensors in one run or two, from the rows that they store. Needs no TensorFlow."""
 
-import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from extractkit.advice import command
+from extractkit.core.component import require
 from extractkit.core.statistics import Block, Merging, features
 from extractkit.core.statistics.similarity import Similarity, unlike
 from extractkit.core.transforms import Operand
 from extractkit.core.values import Array, Ragged
 from extractkit.errors import (
-    MissingExtraError,
     RunDirectoryError,
     SelectionError,
     UnknownTensorError,
@@ -68,12 +67,7 @@ class SimilarityMatrix:
         Raises:
             MissingExtraError: xarray is not installed.
         """
-        try:
-            xarray = importlib.import_module("xarray")
-        except ModuleNotFoundError as error:
-            raise MissingExtraError(
-                "to_xarray needs xarray. Install it: pip install 'extractkit[xarray]'"
-            ) from error
+        xarray = require("xarray", "xarray", "to_xarray")
         coordinates = {"tensor": list(self.a), "other": list(self.b)}
         return xarray.DataArray(self.cka, coordinates, ("tensor", "other"), name="cka")
 

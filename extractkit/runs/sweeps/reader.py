@@ -1,6 +1,5 @@
 """Reading a sweep: a table, its runs, one labelled array. Needs no TensorFlow."""
 
-import importlib
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from extractkit.advice import command
+from extractkit.core.component import require
 from extractkit.core.spec import SAMPLE, unique_dims
 from extractkit.errors import (
     ConfigError,
-    MissingExtraError,
     RunDirectoryError,
     SelectionError,
     UnknownTensorError,
@@ -288,12 +287,7 @@ def labelled(
         path: the directory of the sweep, for messages.
         runs: the finished runs, by job. Runs without the tensor count as missing.
     """
-    try:
-        xarray = importlib.import_module("xarray")
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            "to_xarray needs xarray. Install it: pip install 'extractkit[xarray]'"
-        ) from error
+    xarray = require("xarray", "xarray", "to_xarray")
     if not runs:
         raise RunDirectoryError(f"no run of {path} is finished. {next_steps(path, jobs)}")
     axes = [_axis(key, jobs) for key in keys]

@@ -173,7 +173,8 @@ def test_ray_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(MissingExtraError) as caught:
         executed(tmp_path / "run", wanted(engine="ray"))
     assert str(caught.value) == (
-        "runtime.engine=ray needs Ray. Install it: pip install 'extractkit[ray]'"
+        "runtime.engine=ray needs ray, which is not installed. "
+        "Install it: python -m pip install 'extractkit[ray]'"
     )
     assert not (tmp_path / "run").exists()
 
