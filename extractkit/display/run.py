@@ -222,7 +222,7 @@ def overview(
         taken = str(manifest.settings.get(SHARING))
         facts.add_row("batches", Text(safe(f"{taken}{_sharing(measured)}")))
     if manifest.actual is not None:
-        findings = (*_findings(manifest.actual.values), manifest.overflowing)
+        findings = (*_findings(manifest.checked_values), manifest.overflowing)
         _add_findings(facts, manifest.actual.missing, *findings)
     if committed is not None:
         facts.add_row("resume", Text(command("resume", safe(str(directory)))))

@@ -381,7 +381,7 @@ class _Execution:
         ended = recorder.finish(self.timings)
         assert ended.actual is not None
         whole = ended.part is None
-        found = ended.actual.values
+        found = ended.checked_values
         summary = Summary(
             directory=self.directory,
             tensors=len(prepared.tensors),

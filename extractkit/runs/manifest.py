@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import cached_property
 from pathlib import Path
 
 from extractkit.advice import command
@@ -367,12 +368,21 @@ class Manifest:
         return tuple(keys)
 
     @property
+    def checked_values(self) -> Mapping[str, ValueChecks]:
+        """Findings in the values of tensors; not in counters of casts, which may always be 0."""
+        found = self.actual.values if self.actual else {}
+        return {key: one for key, one in found.items() if key not in self._counters}
+
+    @property
     def overflowing(self) -> tuple[str, ...]:
         """Keys of the tensors with elements beyond the range of the type of one of their casts."""
         found = self.actual.values if self.actual else {}
-        counters = [one.key for one in self.tensors if one.result == OVERFLOW]
-        beyond = [key for key in counters if key in found and found[key].maximum]
+        beyond = [key for key in self._counters if key in found and found[key].maximum]
         return tuple(dict.fromkeys(key.rpartition("@")[0] for key in beyond))
+
+    @cached_property
+    def _counters(self) -> Mapping[str, None]:
+        return {one.key: None for one in self.tensors if one.result == OVERFLOW}
 
     @property
     def samples(self) -> int:
