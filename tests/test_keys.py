@@ -17,7 +17,15 @@ from extractkit.config import config_directory
 from extractkit.core.catalog import Kind
 from extractkit.core.component import IMPORTS_KEY, Component
 from extractkit.core.job import SETTINGS
-from extractkit.core.keys import Effect, Layout, Values, Whole, effects_of, keys_of, settings_of
+from extractkit.core.keys import (
+    DecidesLayout,
+    DecidesValues,
+    Effect,
+    Whole,
+    effects_of,
+    keys_of,
+    settings_of,
+)
 from extractkit.core.selectors import PREDICATE_KEYS, SELECTOR_KEYS, STATISTICS_KEY, TAKE
 from extractkit.core.transforms.pipeline import TRANSFORMS
 from extractkit.core.transforms.registry import REDUCTIONS
@@ -121,14 +129,14 @@ def test_every_key_of_a_selector_has_type_and_effect() -> None:
 
 
 def test_an_argument_without_an_effect_is_refused() -> None:
-    def load(path: Values[str], size: int = 3) -> None: ...
+    def load(path: DecidesValues[str], size: int = 3) -> None: ...
 
     with pytest.raises(TypeError, match=r"load: 'size' declares no effect\. Annotate it by what"):
         keys_of(load)
 
 
 def test_an_argument_of_a_type_that_yaml_lacks_is_refused() -> None:
-    def load(path: Values[Path]) -> None: ...
+    def load(path: DecidesValues[Path]) -> None: ...
 
     with pytest.raises(TypeError, match=r"load: 'path' has a type that YAML does not have: .*Path"):
         keys_of(load)
@@ -143,10 +151,10 @@ def test_an_argument_of_foreign_code_decides_values_unless_it_says_otherwise() -
 
 def test_keys_come_from_signature_and_docstring() -> None:
     def load(
-        path: Values[str],
-        size: Layout[int | None],
-        mode: Values[str | Sequence[str]] = "fast",
-        axes: Values[Annotated[object, "list or mapping"]] = None,
+        path: DecidesValues[str],
+        size: DecidesLayout[int | None],
+        mode: DecidesValues[str | Sequence[str]] = "fast",
+        axes: DecidesValues[Annotated[object, "list or mapping"]] = None,
         **rest: object,
     ) -> None:
         """Load.

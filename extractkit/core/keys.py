@@ -46,10 +46,10 @@ class Effect(Enum):
 
 _Type = TypeVar("_Type")
 
-Values = Annotated[_Type, Effect.VALUES]
-"""The type of a component's argument that decides values: `path: Values[str]`."""
+DecidesValues = Annotated[_Type, Effect.VALUES]
+"""The type of a component's argument that decides values: `path: DecidesValues[str]`."""
 
-Layout = Annotated[_Type, Effect.LAYOUT]
+DecidesLayout = Annotated[_Type, Effect.LAYOUT]
 """The type of a component's argument that decides the layout of files."""
 
 
@@ -304,8 +304,8 @@ def keys_of(function: Callable[..., Any]) -> tuple[Key, ...]:
         effect = _effect(parameter.annotation)
         if effect is None:
             raise TypeError(
-                f"{at} declares no effect. Annotate it by what it decides, as in Values[str] or "
-                f"Layout[str] (extractkit.core.keys)"
+                f"{at} declares no effect. Annotate it by what it decides, as in "
+                f"DecidesValues[str] or DecidesLayout[str] (extractkit.core.keys)"
             )
         try:
             type_text = _type_text(parameter.annotation)

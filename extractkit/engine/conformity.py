@@ -32,7 +32,7 @@ _LARGEST = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True, eq=False)
-class Outcome:
+class Result:
     """What a transform returns for a batch.
 
     Attributes:
@@ -50,7 +50,7 @@ class Outcome:
         return np.asarray(value[tuple(slice(own.get(axis + 1)) for axis in range(value.ndim))])
 
 
-def in_graph(transform: Transform, operand: Operand, batch: Array, lengths: Lengths) -> Outcome:
+def in_graph(transform: Transform, operand: Operand, batch: Array, lengths: Lengths) -> Result:
     """Apply a transform's graph form to a padded batch, or to a constant, with lengths int32.
 
     Sizes are unknown while it is traced, as in a program.
@@ -60,7 +60,7 @@ def in_graph(transform: Transform, operand: Operand, batch: Array, lengths: Leng
     tensor = tf.constant(batch, tf.as_dtype(operand.dtype))
     own = {str(axis): tf.constant(one, tf.int32) for axis, one in lengths.items()}
     values, found = _traced(transform, operand, tuple(lengths))(tensor, own)
-    return Outcome(
+    return Result(
         [value.numpy() for value in values],
         [{int(axis): one.numpy() for axis, one in each.items()} for each in found],
     )

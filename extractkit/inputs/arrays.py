@@ -14,7 +14,7 @@ from typing import IO, Literal
 import numpy as np
 
 from extractkit.advice import nested_override, override
-from extractkit.core.keys import Values
+from extractkit.core.keys import DecidesValues
 from extractkit.core.values import Array
 from extractkit.errors import InputError
 from extractkit.inputs import Scanning, Signature, Visit
@@ -215,8 +215,8 @@ class Arrays(Scanning):
         InputError: `limit` is not a whole number of at least 1.
     """
 
-    path: Values[PathLike | Mapping[str, PathLike] | None]
-    limit: Values[int | None] = None
+    path: DecidesValues[PathLike | Mapping[str, PathLike] | None]
+    limit: DecidesValues[int | None] = None
 
     def __post_init__(self) -> None:
         check_limit(self.limit)

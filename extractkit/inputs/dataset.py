@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import numpy as np
 
 from extractkit.core.component import Component
-from extractkit.core.keys import Values
+from extractkit.core.keys import DecidesValues
 from extractkit.core.spec import TEXT, numpy_dtype
 from extractkit.core.values import Array, as_array
 from extractkit.errors import InputError, UserError
@@ -262,11 +262,11 @@ class Dataset(Scanning):
         InputError: `limit` is not a whole number of at least 1, `batched` not true or false.
     """
 
-    dataset: Values[Annotated[Component | None, "mapping or null"]]
-    columns: Values[Mapping[str, str] | None] = None
-    column: Values[str] = TEXT_COLUMN
-    batched: Values[bool] = False
-    limit: Values[int | None] = None
+    dataset: DecidesValues[Annotated[Component | None, "mapping or null"]]
+    columns: DecidesValues[Mapping[str, str] | None] = None
+    column: DecidesValues[str] = TEXT_COLUMN
+    batched: DecidesValues[bool] = False
+    limit: DecidesValues[int | None] = None
 
     def __post_init__(self) -> None:
         check_limit(self.limit)

@@ -9,7 +9,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from extractkit.core.keys import Values
+from extractkit.core.keys import DecidesValues
 from extractkit.core.spec import TEXT
 from extractkit.core.values import Array, as_bytes
 from extractkit.errors import InputError, choices
@@ -44,9 +44,9 @@ class Hdf5(Scanning):
         InputError: `limit` is not a whole number of at least 1.
     """
 
-    path: Values[PathLike | None]
-    columns: Values[Mapping[str, str] | None] = None
-    limit: Values[int | None] = None
+    path: DecidesValues[PathLike | None]
+    columns: DecidesValues[Mapping[str, str] | None] = None
+    limit: DecidesValues[int | None] = None
 
     def __post_init__(self) -> None:
         check_limit(self.limit)

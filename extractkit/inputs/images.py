@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from extractkit.advice import override
-from extractkit.core.keys import Values
+from extractkit.core.keys import DecidesValues
 from extractkit.errors import InputError
 from extractkit.inputs import PICTURE, Sample, Scanning, Signature, Unreadable, Visit
 from extractkit.inputs.checks import Faults, check_limit, describe
@@ -39,12 +39,12 @@ class Images(Scanning):
         InputError: `limit` is not a whole number of at least 1.
     """
 
-    path: Values[PathLike | Sequence[PathLike] | None]
-    limit: Values[int | None] = None
-    size: Values[Sequence[int] | None] = None
-    resize: Values[str] = RESIZES[0]
-    mode: Values[str | None] = None
-    scale: Values[str | None] = None
+    path: DecidesValues[PathLike | Sequence[PathLike] | None]
+    limit: DecidesValues[int | None] = None
+    size: DecidesValues[Sequence[int] | None] = None
+    resize: DecidesValues[str] = RESIZES[0]
+    mode: DecidesValues[str | None] = None
+    scale: DecidesValues[str | None] = None
 
     def __post_init__(self) -> None:
         check_limit(self.limit)

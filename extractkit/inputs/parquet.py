@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from extractkit.core.component import require
-from extractkit.core.keys import Values
+from extractkit.core.keys import DecidesValues
 from extractkit.core.values import Array
 from extractkit.errors import InputError
 from extractkit.inputs import Identity, InputSpec, Sample, Scanning, Signature, Visit
@@ -187,10 +187,10 @@ class Parquet(Scanning):
         InputError: `limit` is not a whole number of at least 1.
     """
 
-    path: Values[PathLike | Sequence[PathLike] | None]
-    columns: Values[Mapping[str, str] | None] = None
-    column: Values[str] = TEXT_COLUMN
-    limit: Values[int | None] = None
+    path: DecidesValues[PathLike | Sequence[PathLike] | None]
+    columns: DecidesValues[Mapping[str, str] | None] = None
+    column: DecidesValues[str] = TEXT_COLUMN
+    limit: DecidesValues[int | None] = None
 
     def __post_init__(self) -> None:
         check_limit(self.limit)

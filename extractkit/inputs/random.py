@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from extractkit.core.keys import Values
+from extractkit.core.keys import DecidesValues
 from extractkit.core.spec import numpy_dtype
 from extractkit.core.values import Array
 from extractkit.errors import InputError
@@ -40,10 +40,10 @@ class Random:
         InputError: One of these is not a whole number in its range.
     """
 
-    samples: Values[int] = 32
-    seed: Values[int] = 0
-    length: Values[int] = 32
-    limit: Values[int | None] = None
+    samples: DecidesValues[int] = 32
+    seed: DecidesValues[int] = 0
+    length: DecidesValues[int] = 32
+    limit: DecidesValues[int | None] = None
 
     def __post_init__(self) -> None:
         check_whole("samples", self.samples, below=_MOST)

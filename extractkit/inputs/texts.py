@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from extractkit.advice import override
-from extractkit.core.keys import Values
+from extractkit.core.keys import DecidesValues
 from extractkit.core.spec import TEXT
 from extractkit.errors import InputError, choices, nearest
 from extractkit.inputs import Identity, Sample, Scanning, Signature, Unreadable, Visit
@@ -205,10 +205,10 @@ class Texts(Scanning):
         InputError: `limit` is not a whole number of at least 1.
     """
 
-    path: Values[PathLike | Sequence[PathLike] | None] = None
-    limit: Values[int | None] = None
-    column: Values[str] = _ANY_COLUMN
-    columns: Values[Mapping[str, str] | None] = None
+    path: DecidesValues[PathLike | Sequence[PathLike] | None] = None
+    limit: DecidesValues[int | None] = None
+    column: DecidesValues[str] = _ANY_COLUMN
+    columns: DecidesValues[Mapping[str, str] | None] = None
 
     def __post_init__(self) -> None:
         check_limit(self.limit)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from extractkit.advice import hydra_value, nested_override
-from extractkit.core.keys import Values
+from extractkit.core.keys import DecidesValues
 from extractkit.core.spec import TEXT
 from extractkit.core.values import Array
 from extractkit.errors import InputError, choices, counted
@@ -290,10 +290,10 @@ class TFRecord(Scanning):
         InputError: `limit` is not a whole number of at least 1, `whole` not true, false or null.
     """
 
-    path: Values[PathLike | Sequence[PathLike] | None]
-    features: Values[Mapping[str, Mapping[str, object] | str | None] | None] = None
-    limit: Values[int | None] = None
-    whole: Values[bool | None] = None
+    path: DecidesValues[PathLike | Sequence[PathLike] | None]
+    features: DecidesValues[Mapping[str, Mapping[str, object] | str | None] | None] = None
+    limit: DecidesValues[int | None] = None
+    whole: DecidesValues[bool | None] = None
 
     def __post_init__(self) -> None:
         check_limit(self.limit)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from extractkit.core.keys import Values
+from extractkit.core.keys import DecidesValues
 from extractkit.core.values import Array
 from extractkit.errors import InputError
 from extractkit.inputs import Identity, Sample, Scanning, Signature, Unreadable, Visit
@@ -149,8 +149,8 @@ class Files(Scanning):
         InputError: `limit` is not a whole number of at least 1.
     """
 
-    path: Values[PathLike | Sequence[PathLike] | None]
-    limit: Values[int | None] = None
+    path: DecidesValues[PathLike | Sequence[PathLike] | None]
+    limit: DecidesValues[int | None] = None
 
     def __post_init__(self) -> None:
         check_limit(self.limit)

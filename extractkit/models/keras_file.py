@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from extractkit.core.checkpoints import CheckpointFiles, StepPattern
 from extractkit.core.component import Component
-from extractkit.core.keys import Values
+from extractkit.core.keys import DecidesValues
 from extractkit.errors import ConfigError, ModelError, UserError
 from extractkit.models import KEY as STATE
 from extractkit.models import check_state
@@ -24,17 +24,17 @@ _FACTORY = "model.factory._target_=package.module.build"
 
 
 def load(
-    path: Values[str | None] = None,
-    factory: Values[Annotated[object, "mapping or null"]] = None,
-    checkpoint: Values[str | None] = None,
-    checkpoints: Values[CheckpointFiles] = None,
-    checkpoint_step: Values[StepPattern] = None,
-    custom_objects: Values[Mapping[str, object] | None] = MappingProxyType({}),
-    safe_mode: Values[bool] = True,
-    input_axes: Values[InputAxes] = None,
-    seed: Values[int] = 0,
-    moving_averages: Values[Annotated[object, "true, false, text or null"]] = None,
-    state: Values[Annotated[object, "reset, carry or null"]] = None,
+    path: DecidesValues[str | None] = None,
+    factory: DecidesValues[Annotated[object, "mapping or null"]] = None,
+    checkpoint: DecidesValues[str | None] = None,
+    checkpoints: DecidesValues[CheckpointFiles] = None,
+    checkpoint_step: DecidesValues[StepPattern] = None,
+    custom_objects: DecidesValues[Mapping[str, object] | None] = MappingProxyType({}),
+    safe_mode: DecidesValues[bool] = True,
+    input_axes: DecidesValues[InputAxes] = None,
+    seed: DecidesValues[int] = 0,
+    moving_averages: DecidesValues[Annotated[object, "true, false, text or null"]] = None,
+    state: DecidesValues[Annotated[object, "reset, carry or null"]] = None,
 ) -> "KerasModel":
     """Load a Keras model without compiling it.
 

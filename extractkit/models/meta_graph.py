@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from extractkit.advice import override
 from extractkit.core.checkpoints import KEY as CHECKPOINTS
 from extractkit.core.checkpoints import CheckpointFiles, StepPattern
-from extractkit.core.keys import Values
+from extractkit.core.keys import DecidesValues
 from extractkit.errors import ConfigError, ModelError, choices
 from extractkit.models.failures import error_summary
 from extractkit.models.given_weights import READ_BY, MovingAverages, checkpoint_axis
@@ -36,15 +36,15 @@ _SWITCH_OFF = "The graph has dropout, made for training. Switch it off: model.dr
 
 
 def load(
-    path: Values[str],
-    checkpoint: Values[str | None] = None,
-    checkpoints: Values[CheckpointFiles] = None,
-    checkpoint_step: Values[StepPattern] = None,
-    input_axes: Values[InputAxes] = None,
-    outputs: Values[list[str] | None] = None,
-    constants: Values[Mapping[str, object] | None] = None,
-    moving_averages: Values[Annotated[object, "true, false, text or null"]] = None,
-    dropout: Values[bool | None] = None,
+    path: DecidesValues[str],
+    checkpoint: DecidesValues[str | None] = None,
+    checkpoints: DecidesValues[CheckpointFiles] = None,
+    checkpoint_step: DecidesValues[StepPattern] = None,
+    input_axes: DecidesValues[InputAxes] = None,
+    outputs: DecidesValues[list[str] | None] = None,
+    constants: DecidesValues[Mapping[str, object] | None] = None,
+    moving_averages: DecidesValues[Annotated[object, "true, false, text or null"]] = None,
+    dropout: DecidesValues[bool | None] = None,
 ) -> "SessionModel":
     """Load a TensorFlow 1 graph with the weights of a checkpoint.
 

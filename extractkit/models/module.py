@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 from extractkit.core.component import Component
-from extractkit.core.keys import Values
+from extractkit.core.keys import DecidesValues
 from extractkit.errors import ConfigError, ModelError, UserError
 from extractkit.models import Model
 from extractkit.models.failures import error_summary
@@ -15,12 +15,12 @@ _NAME = "module"
 
 
 def load(
-    factory: Values[Annotated[Component | None, "mapping or null"]] = None,
-    signature: Values[str | None] = None,
-    input_axes: Values[InputAxes] = None,
-    constants: Values[Mapping[str, object] | None] = None,
-    eager: Values[bool] = False,
-    seed: Values[int] = 0,
+    factory: DecidesValues[Annotated[Component | None, "mapping or null"]] = None,
+    signature: DecidesValues[str | None] = None,
+    input_axes: DecidesValues[InputAxes] = None,
+    constants: DecidesValues[Mapping[str, object] | None] = None,
+    eager: DecidesValues[bool] = False,
+    seed: DecidesValues[int] = 0,
 ) -> Model:
     """Wrap the result of a factory as a `Model`.
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from extractkit.advice import override
-from extractkit.core.keys import Values
+from extractkit.core.keys import DecidesValues
 from extractkit.errors import ModelError, UserError, choices
 from extractkit.inputs import SPARSE
 from extractkit.models import Model, NoOwnCallError
@@ -40,11 +40,11 @@ _KERAS_CALL = "_wrapped_model"
 
 
 def load(
-    path: Values[str],
-    signature: Values[str | None] = None,
-    tags: Values[list[str] | None] = None,
-    input_axes: Values[InputAxes] = None,
-    constants: Values[Mapping[str, object] | None] = None,
+    path: DecidesValues[str],
+    signature: DecidesValues[str | None] = None,
+    tags: DecidesValues[list[str] | None] = None,
+    input_axes: DecidesValues[InputAxes] = None,
+    constants: DecidesValues[Mapping[str, object] | None] = None,
 ) -> Model:
     """Load one signature or function of a SavedModel.
 

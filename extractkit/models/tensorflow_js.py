@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from extractkit.advice import override
-from extractkit.core.keys import Values
+from extractkit.core.keys import DecidesValues
 from extractkit.errors import ConfigError, ModelError
 from extractkit.models import Model
 from extractkit.models.failures import error_summary
@@ -27,10 +27,10 @@ _NAME = "tensorflow_js"
 
 
 def load(
-    path: Values[str],
-    input_axes: Values[InputAxes] = None,
-    outputs: Values[list[str] | None] = None,
-    constants: Values[Mapping[str, object] | None] = None,
+    path: DecidesValues[str],
+    input_axes: DecidesValues[InputAxes] = None,
+    outputs: DecidesValues[list[str] | None] = None,
+    constants: DecidesValues[Mapping[str, object] | None] = None,
 ) -> Model:
     """Load a TensorFlow.js model.
 

@@ -5,7 +5,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from extractkit.core.keys import Values
+from extractkit.core.keys import DecidesValues
 from extractkit.errors import ConfigError, MissingExtraError, ModelError
 from extractkit.models import CARRY, check_state, choice
 from extractkit.models import KEY as STATE
@@ -30,11 +30,11 @@ _ENDINGS = (".tflite", ".lite", _BUNDLE)
 
 
 def load(
-    path: Values[str],
-    signature: Values[str | None] = None,
-    threads: Values[int | None] = None,
-    xnnpack: Values[bool] = True,
-    state: Values[Annotated[object, "reset, carry or null"]] = None,
+    path: DecidesValues[str],
+    signature: DecidesValues[str | None] = None,
+    threads: DecidesValues[int | None] = None,
+    xnnpack: DecidesValues[bool] = True,
+    state: DecidesValues[Annotated[object, "reset, carry or null"]] = None,
 ) -> "TFLiteModel":
     """Load a TFLite model.
 

@@ -42,7 +42,7 @@ class Moved:
     """One tensor at every checkpoint against a reference; null where a measure is not defined.
 
     Attributes:
-        relative_norm, cosine, cka: see `Similarity`. The examples are the samples. If the first
+        relative_norm, cosine, cka: see `Measures`. The examples are the samples. If the first
             axis varies from sample to sample, they are its elements (tokens). For weights, they
             run along all axes but the last.
     """
@@ -144,7 +144,7 @@ _NOTHING = np.zeros((0, 0))
 
 
 @dataclass(frozen=True)
-class Similarity:
+class Measures:
     """Similarity to a reference. Measures that are not defined are None.
 
     Attributes:
@@ -162,7 +162,7 @@ class Similarity:
     cka: float | None
 
 
-UNDEFINED = Similarity(None, None, None)
+UNDEFINED = Measures(None, None, None)
 """Similarity of values of different shapes."""
 
 
@@ -170,9 +170,9 @@ class _ShapesDifferError(Exception):
     """Two tensors have no corresponding elements."""
 
 
-def similarity(
+def measures(
     reference: Iterable[Matrix], other: Iterable[Matrix], own: tuple[Arrays, Arrays]
-) -> Similarity:
+) -> Measures:
     """Measure the similarity to a reference.
 
     Args:
@@ -197,17 +197,17 @@ def _corresponding(
         yield one, two
 
 
-def to_itself(own: Arrays) -> Similarity:
+def to_itself(own: Arrays) -> Measures:
     """Return the similarity of a tensor to itself, where it is defined."""
     return _measures(own, own, own)
 
 
-def _measures(x: Arrays, y: Arrays, both: Arrays) -> Similarity:
-    return Similarity(relative_norm(x, both), cosine(x, y, both), alignment(x, y, both))
+def _measures(x: Arrays, y: Arrays, both: Arrays) -> Measures:
+    return Measures(relative_norm(x, both), cosine(x, y, both), alignment(x, y, both))
 
 
 def _measured(view: TrajectoryView, missing: frozenset[int]) -> TensorDrift:
-    found: list[tuple[Similarity, Similarity]] = []
+    found: list[tuple[Measures, Measures]] = []
     blocks = _blocks_of(view.each[0])
     first = before = _Values(view.each[0], missing, *blocks)
     found.append((first.to_itself, first.to_itself))
@@ -217,7 +217,7 @@ def _measured(view: TrajectoryView, missing: frozenset[int]) -> TensorDrift:
             # An unchanged tensor (of a frozen layer, for example) is not measured again.
             found.append((found[-1][0], before.to_itself))
             continue
-        found.append((_similarity(first, values), _similarity(before, values)))
+        found.append((_between(first, values), _between(before, values)))
         before = values
     from_first, from_previous = zip(*found, strict=True)
     return TensorDrift(_moved(from_first), _moved(from_previous))
@@ -240,7 +240,7 @@ def _blocks_of(view: TensorView) -> tuple[int, bool]:
     return 1, True
 
 
-def _moved(found: Sequence[Similarity]) -> Moved:
+def _moved(found: Sequence[Measures]) -> Moved:
     return Moved(
         tuple(one.relative_norm for one in found),
         tuple(one.cosine for one in found),
@@ -248,8 +248,8 @@ def _moved(found: Sequence[Similarity]) -> Moved:
     )
 
 
-def _similarity(reference: "_Values", other: "_Values") -> Similarity:
-    return similarity(reference, other, (reference.sums, other.sums))
+def _between(reference: "_Values", other: "_Values") -> Measures:
+    return measures(reference, other, (reference.sums, other.sums))
 
 
 class _Values:
@@ -270,7 +270,7 @@ class _Values:
         return sums_of(self, self._aligns)
 
     @cached_property
-    def to_itself(self) -> Similarity:
+    def to_itself(self) -> Measures:
         """The similarity of the values to themselves."""
         return to_itself(self.sums)
 

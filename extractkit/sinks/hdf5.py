@@ -36,7 +36,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from extractkit.core.keys import Layout
+from extractkit.core.keys import DecidesLayout
 from extractkit.core.spec import BFLOAT16
 from extractkit.core.values import (
     OFFSETS,
@@ -91,8 +91,8 @@ class Hdf5Sink:
         ConfigError: an unknown compression or value of `index`.
     """
 
-    compression: Layout[str | None] = None
-    index: Layout[bool | str] = AUTO
+    compression: DecidesLayout[str | None] = None
+    index: DecidesLayout[bool | str] = AUTO
 
     def __post_init__(self) -> None:
         if not isinstance(self.index, bool) and self.index != AUTO:

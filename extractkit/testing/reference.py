@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from extractkit.core.catalog import Catalog, Edges, Kind, Scope, TensorRecord
 from extractkit.core.checkpoints import KEY
-from extractkit.core.keys import Values
+from extractkit.core.keys import DecidesValues
 from extractkit.core.requests import check_values
 from extractkit.core.spec import TensorSpec
 from extractkit.core.values import Array, digest_of_plain_data, stacked
@@ -67,11 +67,11 @@ class ReferenceModel:
     `checkpoint_step` finds their steps.
     """
 
-    seed: Values[int] = 0
-    longest: Values[int] = 64
-    name: Values[str] = "reference"
-    checkpoints: Values[Annotated[Any, "text, list or null"]] = None
-    checkpoint_step: Values[str | None] = None
+    seed: DecidesValues[int] = 0
+    longest: DecidesValues[int] = 64
+    name: DecidesValues[str] = "reference"
+    checkpoints: DecidesValues[Annotated[Any, "text, list or null"]] = None
+    checkpoint_step: DecidesValues[str | None] = None
 
     def __post_init__(self) -> None:
         axis = checkpoint_axis(self.checkpoints, self.checkpoint_step, self.become)

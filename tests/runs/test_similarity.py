@@ -11,9 +11,9 @@ from extractkit.core.statistics import Arrays
 from extractkit.runs.drift import (
     UNDEFINED,
     WIDEST,
-    Similarity,
+    Measures,
     examples_of,
-    similarity,
+    measures,
     sums_of,
     to_itself,
 )
@@ -29,11 +29,9 @@ def sums(values: Array, ends: Sequence[int] = (), examples: bool = True) -> Arra
     return sums_of(blocks(values, ends), examples)
 
 
-def measured(
-    one: Array, other: Array, ends: Sequence[int] = (), examples: bool = True
-) -> Similarity:
+def measured(one: Array, other: Array, ends: Sequence[int] = (), examples: bool = True) -> Measures:
     own = sums(one, ends, examples), sums(other, ends, examples)
-    return similarity(blocks(one, ends), blocks(other, ends), own)
+    return measures(blocks(one, ends), blocks(other, ends), own)
 
 
 def by_gram(x: Array, y: Array) -> float:
@@ -122,7 +120,7 @@ def test_rounding_leads_out_of_no_bounds() -> None:
 def test_what_is_compared_with_itself_is_what_a_comparison_tells(examples: bool) -> None:
     x = drawn(1, 9)
     own, copied = sums(x, (), examples), measured(x, x.copy(), (), examples)
-    assert to_itself(own) == copied == Similarity(0.0, 1.0, 1.0 if examples else None)
+    assert to_itself(own) == copied == Measures(0.0, 1.0, 1.0 if examples else None)
     zero = sums(np.zeros((4, 2)))
     assert to_itself(zero) == measured(np.zeros((4, 2)), np.zeros((4, 2)))
 
@@ -131,8 +129,8 @@ def test_what_is_compared_with_itself_is_what_a_comparison_tells(examples: bool)
 def test_what_is_no_number_or_too_large_is_like_nothing_not_even_itself(wrong: float) -> None:
     x = drawn(1, 9)
     x[2, 1] = wrong
-    assert to_itself(sums(x)) == Similarity(None, None, None)
-    assert measured(x, drawn(2, 9)) == Similarity(None, None, None)
+    assert to_itself(sums(x)) == Measures(None, None, None)
+    assert measured(x, drawn(2, 9)) == Measures(None, None, None)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "int8", "int64", "uint8", "bool"])
@@ -153,9 +151,9 @@ def test_large_sums_of_small_types_do_not_overflow() -> None:
 
 def test_a_reference_that_is_zero_has_no_norm_to_compare_with() -> None:
     zero, x = np.zeros((4, 2)), drawn(0, 4, 2)
-    assert measured(zero, x) == Similarity(None, None, None)
-    assert measured(zero, zero) == Similarity(None, None, None)
-    assert measured(x, zero) == Similarity(1.0, None, None)
+    assert measured(zero, x) == Measures(None, None, None)
+    assert measured(zero, zero) == Measures(None, None, None)
+    assert measured(x, zero) == Measures(1.0, None, None)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
