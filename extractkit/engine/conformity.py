@@ -17,7 +17,7 @@ from extractkit.core.plan import PlannedTensor
 from extractkit.core.spec import BFLOAT16, TEXT, numpy_dtype
 from extractkit.core.statistics import Array, Block, Statistic
 from extractkit.core.statistics import registry as statistics
-from extractkit.core.transforms import Lengths, Masked, Operand, Transform
+from extractkit.core.transforms import AxisLengths, Masked, Operand, Transform
 from extractkit.core.transforms import registry as transforms
 from extractkit.core.transforms.pipeline import BoundPipeline
 from extractkit.core.values import Dense
@@ -50,7 +50,7 @@ class Result:
         return np.asarray(value[tuple(slice(own.get(axis + 1)) for axis in range(value.ndim))])
 
 
-def in_graph(transform: Transform, operand: Operand, batch: Array, lengths: Lengths) -> Result:
+def in_graph(transform: Transform, operand: Operand, batch: Array, lengths: AxisLengths) -> Result:
     """Apply a transform's graph form to a padded batch, or to a constant, with lengths int32.
 
     Sizes are unknown while it is traced, as in a program.
@@ -127,7 +127,7 @@ def misfits(results: Mapping[str, Operand], values: Sequence[Array]) -> Iterator
 
 
 def wrong_lengths(
-    results: Mapping[str, Operand], values: Sequence[Array], lengths: Sequence[Lengths]
+    results: Mapping[str, Operand], values: Sequence[Array], lengths: Sequence[AxisLengths]
 ) -> Iterator[str]:
     """Yield how one sample's results differ from the predicted lengths of their ragged axes.
 
@@ -183,7 +183,7 @@ def _checked(bound: BoundPipeline, length: int) -> bool:
     """Check plugins until nothing is left of the example; return whether all are checked."""
     operand = bound.steps[0].operand
     value = _zeros(operand, length)
-    lengths: Lengths = {
+    lengths: AxisLengths = {
         axis: np.full(1, length, np.int32)
         for axis in operand.every_axis
         if operand.first and operand.axes[axis].dim.free is not None
@@ -219,7 +219,7 @@ def _zeros(operand: Operand, length: int = _LENGTHS[0]) -> Array:
 
 
 def _problem_of(
-    transform: Transform, operand: Operand, value: Array, lengths: Lengths
+    transform: Transform, operand: Operand, value: Array, lengths: AxisLengths
 ) -> str | None:
     """Return the first thing that is wrong with a transform; None if nothing is."""
     results = dict(transform.results(operand))

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from extractkit.core.spec import BFLOAT16, SAMPLE, Dim, numpy_dtype
-from extractkit.core.transforms import Array, Axis, Lengths, Operand, Transform, registry
+from extractkit.core.transforms import Array, Axis, AxisLengths, Operand, Transform, registry
 from extractkit.engine.conformity import in_graph, in_numpy, misfits, wrong_lengths
 from extractkit.errors import ConfigError, SelectionError
 
@@ -61,7 +61,7 @@ class Example:
 
     operand: Operand
     samples: Sequence[Array]
-    lengths: Lengths
+    lengths: AxisLengths
 
     def padded(self, fill: float, wider: int = 0) -> Array:
         """Return the samples as one batch.

@@ -27,7 +27,7 @@ Array = npt.NDArray[Any]
 Tensor = Any
 """A `tf.Tensor`. Its module is passed beside it."""
 
-Lengths = Mapping[int, Any]
+AxisLengths = Mapping[int, Any]
 """The length of every sample, int32 (samples,), by position of a ragged axis: arrays or tensors."""
 
 AxisName = str | int
@@ -192,7 +192,7 @@ class Masked:
     """
 
     tensor: Tensor
-    lengths: Lengths
+    lengths: AxisLengths
 
 
 class Transform(Protocol):
@@ -236,7 +236,7 @@ class Transform(Protocol):
         """
         ...
 
-    def lengths(self, xp: Any, operand: Operand, lengths: Lengths) -> Sequence[Lengths]:
+    def lengths(self, xp: Any, operand: Operand, lengths: AxisLengths) -> Sequence[AxisLengths]:
         """Return the lengths of each result's ragged axes.
 
         Args:
@@ -256,7 +256,7 @@ class Transform(Protocol):
         ...
 
 
-def kept_lengths(lengths: Lengths, dropped: Sequence[int]) -> Lengths:
+def kept_lengths(lengths: AxisLengths, dropped: Sequence[int]) -> AxisLengths:
     """Return the lengths of the axes that remain after some are dropped."""
     return {
         position - sum(gone < position for gone in dropped): length

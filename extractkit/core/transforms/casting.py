@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 
 from extractkit.core.spec import BFLOAT16
-from extractkit.core.transforms import Array, Lengths, Masked, Operand, Tensor, present
+from extractkit.core.transforms import Array, AxisLengths, Masked, Operand, Tensor, present
 from extractkit.errors import ConfigError, choices
 
 CASTS = (
@@ -86,7 +86,7 @@ class Cast:
         # Any integer but 0 is true.
         return self.dtype != "bool" and not np.can_cast(operand.dtype, self.dtype, "safe")
 
-    def lengths(self, xp: Any, operand: Operand, lengths: Lengths) -> Sequence[Lengths]:
+    def lengths(self, xp: Any, operand: Operand, lengths: AxisLengths) -> Sequence[AxisLengths]:
         """Return the same lengths, and none for one number a sample."""
         return [lengths, {}] if self._may_overflow(operand) else [lengths]
 
@@ -166,7 +166,7 @@ class Quantize:
         one = replace(operand, axes=operand.axes[: operand.first], dtype="float32")
         return {"": replace(operand, dtype="int8"), "scale": one, "error": one}
 
-    def lengths(self, xp: Any, operand: Operand, lengths: Lengths) -> Sequence[Lengths]:
+    def lengths(self, xp: Any, operand: Operand, lengths: AxisLengths) -> Sequence[AxisLengths]:
         """Return the same lengths, and none for the results with one number per sample."""
         return [lengths, {}, {}]
 

@@ -11,8 +11,8 @@ from extractkit.core.spec import Dim
 from extractkit.core.transforms import (
     Array,
     Axis,
+    AxisLengths,
     AxisName,
-    Lengths,
     Masked,
     Operand,
     Tensor,
@@ -95,7 +95,7 @@ class Quantile:
     def _over(self, operand: Operand) -> tuple[int, ...]:
         return operand.find_some(self.axes, self.at)
 
-    def lengths(self, xp: Any, operand: Operand, lengths: Lengths) -> Sequence[Lengths]:
+    def lengths(self, xp: Any, operand: Operand, lengths: AxisLengths) -> Sequence[AxisLengths]:
         """Return the lengths of the other axes."""
         return [kept_lengths(lengths, self._over(operand))]
 
@@ -192,7 +192,7 @@ class Histogram:
     def _over(self, operand: Operand) -> tuple[int, ...]:
         return operand.find_some(self.axes, self.at)
 
-    def lengths(self, xp: Any, operand: Operand, lengths: Lengths) -> Sequence[Lengths]:
+    def lengths(self, xp: Any, operand: Operand, lengths: AxisLengths) -> Sequence[AxisLengths]:
         """Return the lengths of the other axes."""
         return [kept_lengths(lengths, self._over(operand))]
 

@@ -9,8 +9,8 @@ import numpy as np
 from extractkit.core.spec import TEXT
 from extractkit.core.transforms import (
     Array,
+    AxisLengths,
     AxisName,
-    Lengths,
     Masked,
     Operand,
     Tensor,
@@ -43,7 +43,7 @@ class Abs:
         real = {"complex64": "float32", "complex128": "float64"}
         return {"": replace(operand, dtype=real.get(operand.dtype, operand.dtype))}
 
-    def lengths(self, xp: Any, operand: Operand, lengths: Lengths) -> Sequence[Lengths]:
+    def lengths(self, xp: Any, operand: Operand, lengths: AxisLengths) -> Sequence[AxisLengths]:
         """Return the same lengths."""
         return [lengths]
 
@@ -84,7 +84,7 @@ class Threshold:
         operand.needs_numbers(self.at)
         return {"": operand}
 
-    def lengths(self, xp: Any, operand: Operand, lengths: Lengths) -> Sequence[Lengths]:
+    def lengths(self, xp: Any, operand: Operand, lengths: AxisLengths) -> Sequence[AxisLengths]:
         """Return the same lengths."""
         return [lengths]
 
@@ -121,7 +121,7 @@ class _AlongAxes:
     def _over(self, operand: Operand) -> tuple[int, ...]:
         return operand.find_some(self.axes, self.at)
 
-    def lengths(self, xp: Any, operand: Operand, lengths: Lengths) -> Sequence[Lengths]:
+    def lengths(self, xp: Any, operand: Operand, lengths: AxisLengths) -> Sequence[AxisLengths]:
         """Return the same lengths."""
         return [lengths]
 

@@ -10,8 +10,8 @@ from extractkit.core.spec import Dim
 from extractkit.core.transforms import (
     Array,
     Axis,
+    AxisLengths,
     AxisName,
-    Lengths,
     Masked,
     Operand,
     Tensor,
@@ -62,7 +62,7 @@ class Flatten:
         before, after = operand.axes[: over[0]], operand.axes[over[-1] + 1 :]
         return {"": replace(operand, axes=(*before, Axis(joined), *after))}
 
-    def lengths(self, xp: Any, operand: Operand, lengths: Lengths) -> Sequence[Lengths]:
+    def lengths(self, xp: Any, operand: Operand, lengths: AxisLengths) -> Sequence[AxisLengths]:
         """Return the product of the joined lengths, and the others."""
         over = self._over(operand)
         kept = kept_lengths(lengths, over[1:])

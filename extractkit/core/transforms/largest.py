@@ -12,8 +12,8 @@ from extractkit.core.transforms import (
     EVERY_AXIS,
     Array,
     Axis,
+    AxisLengths,
     AxisName,
-    Lengths,
     Masked,
     Operand,
     Tensor,
@@ -55,7 +55,7 @@ class _Position:
         position = operand.one(self.axis, self.at)
         return {"": replace(operand.without([position]), dtype="int64")}
 
-    def lengths(self, xp: Any, operand: Operand, lengths: Lengths) -> Sequence[Lengths]:
+    def lengths(self, xp: Any, operand: Operand, lengths: AxisLengths) -> Sequence[AxisLengths]:
         """Return the lengths of the other axes."""
         return [kept_lengths(lengths, [operand.one(self.axis, self.at)])]
 
@@ -145,7 +145,7 @@ class TopK:
             operand = operand.with_axis(position, replace(axis, dim=Dim(axis.dim.name, self.k)))
         return {"": operand, INDICES: replace(operand, dtype="int32")}
 
-    def lengths(self, xp: Any, operand: Operand, lengths: Lengths) -> Sequence[Lengths]:
+    def lengths(self, xp: Any, operand: Operand, lengths: AxisLengths) -> Sequence[AxisLengths]:
         """Return at most k for the axis."""
         position = self._position(operand)
         if position in lengths:
@@ -246,7 +246,7 @@ class Sparsify:
             COORDINATES: replace(kept, axes=(*kept.axes, coordinates), dtype="int32"),
         }
 
-    def lengths(self, xp: Any, operand: Operand, lengths: Lengths) -> Sequence[Lengths]:
+    def lengths(self, xp: Any, operand: Operand, lengths: AxisLengths) -> Sequence[AxisLengths]:
         """Return at most the number of elements."""
         (joined,) = self._flat().lengths(xp, operand, lengths)
         found = {position: xp.minimum(length, self.count) for position, length in joined.items()}

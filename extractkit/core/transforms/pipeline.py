@@ -11,7 +11,7 @@ from extractkit.core.spec import BFLOAT16, Dim, TensorSpec, storable
 from extractkit.core.transforms import (
     EVERY_AXIS,
     Array,
-    Lengths,
+    AxisLengths,
     Masked,
     Operand,
     Tensor,
@@ -219,7 +219,7 @@ class BoundPipeline:
             for number, step in enumerate(self.steps)
         ]
 
-    def elements(self, lengths: Lengths) -> Iterator[tuple[str, Dim, int, Array]]:
+    def elements(self, lengths: AxisLengths) -> Iterator[tuple[str, Dim, int, Array]]:
         """Yield every single element that is taken from a free axis: key, axis, index and lengths.
 
         The lengths are those that the steps before leave. Axes of unknown lengths are omitted.
@@ -235,7 +235,7 @@ class BoundPipeline:
                         yield step.transform.at, dim, index, lengths[position]
             lengths = step.transform.lengths(np, step.operand, lengths)[chosen]
 
-    def ranges(self, lengths: Lengths) -> Iterator[tuple[str, str, slice, Array]]:
+    def ranges(self, lengths: AxisLengths) -> Iterator[tuple[str, str, slice, Array]]:
         """Yield every range that is taken of a free axis, as `elements` does single elements."""
         for step, chosen in zip(self.steps, self._choices, strict=True):
             if isinstance(step.transform, Slice):
@@ -245,7 +245,7 @@ class BoundPipeline:
                         yield step.transform.at, axis, taken, lengths[position]
             lengths = step.transform.lengths(np, step.operand, lengths)[chosen]
 
-    def lengths(self, xp: Any, lengths: Lengths) -> Lengths:
+    def lengths(self, xp: Any, lengths: AxisLengths) -> AxisLengths:
         """Return the lengths of the result's ragged axes from those of the tensor's.
 
         Args:

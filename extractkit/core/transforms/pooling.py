@@ -9,8 +9,8 @@ import numpy as np
 from extractkit.core.spec import Dim
 from extractkit.core.transforms import (
     Array,
+    AxisLengths,
     AxisName,
-    Lengths,
     Masked,
     Operand,
     Tensor,
@@ -68,7 +68,7 @@ class Pool:
             operand = operand.with_axis(position, replace(axis, dim=Dim(axis.dim.name, size)))
         return {"": replace(operand, dtype=reduced_dtype(self.op, operand.dtype))}
 
-    def lengths(self, xp: Any, operand: Operand, lengths: Lengths) -> Sequence[Lengths]:
+    def lengths(self, xp: Any, operand: Operand, lengths: AxisLengths) -> Sequence[AxisLengths]:
         """Return the number of windows of each sample."""
         position = self._position(operand)
         if position not in lengths:

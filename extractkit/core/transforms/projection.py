@@ -12,8 +12,8 @@ from extractkit.core.transforms import (
     EVERY_AXIS,
     Array,
     Axis,
+    AxisLengths,
     AxisName,
-    Lengths,
     Masked,
     Operand,
     Tensor,
@@ -299,7 +299,7 @@ class Project:
         result = operand.with_axis(position, Axis(Dim("component", width)))
         return {"": replace(result, dtype=reduced_dtype("mean", operand.dtype))}
 
-    def lengths(self, xp: Any, operand: Operand, lengths: Lengths) -> Sequence[Lengths]:
+    def lengths(self, xp: Any, operand: Operand, lengths: AxisLengths) -> Sequence[AxisLengths]:
         """Return the same lengths."""
         return [lengths]
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from extractkit.core.transforms import (
     Array,
+    AxisLengths,
     AxisName,
-    Lengths,
     Masked,
     Operand,
     Tensor,
@@ -62,7 +62,7 @@ class Reduction:
     def _over(self, operand: Operand) -> tuple[int, ...]:
         return operand.find(self.axes, self.at)
 
-    def lengths(self, xp: Any, operand: Operand, lengths: Lengths) -> Sequence[Lengths]:
+    def lengths(self, xp: Any, operand: Operand, lengths: AxisLengths) -> Sequence[AxisLengths]:
         """Return the lengths of the other axes."""
         return [kept_lengths(lengths, self._over(operand))]
 

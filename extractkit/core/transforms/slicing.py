@@ -9,8 +9,8 @@ import numpy as np
 from extractkit.core.spec import Dim
 from extractkit.core.transforms import (
     Array,
+    AxisLengths,
     AxisName,
-    Lengths,
     Masked,
     Operand,
     Tensor,
@@ -97,7 +97,7 @@ class Slice:
                 result = result.with_axis(position, axis)
         return {"": result.without([p for p, index in bound.items() if isinstance(index, int)])}
 
-    def lengths(self, xp: Any, operand: Operand, lengths: Lengths) -> Sequence[Lengths]:
+    def lengths(self, xp: Any, operand: Operand, lengths: AxisLengths) -> Sequence[AxisLengths]:
         """Return the lengths of the slice."""
         bound = self.bound(operand)
         found: dict[int, Any] = {}
