@@ -283,8 +283,14 @@ def test_components_of_a_projection_onto_another_run_have_to_be_named(tmp_path: 
     step = {"project": {"run": str(tmp_path / "first"), "to": 3}}
     extracted(tmp_path / "pca", {"of": {"path": ADDRESS, "do": [step], "statistics": ["pca"]}})
     second = {"project": {"run": str(tmp_path / "pca")}}
-    with pytest.raises(SelectionError, match=r"Write the same transforms before it, or"):
+    at = "selectors.few.do.1.project"
+    with pytest.raises(SelectionError) as caught:
         extracted(tmp_path / "run", {"few": {"path": ADDRESS, "do": [step, second]}})
+    assert str(caught.value) == (
+        f"{at}: {tmp_path / 'pca'} has principal components of {ADDRESS!r} after {[step]}, and "
+        f"this projection is after {[step]}. The runs onto which they project may differ. Use the "
+        f"components all the same: {at}.tensor={ADDRESS!r}"
+    )
 
 
 @pytest.mark.parametrize("seed", [0, 1])

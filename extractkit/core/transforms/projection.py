@@ -83,7 +83,7 @@ class Components:
     transforms: Sequence[object] | None = field(default=None, compare=False)
     model: tuple[object, object] | None = field(default=None, compare=False)
 
-    def follow(self, transforms: Sequence[object]) -> bool:
+    def follow(self, transforms: tuple[object, ...]) -> bool:
         """Return True if they are of values after these transforms.
 
         Components that are themselves after a projection onto another run are not: that run may
@@ -91,8 +91,8 @@ class Components:
         """
         if self.transforms is None:
             return True
-        before = tuple(transforms)
-        return before == decisive(before) and _plain(before) == _plain(self.transforms)
+        compared = transforms == decisive(transforms)
+        return compared and _plain(transforms) == _plain(self.transforms)
 
 
 def _plain(value: object) -> object:
@@ -154,7 +154,7 @@ class FromRun:
     tensor: str | None
     to: int | None
     found: tuple[Components, ...] | None = None
-    before: Sequence[object] = ()
+    before: tuple[object, ...] = ()
 
     def chosen(self, operand: Operand, at: str) -> Components:
         """Return the components for an operand.
@@ -180,10 +180,15 @@ class FromRun:
             return fitting[0]
         if same and not fitting:
             others = ", ".join(f"{one.key!r} {_after(one.transforms)}" for one in same)
+            advice = (
+                "Write the same transforms before it, or use"
+                if self.before == decisive(self.before)
+                else "The runs onto which they project may differ. Use"
+            )
             raise SelectionError(
                 f"{at}: {self.run} has principal components of {others}, and this projection is "
-                f"{_after(self.before)}. Write the same transforms before it, or use the "
-                f"components all the same: {at}.tensor={same[0].key!r}"
+                f"{_after(self.before)}. {advice} the components all the same: "
+                f"{at}.tensor={same[0].key!r}"
             )
         if fitting:
             several = ", ".join(repr(one.key) for one in fitting)
@@ -271,7 +276,7 @@ class Project:
         """
         if isinstance(self.onto, Signs):
             return self
-        return replace(self, onto=replace(self.onto, found=tuple(found), before=before))
+        return replace(self, onto=replace(self.onto, found=tuple(found), before=tuple(before)))
 
     def components(self, operand: Operand) -> Components | None:
         """Return the components that are used for an operand; None for a random projection."""
