@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from extractkit.core.spec import SAMPLES, Dim, TensorSpec
-from extractkit.core.transforms import Array, Operand, registry
+from extractkit.core.transforms import Array, Masked, Operand, registry
 from extractkit.engine.conformity import in_graph, in_numpy
 from tests.transforms.plain_loops import plain
 
@@ -95,3 +96,18 @@ def test_the_largest_floats(step: tuple[str, object], dtype: str) -> None:
 def test_the_largest_integers(step: tuple[str, object], dtype: str) -> None:
     limits = np.iinfo(dtype)
     check(step, dtype, [limits.min, limits.min + 1, limits.max, limits.max - 1])
+
+
+@pytest.mark.parametrize("smallest", [False, True])
+def test_both_zeros_are_equal_with_xla(smallest: bool) -> None:
+    operand = Operand.of(TensorSpec("float32", (SAMPLES, Dim.along("token"))), "a:b")
+    options = {"axis": "token", "k": 4, "smallest": smallest}
+    transform = registry.transform("topk", "").parse(options, "s.do.0")
+    sample = np.array([0, -0.0, 0, -0.0], np.float32)
+
+    def compute(batch: tf.Tensor, lengths: tf.Tensor) -> Sequence[tf.Tensor]:
+        return transform.in_graph(tf, operand, Masked(batch, {1: lengths}))
+
+    compiled = tf.function(compute, jit_compile=True, autograph=False)
+    _, indices = compiled(tf.constant(sample[np.newaxis]), tf.constant([4]))
+    np.testing.assert_array_equal(indices[0], [0, 1, 2, 3])

@@ -189,8 +189,10 @@ def _descending(tf: Any, tensor: Tensor, sign: int) -> Tensor:
         sign: 1 to search for the largest elements, -1 for the smallest.
     """
     if tensor.dtype.is_floating:
-        infinity = tf.constant(math.inf, tensor.dtype)
-        return tf.where(tf.math.is_nan(tensor), infinity, sign * tensor)
+        infinity, zero = (tf.constant(one, tensor.dtype) for one in (math.inf, 0))
+        # XLA sorts -0 before 0, which are equal.
+        key = tf.where(tf.equal(tensor, zero), zero, sign * tensor)
+        return tf.where(tf.math.is_nan(tensor), infinity, key)
     if tensor.dtype == tf.uint64:
         highest_bit = tf.constant(1 << 63, tf.uint64)
         key = tf.bitcast(tf.bitwise.bitwise_xor(tensor, highest_bit), tf.int64)
