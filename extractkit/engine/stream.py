@@ -15,6 +15,8 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import chain
+from queue import SimpleQueue
+from typing import TypeVar
 
 import numpy as np
 
@@ -34,7 +36,6 @@ from extractkit.core.values import (
     of_samples,
     without,
 )
-from extractkit.engine.ahead import ahead, no_wake
 from extractkit.engine.batch_effects import SpotCheck
 from extractkit.engine.batches import (
     Batch,
@@ -60,6 +61,84 @@ from extractkit.errors import BadSampleError, FinalError, InputError, JobError, 
 from extractkit.inputs import Source
 from extractkit.models import CheckpointAxis, Fetch, Model, Program
 from extractkit.runs.shards import ShardValues
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class _Failed:
+    error: BaseException
+
+
+class _Ended:
+    """Marks the end of the items."""
+
+
+class _LeftError(Exception):
+    """Raised in a stage's thread when the iteration that it works for has ended."""
+
+
+def _no_wake() -> None:
+    """Do nothing: items never take long to arrive."""
+
+
+def ahead(
+    items: Iterable[Item],
+    depth: int,
+    left: threading.Event | None = None,
+    wake: Callable[[], None] = _no_wake,
+) -> Generator[Item, None, None]:
+    """Yield the same items, in order, made by a thread that is at most `depth` items ahead.
+
+    An error in the thread is raised here in its turn. Ending the iteration early, by an error or
+    by closing it, stops the thread and closes its iterator before this returns.
+
+    Args:
+        left: shared by stages that feed each other. It is set before the last stage is left, so
+            that each stops after its current item, which may be much smaller than the last's.
+        wake: called once the iteration is left. It must unblock the source of items, because the
+            thread is waited for.
+    """
+    left = left or threading.Event()
+    made: SimpleQueue[Item | _Failed | type[_Ended]] = SimpleQueue()
+    # Room is acquired before an item is made, so that no more than `depth` are waiting.
+    room = threading.Semaphore(depth)
+    stopped = threading.Event()
+    iterator = iter(items)
+
+    def work() -> None:
+        try:
+            room.acquire()
+            for item in iterator:
+                made.put(item)
+                del item  # do not hold what was handed over
+                room.acquire()
+                if stopped.is_set():
+                    break
+            made.put(_Ended)
+        except BaseException as error:  # noqa: BLE001 - raised again where the items are used
+            made.put(_Failed(error))
+        finally:
+            if isinstance(iterator, Generator):
+                iterator.close()
+
+    thread = threading.Thread(target=work, name="extractkit-ahead", daemon=True)
+    thread.start()
+    try:
+        while (item := made.get()) is not _Ended:
+            if isinstance(item, _Failed):
+                raise item.error
+            if left.is_set():
+                raise _LeftError
+            room.release()
+            yield item  # type: ignore[misc]
+            del item
+    finally:
+        stopped.set()
+        room.release()
+        wake()
+        thread.join()
+
 
 _BATCHES_READ_AHEAD = 4
 _BATCHES_COMPUTED_AHEAD = 2
@@ -124,7 +203,7 @@ class Stream:
     _read_already: ReadAlready[list[_Work]] = field(default_factory=ReadAlready)
 
     def shards(
-        self, shards: Iterable[Shard], wake: Callable[[], None] = no_wake
+        self, shards: Iterable[Shard], wake: Callable[[], None] = _no_wake
     ) -> Generator[ShardValues, None, None]:
         """Yield the values of these shards in turn. Shards are taken a few ahead.
 
