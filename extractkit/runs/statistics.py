@@ -1,7 +1,7 @@
 """Statistics of a run on disk: partial results of shards, and results over all samples."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -19,7 +19,12 @@ from extractkit.core.statistics import (
     Statistic,
 )
 from extractkit.core.statistics.registry import Asked, Group, groups
-from extractkit.core.statistics.results import Results, Statistics, TensorStatistics
+from extractkit.core.statistics.results import (
+    Results,
+    Statistics,
+    TensorStatistics,
+    axis_of_features,
+)
 from extractkit.core.values import Dense
 from extractkit.errors import RunDirectoryError
 from extractkit.runs.files import StoredFile
@@ -142,10 +147,11 @@ def over_axes(each: Mapping[tuple[Position, ...], Partials]) -> Partials:
     }
 
 
-def _features_name(recorded: RunStatistics) -> str:
-    """Return the name of the last axis, which holds the features."""
+def _features_name(recorded: RunStatistics, outer: Iterable[str]) -> str:
+    """Return what the results of a tensor call its last axis, which holds the features."""
     labels = recorded.spec.labels
-    return (labels[-1] if len(labels) > 1 else None) or FEATURE
+    name = (labels[-1] if len(labels) > 1 else None) or FEATURE
+    return axis_of_features(name, _asked(recorded).single, outer)
 
 
 def read_statistics(directory: Path, manifest: Manifest) -> Statistics:
@@ -166,7 +172,7 @@ def read_statistics(directory: Path, manifest: Manifest) -> Statistics:
     every = recorded_groups(recorded)
     outer = {axis.name: axis.coordinates for axis in manifest.outer_axes}
     among = {one.key: dict.fromkeys((TENSOR, f"{OTHER}{TENSOR}"), one.tensors) for one in every}
-    names = {one.key: _features_name(one) for one in recorded}
+    names = {one.key: _features_name(one, outer) for one in recorded}
     wanted = (*(one.key for one in recorded), *(one.key for one in every))
     each: dict[str, dict[str, Results]] = {key: {} for key in wanted}
     try:

@@ -4,6 +4,7 @@ import copy
 import json
 import pickle
 import sys
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -235,6 +236,36 @@ def test_summaries_show_what_matters() -> None:
 
 
 # ---- of a run
+
+
+def test_all_statistics_of_a_tensor_call_its_features_alike(tmp_path: Path) -> None:
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(6, "relu", name="lift")])
+    run = extractkit.extract(
+        model=model,
+        inputs=np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32),
+        selectors={
+            "s": {
+                "path": "lift:output",
+                "do": [{"project": {"axis": 1, "to": 3}}],
+                "statistics": ["moments", {"pca": {"components": 3}}],
+            },
+            "alone": {
+                "path": "lift:output",
+                "do": [{"project": {"axis": 1, "to": 3}}],
+                "statistics": ["moments"],
+            },
+        },
+        run_dir=tmp_path / "run",
+    )
+    found = run.statistics["lift:output@s"]
+    assert found.pca.dims["components"] == ("component", "feature")
+    assert found.moments.dims["mean"] == ("feature",)
+    table = found.pca.to_pandas()
+    assert table["components"].tolist() == found.pca.components.ravel().tolist()
+    data = found.to_xarray()
+    assert data["pca.components"].dims == ("component", "feature")
+    assert run.statistics["lift:output@alone"].moments.dims["mean"] == ("component",)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """The results of statistics, by tensor and name: as arrays, tables and labelled arrays."""
 
 from collections.abc import Hashable, ItemsView, Iterable, Iterator, KeysView, Mapping, Sequence
+from itertools import chain
 from math import prod
 from typing import Any, Generic, TypeVar
 
@@ -109,8 +110,7 @@ class Results(_Named[Array]):
         super().__init__(f"{statistic.name!r} has no result", arrays)
         first, inner = dict(outer or {}), dict(labels or {})
         known = {axis: tuple(each) for axis, each in (first | inner).items()}
-        if {feature, f"{OTHER}{feature}"} & _other_names(statistic, first):
-            feature = FEATURE
+        feature = axis_of_features(feature, [statistic], first)
         renamed = {FEATURE: feature, f"{OTHER}{FEATURE}": f"{OTHER}{feature}"}
         dims = {
             name: (*first, *(renamed.get(axis, axis) for axis in statistic.dims[name]))
@@ -351,12 +351,19 @@ class Statistics(Mapping[str, TensorStatistics]):
         )
 
 
-def _other_names(statistic: Configured, outer: Iterable[str]) -> set[str]:
-    """Return the names that columns and axes have beside that of the features."""
-    axes = {axis for several in statistic.dims.values() for axis in several}
+def axis_of_features(name: str, statistics: Iterable[Configured], outer: Iterable[str] = ()) -> str:
+    """Return a name for the axis of features in the results of a tensor's statistics.
+
+    Args:
+        name: the name of the tensor's last axis, which is taken unless it is that of an outer axis,
+            or of another axis or a column of one of the statistics.
+    """
+    dims = [one.dims for one in statistics]
+    axes = {axis for one in dims for several in one.values() for axis in several}
     edges = {BIN, LOWER, UPPER} if EDGE in axes else set()
-    features = {FEATURE, f"{OTHER}{FEATURE}"}
-    return {*(axes - features), *edges, *statistic.dims, *outer, *_FIRST_COLUMNS, VALUE}
+    others = axes - {FEATURE, f"{OTHER}{FEATURE}"}
+    taken = {*others, *edges, *chain.from_iterable(dims), *outer, *_FIRST_COLUMNS, VALUE}
+    return FEATURE if {name, f"{OTHER}{name}"} & taken else name
 
 
 def _first(shape: tuple[int, ...], most: int | None = None) -> tuple[Array, ...]:
