@@ -52,7 +52,9 @@ def peak(directory: Path, samples: int) -> int:
 
 def test_twenty_times_the_samples_need_no_more_memory(tmp_path: Path) -> None:
     peak(tmp_path / "imports", FEW)
-    few, many = (peak(tmp_path / str(count), count) for count in (FEW, FEW * TIMES))
+    # On a busy machine, the queues of a short run may not fill at once.
+    few = max(peak(tmp_path / f"few {number}", FEW) for number in range(2))
+    many = peak(tmp_path / "many", FEW * TIMES)
     # Eight bytes a sample for its length, and for each shard its entry in the journal.
     known = 8 * FEW * TIMES + 4096 * FEW * TIMES // SHARD
     assert many < 1.05 * few + known

@@ -151,7 +151,7 @@ def test_moments_of_numbers_that_are_not_finite_are_those_of_numpy(
             [1, 2, 3, 4, 5, 6],
         ),
     ]
-    monkeypatch.setattr(moments, "_ELEMENTS", rows_of_block * len(columns))
+    monkeypatch.setattr(moments, "BLOCK_ELEMENTS", rows_of_block * len(columns))
     whole = np.array(columns, np.float64).T
     merging = Merging(one("moments"))
     for start, stop in pairwise([0, *cuts, 6]):

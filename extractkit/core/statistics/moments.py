@@ -19,7 +19,7 @@ from extractkit.core.statistics import (
 from extractkit.core.statistics.per import axes, parse_per, rows_per, width
 from extractkit.core.transforms import Operand, as_options
 
-_ELEMENTS = 65_536
+BLOCK_ELEMENTS = 65_536
 """Elements of a block, so that it stays in the caches. The number decides the order of sums."""
 
 
@@ -81,7 +81,7 @@ class Moments:
                 "max": np.full(columns, -np.inf),
             }
         found = _nothing(columns)
-        for moved in in_blocks(rows, max(1, _ELEMENTS // max(1, columns))):
+        for moved in in_blocks(rows, max(1, BLOCK_ELEMENTS // max(1, columns))):
             mean = moved.mean(0)
             moved -= mean
             squares = np.einsum("ij,ij->j", moved, moved)

@@ -81,7 +81,8 @@ def graph_checkpoint(folder: Path, version: int = 2) -> dict[str, np.ndarray]:
             momentum = v1.train.MomentumOptimizer(0.1, 0.9).minimize(loss, var_list=[conv])
         average = tf.train.ExponentialMovingAverage(0.5).apply([bias])
         session.run(v1.global_variables_initializer())
-        session.run([adam, momentum, average])
+        for update in (adam, momentum, average):  # together, they would race
+            session.run(update)
         saver = v1.train.Saver(write_version=version)
         saver.save(session, str(folder / "model.ckpt"), global_step=7)
         variables = v1.global_variables()
