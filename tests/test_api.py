@@ -86,11 +86,12 @@ def modules_after(code: str) -> set[str]:
 
 def test_all_is_what_the_package_exposes() -> None:
     functions = {
-        "catalog", "diff", "extract", "join", "open", "plan", "rerun", "resume", "verify",
+        "catalog", "diff", "extract", "join", "open", "plan", "rerun", "resume", "similarity",
+        "verify",
     }  # fmt: skip
     types = {
-        "Catalog", "Comparison", "Preview", "Run", "Sweep", "TensorRecord", "TensorView",
-        "Verification",
+        "Catalog", "Comparison", "Preview", "Run", "SimilarityMatrix", "Sweep", "TensorRecord",
+        "TensorView", "Verification",
     }  # fmt: skip
     raised = {name for name in dir(errors) if name.endswith("Error")}
     names = sorted({*functions, *types, *raised, "__version__"})

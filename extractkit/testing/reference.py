@@ -9,7 +9,7 @@ without padding, so values do not depend on batches.
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Annotated, Any
 
 import numpy as np
@@ -129,12 +129,9 @@ class ReferenceModel:
                 for address, array in self.weights.items()
             ),
         ]
-        positions = {record.address: at for at, record in enumerate(records)}
-        consumed = [
-            tuple(positions[taken] for taken in _CONSUMED.get(record.address, ()))
-            for record in records
-        ]
-        return Catalog(records, self.name, Edges(lambda: consumed))
+        # A partial, unlike a nested function, can be sent to workers with the model.
+        edges = Edges(partial(_consumed, tuple(record.address for record in records)))
+        return Catalog(records, self.name, edges)
 
     def configure(self, seed: int, deterministic: bool, device: str | None) -> Mapping[str, object]:
         """Return the settings. There is nothing to seed."""
@@ -252,6 +249,14 @@ class ReferenceModel:
             "seed": self.seed,
             "preprocessing": {"token": "character", "max_length": self.longest},
         }
+
+
+def _consumed(addresses: Sequence[str]) -> list[tuple[int, ...]]:
+    """Return the positions of what each tensor is made from."""
+    positions = {address: at for at, address in enumerate(addresses)}
+    return [
+        tuple(positions[taken] for taken in _CONSUMED.get(address, ())) for address in addresses
+    ]
 
 
 def _record(
