@@ -142,18 +142,7 @@ class Results(_Named[Array]):
         Args:
             most: return only the first rows, at most this many.
         """
-        own = vars(self)
-        labels = {axis: np.asarray(each) for axis, each in own["labels"].items()}
-        arrays: dict[str, tuple[tuple[str, ...], Array]] = {}
-        for name, array in own["_found"].items():
-            axes = own["dims"][name]
-            if self._has_edges(name):
-                arrays[LOWER] = ((*axes[:-1], BIN), array[..., :-1])
-                arrays[UPPER] = ((*axes[:-1], BIN), array[..., 1:])
-            elif name == QUANTILES:
-                labels[QUANTILE] = array.reshape(-1, array.shape[-1])[0]
-            else:
-                arrays[name] = (axes, array)
+        arrays, labels = self._on_axes()
         sizes: dict[str, int] = {}
         for axes, array in sorted(arrays.values(), key=lambda one: -len(one[0])):
             sizes |= zip(axes, array.shape, strict=True)
@@ -203,19 +192,29 @@ class Results(_Named[Array]):
         Raises:
             MissingExtraError: xarray is not installed.
         """
-        own = vars(self)
-        variables: dict[str, Any] = {}
-        coordinates: dict[str, Any] = {axis: list(each) for axis, each in own["labels"].items()}
-        for name in self:
-            axes, array = own["dims"][name], self[name]
-            if self._has_edges(name):
-                coordinates[LOWER] = ((*axes[:-1], BIN), array[..., :-1])
-                coordinates[UPPER] = ((*axes[:-1], BIN), array[..., 1:])
-            elif name == QUANTILES:
-                coordinates[QUANTILE] = array.reshape(-1, array.shape[-1])[0]
-            else:
-                variables[name] = (axes, array)
+        variables, labels = self._on_axes()
+        edges = {name: variables.pop(name) for name in [*variables] if name not in self}
+        coordinates: dict[str, Any] = {**labels, **edges}
         return require("xarray", "xarray", "to_xarray").Dataset(variables, coords=coordinates)
+
+    def _on_axes(self) -> tuple[dict[str, tuple[tuple[str, ...], Array]], dict[str, Array]]:
+        """Return axes and array of each result, and the labels along axes.
+
+        Edges are `lower` and `upper` along `bin`, and quantiles are labels.
+        """
+        own = vars(self)
+        labels = {axis: np.asarray(each) for axis, each in own["labels"].items()}
+        arrays: dict[str, tuple[tuple[str, ...], Array]] = {}
+        for name, array in own["_found"].items():
+            axes = own["dims"][name]
+            if self._has_edges(name):
+                arrays[LOWER] = ((*axes[:-1], BIN), array[..., :-1])
+                arrays[UPPER] = ((*axes[:-1], BIN), array[..., 1:])
+            elif name == QUANTILES:
+                labels[QUANTILE] = array.reshape(-1, array.shape[-1])[0]
+            else:
+                arrays[name] = (axes, array)
+        return arrays, labels
 
     def _has_edges(self, result: str) -> bool:
         statistic: Configured = vars(self)["_statistic"]
