@@ -10,7 +10,7 @@ Partial results of statistics are arrays by name, which each shard stores.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import accumulate, pairwise, takewhile
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 import numpy as np
@@ -292,13 +292,20 @@ def span(values: Array) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def in_blocks(rows: Array, step: int) -> Iterator[npt.NDArray[np.float64]]:
-    """Yield copies of a few rows after the other in float64, which the next one overwrites."""
-    room = np.empty((min(step, len(rows)), *rows.shape[1:]))
-    for start in range(0, len(rows), step):
-        few = rows[start : start + step]
-        block = room[: len(few)]
-        np.copyto(block, few, casting="unsafe")
+def in_blocks(sets: Sequence[Array], step: int) -> Iterator[npt.NDArray[np.float64]]:
+    """Yield copies of a few rows of all sets in float64, which the next one overwrites.
+
+    Args:
+        sets: sets of features, (rows, features) of equally many rows. They come side by side.
+        step: number of rows.
+    """
+    count = len(sets[0])
+    ends = list(accumulate((one.shape[1] for one in sets), initial=0))
+    room = np.empty((min(step, count), ends[-1]))
+    for start in range(0, count, step):
+        block = room[: min(step, count - start)]
+        for one, (first, last) in zip(sets, pairwise(ends), strict=True):
+            np.copyto(block[:, first:last], one[start : start + step], casting="unsafe")
         yield block
 
 

@@ -81,7 +81,7 @@ class Moments:
                 "max": np.full(columns, -np.inf),
             }
         found = _nothing(columns)
-        for moved in in_blocks(rows, max(1, BLOCK_ELEMENTS // max(1, columns))):
+        for moved in in_blocks([rows], max(1, BLOCK_ELEMENTS // max(1, columns))):
             mean = moved.mean(0)
             moved -= mean
             squares = np.einsum("ij,ij->j", moved, moved)

@@ -1,14 +1,13 @@
 """Sums of products over pairs of rows, about zero and about their means, in float64."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
 from math import inf, isfinite, sqrt
 
 import numpy as np
 import numpy.typing as npt
 
-from extractkit.core.statistics import NON_FINITE, Array, Arrays, merged_means, numbers
+from extractkit.core.statistics import NON_FINITE, Array, Arrays, in_blocks, merged_means, numbers
 from extractkit.core.transforms import one_thread
 
 Matrix = npt.NDArray[np.float64]
@@ -46,10 +45,10 @@ def about_means(
     if not count:
         return mean, products
     step = max(_ROWS, _ELEMENTS // max(1, sum(one.size for one in products)))
-    for block in _side_by_side(sets, step):
+    for block in in_blocks(sets, step):
         mean += block.sum(0)
     mean /= count
-    for block in _side_by_side(sets, step):
+    for block in in_blocks(sets, step):
         block -= mean
         rest += block.sum(0)
         with one_thread():
@@ -58,18 +57,6 @@ def about_means(
     for (first, second), found in zip(pairs, products, strict=True):
         found -= np.outer(rest[first], rest[second] / count)
     return mean + rest / count, products
-
-
-def _side_by_side(sets: Sequence[Array], step: int) -> Iterator[Matrix]:
-    """Yield copies of a few rows of all sets, which the next one overwrites."""
-    count = len(sets[0])
-    ends = list(accumulate((one.shape[1] for one in sets), initial=0))
-    room = np.empty((min(step, count), ends[-1]))
-    for start in range(0, count, step):
-        block = room[: min(step, count - start)]
-        for one, (first, last) in zip(sets, pairwise(ends), strict=True):
-            np.copyto(block[:, first:last], one[start : start + step], casting="unsafe")
-        yield block
 
 
 @dataclass(frozen=True)
