@@ -330,7 +330,7 @@ def test_elements_that_the_second_cast_cuts_off_are_reported(tmp_path: Path) -> 
     first, second = (sum(int(np.sum(run[key].sample(n))) for n in range(20)) for key in beside)
     assert (first, second > 0) == (0, True)
     assert listener.summaries[0].overflowing == ("embedding:output",)
-    # A counter that is always 0 is no finding.
+    # A counter that is always 0 is not reported.
     assert (listener.summaries[0].constant, listener.summaries[0].unchanging) == ((), ())
 
 

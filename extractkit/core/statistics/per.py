@@ -38,7 +38,7 @@ def width(operand: Operand, per: str, at: str) -> int:
     """Return how many features are counted apart.
 
     Raises:
-        SelectionError: the features are no axis of one size.
+        SelectionError: the size of the features differs from sample to sample, or is 0.
     """
     operand.needs_numbers(at)
     return features(operand, at) if per == FEATURE else 1

@@ -379,7 +379,7 @@ class _Consumption:
         self._found = found
         graphs = {id(one.value.graph): one.value.graph for one in found if one.in_graph}
         self._handles = _captured(graphs)
-        # Variables of graphs that are no functions have their own operations there.
+        # Variables of graphs outside functions have their own operations there.
         self._plain = [key for key, graph in graphs.items() if not hasattr(graph, "captures")]
         self._listed: dict[_Value, list[int]] = {}
         self._by_operation: dict[_Value, tuple[int, ...]] = {}
