@@ -9,7 +9,7 @@ from time import perf_counter
 from extractkit.core.plan import plan_tensors
 from extractkit.core.selectors import parse_selector
 from extractkit.engine.batches import collate
-from extractkit.engine.stream import fetch
+from extractkit.engine.stream import fetches
 from extractkit.inputs import Sample
 from extractkit.models import Compilation, Program
 from extractkit.models.bert import load
@@ -27,7 +27,7 @@ def main() -> None:
     programs: dict[str, Program] = {}
     for name, path in {"first": "transformer_layer_0:output", "whole": ":output.*"}.items():
         tensors = plan_tensors(model.catalog, [parse_selector(name, {"path": path})])
-        programs[name] = model.program([fetch(tensor) for tensor in tensors], Compilation())
+        programs[name] = model.program(fetches(tensors), Compilation())
         programs[name](batch.features, batch.lengths)
     seconds: dict[str, list[float]] = {name: [] for name in programs}
     for _ in range(ROUNDS):
