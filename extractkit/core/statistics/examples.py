@@ -18,7 +18,7 @@ from extractkit.core.transforms.largest import TopK
 from extractkit.core.transforms.pipeline import DO, Pipeline
 from extractkit.core.transforms.pooling import Pool
 from extractkit.core.transforms.projection import Project
-from extractkit.core.transforms.registry import shortens
+from extractkit.core.transforms.registry import is_own
 from extractkit.core.transforms.slicing import Index, Slice
 from extractkit.errors import UnknownTensorError
 
@@ -131,7 +131,7 @@ class Places:
         nowhere = cls(sizes)
         pipeline = Pipeline.parse({DO: list(transforms)}, tensor.source)
         # What a plugin does to an axis is unknown.
-        if any(shortens(step.name) is None for step in pipeline.steps):
+        if not all(is_own(step.name) for step in pipeline.steps):
             return nowhere
         tokens = [number for number, axis in enumerate(tensor.axes) if axis.dim.free == _TOKEN]
         if len(tokens) != 1:

@@ -29,9 +29,6 @@ _OWN: tuple[type[Transform], ...] = (
     *(Cast, Quantize),
 )
 
-_SHORTENING: tuple[type[Transform], ...] = (Slice, TopK, Pool, Sparsify)
-"""Those after which a sample may have fewer elements along an axis than before."""
-
 REDUCTIONS: Mapping[str, type[Transform]] = {
     one.name: one for one in (Mean, Sum, Min, Max, Norm, StandardDeviation, Variance)
 }
@@ -50,16 +47,6 @@ PLUGINS: Plugins[Transform] = Plugins(
 def names() -> tuple[str, ...]:
     """Return the names of all transforms, plugins included."""
     return (*(one.name for one in _OWN), *PLUGINS.names)
-
-
-def shortens(name: str) -> bool | None:
-    """Return True if samples may be shorter after a transform, and None for plugins: unknown.
-
-    After all others, the axes that keep their names keep their lengths.
-    """
-    if any(one.name == name for one in _SHORTENING):
-        return True
-    return False if is_own(name) else None
 
 
 def is_own(name: str) -> bool:

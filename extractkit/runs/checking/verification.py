@@ -7,16 +7,19 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
-import numpy.typing as npt
 
 from extractkit.advice import command
+from extractkit.core.plan import Layout
 from extractkit.core.shards import Shard
-from extractkit.core.spec import file_dtype
+from extractkit.core.spec import TensorSpec, file_dtype
+from extractkit.core.transforms import AxisLengths
+from extractkit.core.transforms.pipeline import DO, BoundPipeline, Pipeline
 from extractkit.core.transforms.pipeline import names as transform_names
-from extractkit.core.transforms.registry import shortens
+from extractkit.core.transforms.projection import Components, FromRun
+from extractkit.core.transforms.registry import is_own
 from extractkit.core.value_checks import EXAMINATION
 from extractkit.core.values import (
     Dense,
@@ -27,8 +30,8 @@ from extractkit.core.values import (
     varies,
     without,
 )
-from extractkit.errors import RunDirectoryError, counted
-from extractkit.runs import JOURNAL, MANIFEST
+from extractkit.errors import RunDirectoryError, UserError, counted
+from extractkit.runs import COMPONENTS, JOURNAL, MANIFEST
 from extractkit.runs import manifest as manifests
 from extractkit.runs.checking import Check, Finding, Outcome, Verification
 from extractkit.runs.checking.files import (
@@ -40,6 +43,7 @@ from extractkit.runs.checking.files import (
     sample_rows,
     shard_files,
 )
+from extractkit.runs.components import frozen
 from extractkit.runs.directory import owner
 from extractkit.runs.environment import VALUES_VERSION, host
 from extractkit.runs.files import StoredFile
@@ -180,11 +184,12 @@ def shard_contents(
     """
     found: list[Finding] = []
     read = 0
+    transforms = _transforms(directory, manifest)
     for shard, entry in entries.items():
         tensors = manifest.tensors_in(shard)
         for name, file in entry.files.items():
             path = directory / file.name
-            content = _Content(path, file.name, entry, shard, sinks[name], rows, found)
+            content = _Content(path, file.name, entry, shard, sinks[name], rows, transforms, found)
             content.check(tensors, manifest.examined_in(shard))
             read += len(tensors)
     return Check.of(
@@ -256,6 +261,7 @@ class _Content:
     shard: Shard
     sink: Sink
     rows: SampleRows
+    transforms: Mapping[str, "_Transforms"]
     found: list[Finding]
     unreadable: set[str] = field(default_factory=set)
 
@@ -316,8 +322,11 @@ class _Content:
             wrong.append(f"its samples have {shapes.shape[1]} axes, not {len(shape)}")
             return wrong
         present = np.delete(np.arange(len(shapes)), absent)
+        planned = self._planned(tensor)
         for axis, size in enumerate(shape):
-            off = self._off(tensor, axis, size, shapes[:, axis])
+            lengths = shapes[:, axis]
+            expected = planned.get(axis + 1) if size is None else size
+            off = np.flatnonzero(lengths < 0 if expected is None else lengths != expected)
             off = off[np.isin(off, present)]
             if len(off):
                 at = int(off[0])
@@ -327,21 +336,15 @@ class _Content:
                 )
         return wrong
 
-    def _off(
-        self, tensor: RunTensor, axis: int, size: int | None, lengths: npt.NDArray[np.int64]
-    ) -> npt.NDArray[np.intp]:
-        """Return the positions of samples whose length is not the expected one."""
-        if size is not None:
-            return np.flatnonzero(lengths != size)
-        # The first of the stored dims is the sample axis.
-        own = self.rows.along(tensor.stored.spec.axes[axis + 1].free)
-        if own is None:
-            return np.flatnonzero(lengths < 0)
-        own = own[self.shard.start : self.shard.stop]
-        shortened = _shortened(tensor)
-        if shortened is None:
-            return np.flatnonzero(lengths < 0)
-        return np.flatnonzero(lengths > own if shortened else lengths != own)
+    def _planned(self, tensor: RunTensor) -> AxisLengths:
+        """Return the samples' lengths that follow from their rows, by stored axis."""
+        if (transforms := self.transforms.get(tensor.key)) is None:
+            return {}
+        along = {at: self.rows.along(dim.free) for at, dim in enumerate(transforms.before.axes)}
+        own = {
+            at: n[self.shard.start : self.shard.stop] for at, n in along.items() if n is not None
+        }
+        return transforms.bound.lengths(np, own)
 
     def _substance(self, stored: StoredTensor, value: Values, absent: list[int]) -> list[str]:
         """Check the blanks in place of missing samples, and the statistics."""
@@ -364,12 +367,54 @@ class _Content:
         )
 
 
-def _shortened(tensor: RunTensor) -> bool | None:
-    """Return whether a tensor's axes may be shorter than those of the model; None: unknown."""
-    if tensor.transforms is None:
-        return None
-    each = {None if name is None else shortens(name) for name in transform_names(tensor.transforms)}
-    return None if None in each else True in each
+@dataclass(frozen=True)
+class _Transforms:
+    """The transforms of a tensor with a value per sample, and its spec before them."""
+
+    before: TensorSpec
+    bound: BoundPipeline
+
+
+def _transforms(directory: Path, manifest: Manifest) -> dict[str, _Transforms]:
+    """Return the transforms of each tensor, by key, where the manifest determines them.
+
+    It does not for plugins, whose code a file may not choose, and for some runs of older schemas,
+    which record no transforms or no measured axes.
+    """
+    components = next((file for file in manifest.files if file.name == COMPONENTS), None)
+    try:
+        if components is not None:
+            components.check(directory)
+        offered = frozen(directory, manifest)
+    except RunDirectoryError:  # reported by the check of the recorded files
+        offered = _no_components
+    found = {}
+    for tensor in manifest.tensors:
+        if tensor.stored.constant or not _of_extractkit(tensor.transforms):
+            continue
+        layout = Layout.of(tensor.record)
+        before = tensor.stored.spec
+        if tensor.transforms and layout is not None:
+            before = TensorSpec(tensor.record.spec.dtype, layout.dims)
+        elif tensor.transforms:
+            continue
+        try:
+            pipeline = Pipeline.parse({DO: tensor.transforms}, tensor.key).given(offered)
+            bound = pipeline.bind(tensor.record.address, before).get(tensor.result)
+        except UserError:
+            continue
+        if bound is not None:
+            found[tensor.key] = _Transforms(before, bound)
+    return found
+
+
+def _no_components(at: str, source: FromRun) -> Sequence[Components]:
+    return []
+
+
+def _of_extractkit(transforms: Sequence[object] | None) -> TypeGuard[Sequence[object]]:
+    names = [None] if transforms is None else transform_names(transforms)
+    return all(name is not None and is_own(name) for name in names)
 
 
 def _same_type(found: np.dtype[Any], recorded: str) -> bool:
