@@ -9,10 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from extractkit.core import shards as cutting
-from extractkit.core.catalog import Catalog, Kind, TensorRecord
+from extractkit.core.catalog import Catalog, Kind, Layout, TensorRecord
 from extractkit.core.plan import (
     Constant,
-    Layout,
     Lengths,
     OverSamples,
     PerSample,

@@ -1,4 +1,4 @@
-"""Tensor records, their addresses, and the catalog of a model. Pure Python.
+"""Tensor records, their addresses and layouts, and the catalog of a model. Pure Python.
 
 An address is `path:port`: the chain of layer calls from the model down, then the value to read
 there. `transformer_layer_0/self_attention_layer/query:kernel` is unique in its model, and the same
@@ -12,10 +12,13 @@ from copy import copy
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
+from typing import TypeVar
 
 from extractkit.advice import listing
-from extractkit.core.spec import TensorSpec
+from extractkit.core.spec import SAMPLES, Dim, TensorSpec
 from extractkit.errors import UnknownTensorError, choices, counted
+
+T = TypeVar("T")
 
 _PORT_SEPARATOR = ":"
 # Characters that would make a layer's name ambiguous in an address or an HDF5 path.
@@ -120,6 +123,51 @@ class TensorRecord:
             "extractable": self.extractable,
             "reason": self.reason,
         }
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a tensor is brought from the model's layout into stored order, sample axis first.
+
+    Attributes:
+        axis: the axis of the samples; None for a tensor that does not depend on the inputs.
+        split: whether that axis is a product ("sample*token") to be split into samples and the
+            rest. That samples vary slowest is checked on real data before anything is stored.
+        dims: those of the stored tensor.
+        whole: whether the tensor has no sample axis and gets one in front: each call of the model
+            on one sample then gives the value of that sample.
+    """
+
+    axis: int | None
+    split: bool
+    dims: tuple[Dim, ...]
+    whole: bool = False
+
+    @classmethod
+    def of(cls, record: TensorRecord) -> "Layout | None":
+        """Return the layout of a record, or None if an axis has to be measured first."""
+        if not record.spec.known:
+            return None
+        dims = record.spec.axes
+        for axis, dim in enumerate(dims):
+            if dim.counts_samples:
+                return cls(
+                    axis,
+                    bool(dim.factors),
+                    (SAMPLES, *dims[:axis], *dim.factors[1:], *dims[axis + 1 :]),
+                )
+        if record.depends_on_inputs:
+            return cls(0, False, (SAMPLES, *dims), whole=True)
+        return cls(None, False, dims)
+
+    def of_free_axes(self, found: Mapping[str, T]) -> dict[int, T]:
+        """Return what is known of the tensor's free axes by position in stored order.
+
+        Args:
+            found: what is known of free axes, such as lengths, by their names.
+        """
+        free = ((axis, dim.free) for axis, dim in enumerate(self.dims))
+        return {axis: found[name] for axis, name in free if name is not None and name in found}
 
 
 class Edges:

@@ -7,21 +7,18 @@ and `plan_shards` divides the samples into shards.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
-from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from extractkit.core.catalog import Catalog, TensorRecord
+from extractkit.core.catalog import Catalog, Layout, TensorRecord
 from extractkit.core.requests import Request, Value
 from extractkit.core.selectors import Selector
-from extractkit.core.spec import SAMPLES, TEXT, Dim, TensorSpec, file_dtype, storable
+from extractkit.core.spec import TEXT, Dim, TensorSpec, file_dtype, storable
 from extractkit.core.statistics.registry import Asked, Group, groups
 from extractkit.core.transforms import Array, Operand
 from extractkit.core.transforms.pipeline import BoundPipeline, Pipeline
 from extractkit.errors import SelectionError
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,51 +36,6 @@ class Lengths:
         """Return the lengths of the samples at these positions, in this order."""
         chosen = list(positions)
         return Lengths(len(chosen), {axis: n[chosen] for axis, n in self.axes.items()})
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How a tensor is brought from the model's layout into stored order, sample axis first.
-
-    Attributes:
-        axis: the axis of the samples; None for a tensor that does not depend on the inputs.
-        split: whether that axis is a product ("sample*token") to be split into samples and the
-            rest. That samples vary slowest is checked on real data before anything is stored.
-        dims: those of the stored tensor.
-        whole: whether the tensor has no sample axis and gets one in front: each call of the model
-            on one sample then gives the value of that sample.
-    """
-
-    axis: int | None
-    split: bool
-    dims: tuple[Dim, ...]
-    whole: bool = False
-
-    @classmethod
-    def of(cls, record: TensorRecord) -> "Layout | None":
-        """Return the layout of a record, or None if an axis has to be measured first."""
-        if not record.spec.known:
-            return None
-        dims = record.spec.axes
-        for axis, dim in enumerate(dims):
-            if dim.counts_samples:
-                return cls(
-                    axis,
-                    bool(dim.factors),
-                    (SAMPLES, *dims[:axis], *dim.factors[1:], *dims[axis + 1 :]),
-                )
-        if record.depends_on_inputs:
-            return cls(0, False, (SAMPLES, *dims), whole=True)
-        return cls(None, False, dims)
-
-    def of_free_axes(self, found: Mapping[str, T]) -> dict[int, T]:
-        """Return what is known of the tensor's free axes by position in stored order.
-
-        Args:
-            found: what is known of free axes, such as lengths, by their names.
-        """
-        free = ((axis, dim.free) for axis, dim in enumerate(self.dims))
-        return {axis: found[name] for axis, name in free if name is not None and name in found}
 
 
 @dataclass(frozen=True)

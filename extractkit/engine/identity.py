@@ -9,11 +9,12 @@ from copy import deepcopy
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from extractkit.core.catalog import Layout
 from extractkit.core.checkpoints import KEY as CHECKPOINTS
 from extractkit.core.checkpoints import Checkpoint
 from extractkit.core.component import Component
 from extractkit.core.job import Job
-from extractkit.core.plan import Constant, Layout, OverSamples, PlannedTensor
+from extractkit.core.plan import Constant, OverSamples, PlannedTensor
 from extractkit.core.spec import TensorSpec
 from extractkit.engine.prepare import Prepared
 from extractkit.inputs import HashesFiles

@@ -17,8 +17,7 @@ from itertools import islice
 
 import numpy as np
 
-from extractkit.core.catalog import TensorRecord
-from extractkit.core.plan import Layout
+from extractkit.core.catalog import Layout, TensorRecord
 from extractkit.core.requests import Value
 from extractkit.core.shards import Shard
 from extractkit.core.values import Array

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from inspect import getattr_static
 from typing import Any, Protocol, runtime_checkable
 
-from extractkit.core.catalog import Catalog
+from extractkit.core.catalog import Catalog, Layout
 from extractkit.core.checkpoints import Checkpoint, ExcludedCheckpoint
-from extractkit.core.plan import Layout
 from extractkit.core.requests import Request
 from extractkit.core.spec import numpy_dtype
 from extractkit.core.transforms.pipeline import BoundPipeline

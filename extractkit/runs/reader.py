@@ -7,9 +7,9 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from extractkit.core.catalog import Layout
 from extractkit.core.checkpoints import AXIS
 from extractkit.core.component import Component, require
-from extractkit.core.plan import Layout
 from extractkit.core.selectors import parse_selector
 from extractkit.core.shards import OuterAxis
 from extractkit.core.spec import SAMPLE, TensorSpec, unique_dims

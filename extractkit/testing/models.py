@@ -16,8 +16,7 @@ from functools import partial
 
 import numpy as np
 
-from extractkit.core.catalog import VARIABLES, Kind, TensorRecord
-from extractkit.core.plan import Layout
+from extractkit.core.catalog import VARIABLES, Kind, Layout, TensorRecord
 from extractkit.core.requests import Request, Value
 from extractkit.core.spec import SAMPLE, numpy_dtype, storable
 from extractkit.core.values import Array

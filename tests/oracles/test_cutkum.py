@@ -10,8 +10,7 @@ import numpy.typing as npt
 import pytest
 import tensorflow as tf
 
-from extractkit.core.catalog import Kind
-from extractkit.core.plan import Layout
+from extractkit.core.catalog import Kind, Layout
 from extractkit.core.requests import Value
 from extractkit.core.spec import TensorSpec
 from extractkit.models import Compilation, Fetch

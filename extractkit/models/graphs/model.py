@@ -9,8 +9,7 @@ from typing import Any, Self
 
 import tensorflow as tf
 
-from extractkit.core.catalog import VARIABLES, Catalog, Edges, Kind, TensorRecord
-from extractkit.core.plan import Layout
+from extractkit.core.catalog import VARIABLES, Catalog, Edges, Kind, Layout, TensorRecord
 from extractkit.core.transforms import Masked
 from extractkit.core.values import Array, add_to_digest, digest_of_plain_data
 from extractkit.inputs import Sample, Signature

@@ -12,7 +12,7 @@ from typing import Any, TypeGuard
 import numpy as np
 
 from extractkit.advice import command
-from extractkit.core.plan import Layout
+from extractkit.core.catalog import Layout
 from extractkit.core.shards import Shard
 from extractkit.core.spec import TensorSpec, file_dtype
 from extractkit.core.transforms import AxisLengths

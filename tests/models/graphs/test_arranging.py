@@ -10,8 +10,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from extractkit.core.catalog import Kind, TensorRecord
-from extractkit.core.plan import Layout
+from extractkit.core.catalog import Kind, Layout, TensorRecord
 from extractkit.core.requests import Value
 from extractkit.core.spec import SAMPLES, Dim, TensorSpec
 from extractkit.core.transforms.pipeline import Pipeline

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from extractkit.core.catalog import Kind
-from extractkit.core.plan import Layout
+from extractkit.core.catalog import Kind, Layout
 from extractkit.core.requests import Value
 from extractkit.core.spec import TensorSpec
 from extractkit.core.transforms.pipeline import Pipeline
