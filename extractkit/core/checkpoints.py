@@ -31,7 +31,7 @@ def natural(text: str) -> list[tuple[str, int, str]]:
 
 
 AXIS = "checkpoint"
-"""The name of the outer axis."""
+"""The name of the outer axis of checkpoints."""
 
 _GLOB_SIGNS = frozenset("*?[")
 # A Saver of TensorFlow writes one checkpoint as several files with one prefix.

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from extractkit.core.shards import OuterAxis, Position
 from extractkit.core.statistics import Arrays, Merging
 from extractkit.core.statistics.products import (
     Matrix,
@@ -68,21 +69,32 @@ class Drift:
     tensors: Mapping[str, TensorDrift]
 
 
-def drift_of(views: Mapping[str, TensorView], missing: Collection[int]) -> Drift:
+def drift_of(views: Mapping[str, TensorView], axis: OuterAxis, missing: Collection[int]) -> Drift:
     """Read the tensors one after the other, and measure their drift.
 
+    Values at the positions of other outer axes are further examples of a tensor at a checkpoint.
+
     Args:
+        axis: the axis of the checkpoints.
         missing: samples without a value at some checkpoint, which are not measured at any.
     """
-    labels: tuple[str, ...] = ()
-    tensors = {}
-    for key, view in views.items():
-        if not isinstance(view, TrajectoryView):
-            continue
-        labels = view.axis.labels
-        if view.dtype.kind in _NUMBERS:
-            tensors[key] = _measured(view, frozenset(missing))
-    return Drift(labels, tensors)
+    lost = frozenset(missing)
+    tensors = {
+        key: _measured([tuple(_inner(view, at)) for at in axis.positions], lost)
+        for key, view in views.items()
+        if view.dtype.kind in _NUMBERS
+    }
+    return Drift(axis.labels, tensors)
+
+
+def _inner(view: TensorView, chosen: Position) -> Iterator[TensorView]:
+    """Yield a tensor at a position of one outer axis, and at every position of all others."""
+    if not isinstance(view, TrajectoryView):
+        yield view
+        return
+    along = view.axis.name == chosen.axis
+    for one in [view.each[chosen.at]] if along else view.each:
+        yield from _inner(one, chosen)
 
 
 def to_bytes(drift: Drift) -> bytes:
@@ -206,12 +218,12 @@ def _measures(x: Arrays, y: Arrays, both: Arrays) -> Measures:
     return Measures(relative_norm(x, both), cosine(x, y, both), alignment(x, y, both))
 
 
-def _measured(view: TrajectoryView, missing: frozenset[int]) -> TensorDrift:
+def _measured(each: Sequence[tuple[TensorView, ...]], missing: frozenset[int]) -> TensorDrift:
     found: list[tuple[Measures, Measures]] = []
-    blocks = _blocks_of(view.each[0])
-    first = before = _Values(view.each[0], missing, *blocks)
+    blocks = _blocks_of(each[0][0])
+    first = before = _Values(each[0], missing, *blocks)
     found.append((first.to_itself, first.to_itself))
-    for own in view.each[1:]:
+    for own in each[1:]:
         values = _Values(own, missing, *blocks)
         if values.same_as(before):
             # An unchanged tensor (of a frozen layer, for example) is not measured again.
@@ -253,12 +265,16 @@ def _between(reference: "_Values", other: "_Values") -> Measures:
 
 
 class _Values:
-    """A tensor at one checkpoint, block by block, kept in memory if it is small."""
+    """A tensor at one checkpoint, block by block, kept in memory if it is small.
+
+    Args:
+        views: the tensor at every position of the other outer axes.
+    """
 
     def __init__(
-        self, view: TensorView, missing: frozenset[int], together: int, aligns: bool
+        self, views: Sequence[TensorView], missing: frozenset[int], together: int, aligns: bool
     ) -> None:
-        self._view = view
+        self._views = views
         self._missing = missing
         self._together = together
         self._aligns = aligns
@@ -298,13 +314,17 @@ class _Values:
         self._kept = kept if size <= HELD_BYTES else None
 
     def _read(self) -> Iterator[Array]:
-        if self._view.constant:
-            value = np.asarray(self._view)
+        for view in self._views:
+            yield from self._read_one(view)
+
+    def _read_one(self, view: TensorView) -> Iterator[Array]:
+        if view.constant:
+            value = np.asarray(view)
             yield value.reshape(prod(value.shape[:-1]), *value.shape[-1:])
             return
         gathered: list[Array] = []
         samples = 0
-        for start, values in self._view.by_shard():
+        for start, values in view.by_shard():
             gathered.append(self._present(start, values))
             samples += len(values)
             if samples >= self._together:

@@ -53,6 +53,9 @@ class Status(StrEnum):
 class SelfCheck:
     """The result of the self-check for one set of weights.
 
+    The own call of a model depends on its weights alone, so along other outer axes than that of
+    checkpoints there is nothing else to compare.
+
     Attributes:
         checkpoint: label of the weights; None if the model has one set of weights.
         loaded_by: the function that loaded the model for comparison ("keras.models.load_model").

@@ -10,7 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from extractkit.advice import command
-from extractkit.core.shards import Shard
+from extractkit.core.checkpoints import AXIS
+from extractkit.core.shards import OuterAxis, Shard
 from extractkit.core.value_checks import EXAMINATION, ValueChecks
 from extractkit.core.values import State
 from extractkit.errors import ConfigError, JobError, RunDirectoryError, UserError
@@ -339,14 +340,15 @@ class Recorder:
             content = serialized(results(self.directory, self.manifest, entries))
             write_durably(self.directory / RESULTS, content)
             files.append(StoredFile.of(RESULTS, content))
-        if self.manifest.checkpoints:
-            _log.info("measuring drift over %d checkpoints", len(self.manifest.checkpoints))
-            content = to_bytes(self._drift(entries))
+        axis = next((one for one in self.manifest.outer_axes if one.name == AXIS), None)
+        if axis is not None:
+            _log.info("measuring drift over %d checkpoints", len(axis))
+            content = to_bytes(self._drift(axis, entries))
             write_durably(self.directory / DRIFT, content)
             files.append(StoredFile.of(DRIFT, content))
         return files
 
-    def _drift(self, entries: Mapping[Shard, Entry]) -> Drift:
+    def _drift(self, axis: OuterAxis, entries: Mapping[Shard, Entry]) -> Drift:
         """Measure how the tensors move over the checkpoints, from the committed values."""
         name, sink = next(iter(self._storing.sinks.items()))
         manifest = self.manifest
@@ -356,7 +358,7 @@ class Recorder:
         )
         views = views_of(manifest, committed)
         missing = {int(index) for entry in entries.values() for index in entry.missing}
-        return drift_of(views, missing)
+        return drift_of(views, axis, missing)
 
     def fail(
         self,

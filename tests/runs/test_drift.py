@@ -107,7 +107,7 @@ def test_what_rests_is_as_far_from_the_first_as_before(run: Run) -> None:
 def test_what_is_kept_in_memory_does_not_matter(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     views = {key: view for key, view in run.items() if isinstance(view, TrajectoryView)}
     monkeypatch.setattr(drifting, "HELD_BYTES", 0)
-    assert drift_of(views, ()) == run.drift
+    assert drift_of(views, run.manifest.outer_axes[0], ()) == run.drift
 
 
 def test_shards_do_not_matter(run: Run, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from extractkit.core.shards import CONSTANTS_SHARD, OuterAxis, Shard, over_axes
 from extractkit.core.spec import TensorSpec
 from extractkit.core.values import Dense, Ragged, Values
 from extractkit.errors import RunDirectoryError
+from extractkit.runs.drift import drift_of
 from extractkit.runs.journal import Entry
 from extractkit.runs.manifest import Manifest, RunTensor, Status, Volatile
 from extractkit.runs.shards import ShardValues, Storing, check_names
@@ -22,6 +23,7 @@ from extractkit.runs.trajectory import views_of
 from extractkit.runs.views import Committed
 from extractkit.sinks import StoredShard, StoredTensor
 from extractkit.sinks.hdf5 import Hdf5Sink
+from tests.runs.test_similarity import by_gram
 
 AXES = (OuterAxis("epoch", ("x", "y", "z"), (1, 2, 3)), OuterAxis("seed", ("a", "b"), (None, None)))
 RANGES = (CONSTANTS_SHARD, Shard(0, 2), Shard(2, 3))
@@ -106,6 +108,40 @@ def test_views_have_both_axes_in_front(tmp_path: Path, entries: Mapping[Shard, E
         assert np.isnan(own[LENGTHS[sample] :]).all()
     inner = views_of(manifest, committed.at(AXES[0].find("y", "it")))
     np.testing.assert_array_equal(inner["d:out"], DENSE[1])
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_drift_is_measured_along_either_axis(
+    number: int, tmp_path: Path, entries: Mapping[Shard, Entry]
+) -> None:
+    manifest = TwoAxes(Volatile("now"), tensors=tuple(map(record, TENSORS)))
+    committed = Committed(tmp_path, Status.FINISHED, 3, entries, "hdf5", Hdf5Sink())
+    missing = 1  # a sample without tokens, whose values are not examples
+    found = drift_of(views_of(manifest, committed), AXES[number], {missing})
+    assert found.checkpoints == AXES[number].labels
+    tokens = [
+        [np.concatenate([token(a, b, sample) for sample in (0, 2)]) for b in range(2)]
+        for a in range(3)
+    ]
+    for key, values in (
+        ("d:out", DENSE[:, :, [0, 2]]),
+        ("r:out", np.array(tokens)[..., None]),
+        ("k:kernel", KERNEL[:, :, None].astype(float)),
+    ):
+        at = np.moveaxis(values, number, 0).astype(float)
+        at = at.reshape(len(at), -1, at.shape[-1])
+        for series, reference in (
+            (found.tensors[key].from_first, at[[0] * len(at)]),
+            (found.tensors[key].from_previous, at[[max(0, n - 1) for n in range(len(at))]]),
+        ):
+            norms = [
+                np.linalg.norm(one - x) / np.linalg.norm(x)
+                for one, x in zip(at, reference, strict=True)
+            ]
+            assert series.relative_norm == pytest.approx(norms)
+            if key != "k:kernel":
+                cka = [by_gram(one, x) for one, x in zip(at, reference, strict=True)]
+                assert series.cka == pytest.approx(cka)
 
 
 def test_a_lost_shard_is_named_by_its_positions(
