@@ -18,6 +18,7 @@ from extractkit.core.spec import TEXT, Dim, TensorSpec, file_dtype, storable
 from extractkit.core.statistics.registry import Asked, Group, groups
 from extractkit.core.transforms import Array, Operand
 from extractkit.core.transforms.pipeline import BoundPipeline, Pipeline
+from extractkit.core.values import Assembly, SingleValue
 from extractkit.errors import SelectionError
 
 
@@ -110,6 +111,13 @@ class PlannedTensor:
         """The statistics that are stored of it; empty if its values are."""
         stored = self.stored
         return stored.statistics if isinstance(stored, OverSamples) else Asked()
+
+    def assembly(self, lengths: Lengths) -> Assembly | SingleValue:
+        """Allocate memory for its values of the samples with these lengths."""
+        if isinstance(self.stored, Constant):
+            return SingleValue()
+        shapes = self.sample_shapes(lengths)
+        return Assembly(self.spec.sample_shape, self.spec.dtype, shapes, lengths.samples)
 
     def stored_bytes(self, lengths: Lengths, shards: int) -> int | None:
         """Return the bytes that one sink stores of it; None if only the model can compute them.

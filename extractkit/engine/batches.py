@@ -1,4 +1,4 @@
-"""Batches: planned from lengths, read, encoded and padded. NumPy only.
+"""Batches: planned from lengths, read, encoded and padded; their values put in place. NumPy only.
 
 Libraries prepare and keep kernels for every batch shape. So padded lengths are rounded up and
 batches come in a few sizes: a little more padding gives many times fewer shapes.
@@ -13,10 +13,11 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from extractkit.core.plan import Lengths
+from extractkit.core.plan import Lengths, PlannedTensor
 from extractkit.core.shards import Shard
 from extractkit.core.spec import TEXT, numpy_dtype
-from extractkit.core.values import Array
+from extractkit.core.values import Array, Assembly, SingleValue
+from extractkit.errors import JobError
 from extractkit.inputs import InputSpec, Sample, Signature, Source
 from extractkit.models import ConvertsArguments, Encoded, Encoder, Model
 
@@ -258,6 +259,29 @@ def _stacked(spec: InputSpec, arrays: Sequence[Array], longest: Mapping[str, int
     for row, array in zip(stacked, arrays, strict=True):
         row[tuple(slice(size) for size in array.shape)] = array
     return stacked
+
+
+def put(
+    tensors: Sequence[PlannedTensor],
+    assemblies: Sequence[Assembly | SingleValue],
+    positions: Sequence[int],
+    values: Sequence[Array],
+    padded: bool = True,
+) -> None:
+    """Store the values that a program returned for a batch.
+
+    Args:
+        padded: whether some of its samples may be padded.
+
+    Raises:
+        JobError: a tensor does not have the planned shape; the message names its key.
+    """
+    for tensor, room, value in zip(tensors, assemblies, values, strict=True):
+        try:
+            room.put(positions, value, padded)
+        except JobError as error:
+            dims = list(tensor.spec.titles)
+            raise JobError(f"{tensor.key!r} with dims {dims} cannot be stored: {error}") from error
 
 
 MEMORY = 256 * 1024 * 1024

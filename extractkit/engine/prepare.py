@@ -13,14 +13,14 @@ from extractkit.core.plan import Lengths, PlannedTensor
 from extractkit.core.shards import Shard
 from extractkit.core.values import State
 from extractkit.engine.batch_effects import SpotCheck
-from extractkit.engine.batches import BatchRules, encoded_bytes, in_blocks, read_batch
+from extractkit.engine.batches import BatchRules, encoded_bytes, in_blocks, put, read_batch
 from extractkit.engine.carrying import Carried
 from extractkit.engine.failing_samples import first_explained, try_out
 from extractkit.engine.loading import Opened, open_job, program_of
 from extractkit.engine.samples import Record, Survey, check_slices
 from extractkit.engine.sharing import Shared, Sharing, measure_sharing
 from extractkit.engine.sizes import SizeFaults
-from extractkit.engine.stream import Stream, assembly, fetches, put
+from extractkit.engine.stream import Stream, fetches
 from extractkit.errors import SampleError
 from extractkit.inputs import Source
 from extractkit.models import CarriesState, CarryingProgram, Program
@@ -253,7 +253,7 @@ def _tried(
             addresses = [tensor.address for tensor in varying]
             fault = SizeFaults(opened.model, addresses, program).of(first)
             raise SampleError(first_explained(str(error), fault)) from error
-        rooms = [assembly(tensor, lengths) for tensor in varying]
+        rooms = [tensor.assembly(lengths) for tensor in varying]
         put(varying, rooms, [0], values, padded=bool(first.padded(opened.model.signature).any()))
         unforeseen = (v.nbytes for t, v in zip(varying, values, strict=True) if not t.predictable)
         return Trial(lengths, sum(unforeseen))

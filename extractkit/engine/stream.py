@@ -15,8 +15,6 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import chain
-from queue import SimpleQueue
-from typing import TypeVar
 
 import numpy as np
 
@@ -28,8 +26,6 @@ from extractkit.core.statistics.registry import Group
 from extractkit.core.value_checks import EXAMINATION, ValueChecks
 from extractkit.core.values import (
     Array,
-    Assembly,
-    SingleValue,
     State,
     Values,
     as_stored,
@@ -43,6 +39,7 @@ from extractkit.engine.batches import (
     ReadAlready,
     converted,
     plan_batches,
+    put,
     read_batch,
 )
 from extractkit.engine.carrying import Carried
@@ -57,88 +54,11 @@ from extractkit.engine.failing_samples import (
 )
 from extractkit.engine.samples import blamed, named
 from extractkit.engine.sizes import OwnSizes, SizeFaults
+from extractkit.engine.threads import ahead, no_wake
 from extractkit.errors import BadSampleError, FinalError, InputError, JobError, SampleError
 from extractkit.inputs import Source
 from extractkit.models import CheckpointAxis, Fetch, Model, Program
 from extractkit.runs.shards import ShardValues
-
-Item = TypeVar("Item")
-
-
-@dataclass(frozen=True)
-class _Failed:
-    error: BaseException
-
-
-class _Ended:
-    """Marks the end of the items."""
-
-
-class _LeftError(Exception):
-    """Raised in a stage's thread when the iteration that it works for has ended."""
-
-
-def _no_wake() -> None:
-    """Do nothing: items never take long to arrive."""
-
-
-def ahead(
-    items: Iterable[Item],
-    depth: int,
-    left: threading.Event | None = None,
-    wake: Callable[[], None] = _no_wake,
-) -> Generator[Item, None, None]:
-    """Yield the same items, in order, made by a thread that is at most `depth` items ahead.
-
-    An error in the thread is raised here in its turn. Ending the iteration early, by an error or
-    by closing it, stops the thread and closes its iterator before this returns.
-
-    Args:
-        left: shared by stages that feed each other. It is set before the last stage is left, so
-            that each stops after its current item, which may be much smaller than the last's.
-        wake: called once the iteration is left. It must unblock the source of items, because the
-            thread is waited for.
-    """
-    left = left or threading.Event()
-    made: SimpleQueue[Item | _Failed | type[_Ended]] = SimpleQueue()
-    # Room is acquired before an item is made, so that no more than `depth` are waiting.
-    room = threading.Semaphore(depth)
-    stopped = threading.Event()
-    iterator = iter(items)
-
-    def work() -> None:
-        try:
-            room.acquire()
-            for item in iterator:
-                made.put(item)
-                del item  # do not hold what was handed over
-                room.acquire()
-                if stopped.is_set():
-                    break
-            made.put(_Ended)
-        except BaseException as error:  # noqa: BLE001 - raised again where the items are used
-            made.put(_Failed(error))
-        finally:
-            if isinstance(iterator, Generator):
-                iterator.close()
-
-    thread = threading.Thread(target=work, name="extractkit-ahead", daemon=True)
-    thread.start()
-    try:
-        while (item := made.get()) is not _Ended:
-            if isinstance(item, _Failed):
-                raise item.error
-            if left.is_set():
-                raise _LeftError
-            room.release()
-            yield item  # type: ignore[misc]
-            del item
-    finally:
-        stopped.set()
-        room.release()
-        wake()
-        thread.join()
-
 
 _BATCHES_READ_AHEAD = 4
 _BATCHES_COMPUTED_AHEAD = 2
@@ -203,7 +123,7 @@ class Stream:
     _read_already: ReadAlready[list[_Work]] = field(default_factory=ReadAlready)
 
     def shards(
-        self, shards: Iterable[Shard], wake: Callable[[], None] = _no_wake
+        self, shards: Iterable[Shard], wake: Callable[[], None] = no_wake
     ) -> Generator[ShardValues, None, None]:
         """Yield the values of these shards in turn. Shards are taken a few ahead.
 
@@ -385,7 +305,7 @@ class Stream:
         ) -> Sequence[Array]:
             values = program(features, lengths)
             own = Lengths(1, {axis: sizes.astype(np.int64) for axis, sizes in lengths.items()})
-            rooms = [assembly(tensor, own) for tensor in self.tensors]
+            rooms = [tensor.assembly(own) for tensor in self.tensors]
             put(self.tensors, rooms, [0], values, padded=False)
             return values
 
@@ -410,7 +330,7 @@ class Stream:
         shard = one.work.shard
         tensors = self._tensors_in(shard)
         lengths = self.lengths.part(shard.start, shard.stop)
-        assemblies = [assembly(tensor, lengths) for tensor in tensors]
+        assemblies = [tensor.assembly(lengths) for tensor in tensors]
         every = range(shard.start, shard.stop)
         missing = {index: self.missing[index] for index in every if index in self.missing}
         self.on_batch(len(missing))
@@ -506,37 +426,6 @@ class Stream:
 
 def _examined(values: Mapping[str, Values], start: int | None) -> dict[str, ValueChecks]:
     return {key: EXAMINATION.of((value, start)) for key, value in values.items()}
-
-
-def assembly(tensor: PlannedTensor, lengths: Lengths) -> Assembly | SingleValue:
-    """Allocate memory for a tensor's values of the samples with these lengths."""
-    if isinstance(tensor.stored, Constant):
-        return SingleValue()
-    shapes = tensor.sample_shapes(lengths)
-    return Assembly(tensor.spec.sample_shape, tensor.spec.dtype, shapes, lengths.samples)
-
-
-def put(
-    tensors: Sequence[PlannedTensor],
-    assemblies: Sequence[Assembly | SingleValue],
-    positions: Sequence[int],
-    values: Sequence[Array],
-    padded: bool = True,
-) -> None:
-    """Store the values that a program returned for a batch.
-
-    Args:
-        padded: whether some of its samples may be padded.
-
-    Raises:
-        JobError: a tensor does not have the planned shape; the message names its key.
-    """
-    for tensor, room, value in zip(tensors, assemblies, values, strict=True):
-        try:
-            room.put(positions, value, padded)
-        except JobError as error:
-            dims = list(tensor.spec.titles)
-            raise JobError(f"{tensor.key!r} with dims {dims} cannot be stored: {error}") from error
 
 
 def fetches(tensors: Iterable[PlannedTensor]) -> list[Fetch]:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from extractkit.engine.stream import ahead
+from extractkit.engine.threads import ahead
 
 
 def threads() -> list[threading.Thread]:

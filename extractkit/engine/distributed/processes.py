@@ -18,7 +18,8 @@ from multiprocessing.connection import Connection
 from queue import SimpleQueue
 
 from extractkit.engine.distributed import Begun, Ended, Event, Sent, Task
-from extractkit.engine.distributed.worker import Inbox, work
+from extractkit.engine.distributed.worker import work
+from extractkit.engine.threads import Inbox
 from extractkit.errors import JobError
 
 _PROGRAM = (

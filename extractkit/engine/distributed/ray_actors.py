@@ -20,7 +20,7 @@ from typing import Any
 from extractkit.core.component import require
 from extractkit.core.job import Runtime
 from extractkit.engine.distributed import Begun, Ended, Event, Sent, Task
-from extractkit.engine.distributed.worker import Inbox
+from extractkit.engine.threads import Inbox
 from extractkit.errors import ConfigError
 
 _REACHED_SECONDS = 5.0

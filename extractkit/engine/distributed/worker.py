@@ -7,11 +7,10 @@ import os
 import pickle
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from queue import SimpleQueue
-from typing import Generic, TypeVar, cast
+from typing import cast
 
 from extractkit import errors
 from extractkit.core.job import Job
@@ -19,6 +18,7 @@ from extractkit.engine.distributed import Crashed, Failed, Message, Ready, Store
 from extractkit.engine.identity import described
 from extractkit.engine.prepare import prepare
 from extractkit.engine.samples import recorded_survey
+from extractkit.engine.threads import Inbox
 from extractkit.errors import ConfigError, ExtractkitError, RunDirectoryError
 from extractkit.models.process import impose, return_large_buffers, take_machine_variables
 from extractkit.runs import SAMPLES
@@ -29,32 +29,6 @@ from extractkit.runs.same_job import differences
 from extractkit.runs.samples import Samples
 from extractkit.runs.shards import Storing
 from extractkit.sinks import Sink
-
-Item = TypeVar("Item")
-
-
-class Inbox(Generic[Item]):
-    """Items that arrive one by one from another thread. The iteration ends with `close`."""
-
-    def __init__(self) -> None:
-        self._arrived: SimpleQueue[Item | type[_Closed]] = SimpleQueue()
-
-    def put(self, item: Item) -> None:
-        """Add an item at the end."""
-        self._arrived.put(item)
-
-    def close(self) -> None:
-        """Mark the end of the items. May be called more than once."""
-        self._arrived.put(_Closed)
-
-    def __iter__(self) -> Iterator[Item]:
-        while (item := self._arrived.get()) is not _Closed:
-            yield item  # type: ignore[misc]
-
-
-class _Closed:
-    """Marks the end of the items."""
-
 
 _LAST_WORDS = 4000
 
