@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import extractkit
-from extractkit.engine.loading import forget, kept
+from extractkit.engine.model_cache import forget, kept
 from extractkit.models.bert import load
 from extractkit.runs.reader import Run
 from tests.corpus import stdlib_docstrings

@@ -33,7 +33,7 @@ from extractkit.config.messages import translated
 from extractkit.config.overrides import trust_of, with_added_keys
 from extractkit.config.security import guarded
 from extractkit.core.trust import Trust
-from extractkit.engine.loading import forget
+from extractkit.engine.model_cache import forget
 from extractkit.errors import ConfigError, ExtractkitError, JobError
 from extractkit.runs.manifest import now
 from extractkit.runs.sweeps import JobStatus, SweepRecord, is_sweep

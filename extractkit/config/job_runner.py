@@ -17,7 +17,7 @@ from extractkit.config.compose import composition
 from extractkit.config.overrides import as_typed, values_of
 from extractkit.config.plain_data import Composition
 from extractkit.core.trust import Trust
-from extractkit.engine.loading import kept
+from extractkit.engine.model_cache import kept
 from extractkit.errors import ConfigError, ExtractkitError, JobError
 from extractkit.runs import manifest as manifests
 from extractkit.runs.manifest import now

@@ -17,7 +17,7 @@ from extractkit.core.shards import Shard
 from extractkit.engine import Listener, Summary
 from extractkit.engine.distributed.driver import Hired, hired
 from extractkit.engine.identity import described
-from extractkit.engine.loading import forget
+from extractkit.engine.model_cache import forget
 from extractkit.engine.prepare import Prepared, prepare
 from extractkit.engine.samples import (
     SampleRow,

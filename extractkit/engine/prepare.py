@@ -16,7 +16,8 @@ from extractkit.engine.batch_effects import SpotCheck
 from extractkit.engine.batches import BatchRules, encoded_bytes, in_blocks, put, read_batch
 from extractkit.engine.carrying import Carried
 from extractkit.engine.failing_samples import first_explained, try_out
-from extractkit.engine.loading import Opened, open_job, program_of
+from extractkit.engine.loading import Opened, open_job
+from extractkit.engine.model_cache import program_of
 from extractkit.engine.samples import Record, Survey, check_slices
 from extractkit.engine.sharing import Shared, Sharing, measure_sharing
 from extractkit.engine.sizes import SizeFaults

@@ -11,7 +11,7 @@ from extractkit.core.component import Component
 from extractkit.core.job import Job, Runtime
 from extractkit.core.requests import Value
 from extractkit.core.values import Array
-from extractkit.engine import Silent, loading
+from extractkit.engine import Silent, model_cache
 from extractkit.engine.execute import execute
 from extractkit.engine.loading import list_tensors
 from extractkit.errors import JobError, SelectionError
@@ -27,15 +27,15 @@ RUNTIME = Runtime()
 @pytest.fixture(autouse=True)
 def keeping() -> Iterator[None]:
     """As within a sweep."""
-    loading.forget()
-    with loading.kept():
+    model_cache.forget()
+    with model_cache.kept():
         yield
-    loading.forget()
+    model_cache.forget()
 
 
 def taken_over(first: Component, second: Component, runtime: Runtime = RUNTIME) -> bool:
-    before = loading.model_of(first, RUNTIME)
-    return loading.model_of(second, runtime) is before
+    before = model_cache.model_of(first, RUNTIME)
+    return model_cache.model_of(second, runtime) is before
 
 
 def test_the_same_model_is_taken_over() -> None:
@@ -75,7 +75,7 @@ def test_a_file_that_has_changed_is_read_again(key: str, tmp_path: Path) -> None
     assert taken_over(given, given)
     file.write_text("b", encoding="utf-8")
     os.utime(file, (1, 1))
-    assert loading.model_of(given, RUNTIME).content == "b"
+    assert model_cache.model_of(given, RUNTIME).content == "b"
 
 
 def test_a_relative_path_means_another_file_elsewhere(
@@ -86,55 +86,57 @@ def test_a_relative_path_means_another_file_elsewhere(
         (tmp_path / name).mkdir()
         (tmp_path / name / "weights").write_text(name, encoding="utf-8")
         monkeypatch.chdir(tmp_path / name)
-        assert loading.model_of(given, RUNTIME).content == name
+        assert model_cache.model_of(given, RUNTIME).content == name
 
 
 def test_another_environment_is_another_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = loading.model_of(MODEL, RUNTIME)
+    before = model_cache.model_of(MODEL, RUNTIME)
     monkeypatch.setenv("SOMETHING", "else")
-    assert loading.model_of(MODEL, RUNTIME) is not before
+    assert model_cache.model_of(MODEL, RUNTIME) is not before
 
 
 def test_what_is_in_memory_is_never_taken_over() -> None:
-    first = loading.model_of(MODEL, RUNTIME)
-    loading.model_of(Component("model", "extractkit.api.given", {"live": object()}), RUNTIME)
-    assert loading.model_of(MODEL, RUNTIME) is not first
+    first = model_cache.model_of(MODEL, RUNTIME)
+    model_cache.model_of(Component("model", "extractkit.api.given", {"live": object()}), RUNTIME)
+    assert model_cache.model_of(MODEL, RUNTIME) is not first
 
 
 def test_one_model_is_held() -> None:
-    first = loading.model_of(MODEL, RUNTIME)
-    loading.model_of(replace(MODEL, arguments={"seed": 2}), RUNTIME)
-    assert loading.model_of(MODEL, RUNTIME) is not first
+    first = model_cache.model_of(MODEL, RUNTIME)
+    model_cache.model_of(replace(MODEL, arguments={"seed": 2}), RUNTIME)
+    assert model_cache.model_of(MODEL, RUNTIME) is not first
 
 
 def test_a_forgotten_model_is_loaded_anew() -> None:
-    first = loading.model_of(MODEL, RUNTIME)
-    loading.forget()
-    assert loading.model_of(MODEL, RUNTIME) is not first
+    first = model_cache.model_of(MODEL, RUNTIME)
+    model_cache.forget()
+    assert model_cache.model_of(MODEL, RUNTIME) is not first
 
 
 def test_a_model_that_cannot_be_loaded_leaves_none_behind() -> None:
-    first = loading.model_of(MODEL, RUNTIME)
+    first = model_cache.model_of(MODEL, RUNTIME)
     with pytest.raises(FileNotFoundError):
-        loading.model_of(Component("model", f"{__name__}.FromFile", {"path": "nope"}), RUNTIME)
-    assert loading.model_of(MODEL, RUNTIME) is not first
+        model_cache.model_of(Component("model", f"{__name__}.FromFile", {"path": "nope"}), RUNTIME)
+    assert model_cache.model_of(MODEL, RUNTIME) is not first
 
 
 def test_programs_of_the_same_fetches_are_taken_over() -> None:
-    model = loading.model_of(MODEL, RUNTIME)
+    model = model_cache.model_of(MODEL, RUNTIME)
     fetches = [Fetch(Value(":output"))]
-    program = loading.program_of(model, fetches, Compilation())
-    assert loading.program_of(model, list(fetches), Compilation()) is program
-    assert loading.program_of(model, [Fetch(Value("pool:output"))], Compilation()) is not program
-    assert loading.program_of(model, fetches, Compilation("xla")) is not program
+    program = model_cache.program_of(model, fetches, Compilation())
+    assert model_cache.program_of(model, list(fetches), Compilation()) is program
+    assert (
+        model_cache.program_of(model, [Fetch(Value("pool:output"))], Compilation()) is not program
+    )
+    assert model_cache.program_of(model, fetches, Compilation("xla")) is not program
 
 
 def test_a_model_that_is_not_held_has_no_program_to_take_over() -> None:
-    model = loading.model_of(MODEL, RUNTIME)
-    loading.forget()
+    model = model_cache.model_of(MODEL, RUNTIME)
+    model_cache.forget()
     fetches = [Fetch(Value(":output"))]
-    program = loading.program_of(model, fetches, Compilation())
-    assert loading.program_of(model, fetches, Compilation()) is not program
+    program = model_cache.program_of(model, fetches, Compilation())
+    assert model_cache.program_of(model, fetches, Compilation()) is not program
 
 
 class Opaque(ReferenceModel):
@@ -173,7 +175,7 @@ def built(kind: str) -> Component:
 def is_held(done: Job) -> bool:
     """Return whether a job with the same model would take it over."""
     before = len(BUILT)
-    loading.model_of(done.model, done.runtime)
+    model_cache.model_of(done.model, done.runtime)
     return len(BUILT) == before
 
 
