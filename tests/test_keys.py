@@ -26,7 +26,8 @@ from extractkit.core.keys import (
     keys_of,
     settings_of,
 )
-from extractkit.core.selectors import PREDICATE_KEYS, SELECTOR_KEYS, STATISTICS_KEY, TAKE
+from extractkit.core.predicates import PREDICATE_KEYS
+from extractkit.core.selectors import SELECTOR_KEYS, STATISTICS_KEY, TAKE
 from extractkit.core.transforms.pipeline import TRANSFORMS
 from extractkit.core.transforms.registry import REDUCTIONS
 from extractkit.core.trust import OWN

@@ -8,7 +8,8 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 from extractkit.core.keys import Key, Setting
-from extractkit.core.selectors import PREDICATE_KEYS, TAKE
+from extractkit.core.predicates import PREDICATE_KEYS
+from extractkit.core.selectors import TAKE
 from extractkit.core.transforms.pipeline import TRANSFORMS
 
 

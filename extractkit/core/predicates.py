@@ -1,0 +1,283 @@
+"""Predicates over the records of a catalog: tests of one record, combined or of its neighbours.
+
+`any`, `all` and `not` combine predicates, and `consumes` and `feeds` test a tensor's neighbours
+with one. Pure Python.
+"""
+
+import inspect
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from fnmatch import translate
+from functools import lru_cache
+
+from extractkit.core.catalog import Catalog, TensorRecord
+from extractkit.core.keys import Effect, Key
+from extractkit.core.spec import Dim
+from extractkit.errors import SelectionError
+
+FIXED = "#"
+"""In the list of `dims`, matches an axis that has one size for all samples."""
+
+
+@lru_cache(maxsize=4096)
+def _glob(pattern: str) -> re.Pattern[str]:
+    return re.compile(translate(pattern))
+
+
+def _matches_glob(pattern: object, *candidates: str | None) -> bool:
+    compiled = _glob(str(pattern))
+    return any(text is not None and compiled.match(text) is not None for text in candidates)
+
+
+def _path(record: TensorRecord, pattern: object) -> bool:
+    """a glob matches the whole address; `*` crosses `/`"""
+    return _matches_glob(pattern, record.address, record.name)
+
+
+def _regex(record: TensorRecord, pattern: object) -> bool:
+    """a regular expression is found in the address"""
+    compiled = re.compile(str(pattern))
+    return any(compiled.search(text) for text in (record.address, record.name))
+
+
+def _layer_type(record: TensorRecord, pattern: object) -> bool:
+    """a glob matches the class name of the tensor's own layer, or of one that it derives from"""
+    return bool(record.scopes) and _matches_glob(pattern, *record.scopes[-1].types)
+
+
+def _inside(record: TensorRecord, pattern: object) -> bool:
+    """a glob matches the type or path of any enclosing layer"""
+    return any(
+        _matches_glob(pattern, scope.path, scope.name, *scope.types) for scope in record.scopes
+    )
+
+
+def _op_type(record: TensorRecord, pattern: object) -> bool:
+    """a glob matches the type of the operation: `Softmax`"""
+    return _matches_glob(pattern, record.op_type)
+
+
+def _kind(record: TensorRecord, kind: object) -> bool:
+    """the tensor is one of `model_input`, `model_output`, `layer_input`, `layer_output`, `op`,
+    `weight`, `optimizer` (slots and counters in a checkpoint), `moving_average` (averages of
+    weights in one)"""
+    return record.kind == kind
+
+
+def _port(record: TensorRecord, pattern: object) -> bool:
+    """a glob matches the part after the colon: `kernel`"""
+    return _matches_glob(pattern, record.port)
+
+
+def _dtype(record: TensorRecord, pattern: object) -> bool:
+    """a glob matches the type: `float*`"""
+    return _matches_glob(pattern, record.spec.dtype)
+
+
+def _depth(record: TensorRecord, depth: object) -> bool:
+    """the path has this many layers; 0 is the model itself"""
+    return record.depth == depth
+
+
+def _dims(record: TensorRecord, pattern: object) -> bool:
+    """a list of globs matches the axes one by one: `sample,token,*`; `#` matches an axis of one
+    size"""
+    if record.spec.dims is None:
+        return False
+    globs = [one.strip() for one in str(pattern).split(",")]
+    dims = record.spec.dims
+    return len(globs) == len(dims) and all(map(_is_axis, dims, globs))
+
+
+def _is_axis(dim: Dim, glob: str) -> bool:
+    """Return whether a glob matches what an axis is called, or its length."""
+    if glob == FIXED:
+        return dim.size is not None
+    return any(_matches_glob(glob, text) for text in (dim.title, dim.length, str(dim)))
+
+
+PREDICATES: Mapping[str, Callable[[TensorRecord, object], bool]] = {
+    test.__name__.removeprefix("_"): test
+    for test in (
+        *(_path, _regex, _layer_type, _inside, _op_type, _kind, _port, _dtype, _dims, _depth),
+    )
+}
+"""The tests by their keys. Their docstrings are the keys' descriptions: a selector matches if …"""
+
+COMBINATORS = {
+    "any": "one of a list of such mappings holds",
+    "all": "all of a list of such mappings hold",
+    "not": "a mapping does not hold, or none of a list",
+}
+
+CONSUMES, FEEDS = "consumes", "feeds"
+NEIGHBOURS = {
+    CONSUMES: "what makes the tensor (an operation, or a layer for its outputs) consumes a tensor "
+    "for which a mapping of predicates holds",
+    FEEDS: "an operation or layer consumes the tensor and makes one for which a mapping holds",
+}
+
+PREDICATE_KEYS = (
+    *(
+        Key(name, "value or list", None, inspect.getdoc(test) or "", Effect.RECORDED)
+        for name, test in PREDICATES.items()
+    ),
+    *(
+        Key(name, "mapping or list", None, description, Effect.RECORDED)
+        for name, description in (NEIGHBOURS | COMBINATORS).items()
+    ),
+)
+"""The keys for what a selector matches."""
+
+
+class Predicate:
+    """A test of one record. Predicates are values, combined with `&`, `|` and `~`."""
+
+    def matches(self, record: TensorRecord) -> bool:
+        """Return True if the record is selected.
+
+        Raises:
+            SelectionError: That depends on its neighbours, see `within`.
+        """
+        raise NotImplementedError
+
+    def within(self, catalog: Catalog) -> "Predicate":
+        """Return the predicate for records of this catalog, with neighbours resolved.
+
+        Raises:
+            SelectionError: The catalog has no edges.
+        """
+        return self
+
+    def __and__(self, other: "Predicate") -> "Predicate":
+        return All((self, other))
+
+    def __or__(self, other: "Predicate") -> "Predicate":
+        return Any((self, other))
+
+    def __invert__(self) -> "Predicate":
+        return Not(self)
+
+
+@dataclass(frozen=True)
+class Where(Predicate):
+    """True if one of `values` matches the field `key`."""
+
+    key: str
+    values: tuple[object, ...]
+
+    def matches(self, record: TensorRecord) -> bool:
+        test = PREDICATES[self.key]
+        return any(test(record, value) for value in self.values)
+
+
+@dataclass(frozen=True)
+class All(Predicate):
+    """True if every part is; true without parts."""
+
+    parts: tuple[Predicate, ...]
+
+    def matches(self, record: TensorRecord) -> bool:
+        return all(part.matches(record) for part in self.parts)
+
+    def within(self, catalog: Catalog) -> Predicate:
+        return All(tuple(part.within(catalog) for part in self.parts))
+
+
+@dataclass(frozen=True)
+class Any(Predicate):
+    """True if at least one part is; false without parts."""
+
+    parts: tuple[Predicate, ...]
+
+    def matches(self, record: TensorRecord) -> bool:
+        return any(part.matches(record) for part in self.parts)
+
+    def within(self, catalog: Catalog) -> Predicate:
+        return Any(tuple(part.within(catalog) for part in self.parts))
+
+
+@dataclass(frozen=True)
+class Not(Predicate):
+    """True if the part is false."""
+
+    part: Predicate
+
+    def matches(self, record: TensorRecord) -> bool:
+        return not self.part.matches(record)
+
+    def within(self, catalog: Catalog) -> Predicate:
+        return Not(self.part.within(catalog))
+
+
+@dataclass(frozen=True)
+class Neighbour(Predicate):
+    """True if a neighbour matches.
+
+    Attributes:
+        key: `CONSUMES` for the tensors that a record is made from, `FEEDS` for those made from it.
+        part: the predicate of the neighbours.
+        at: the configuration key, for messages.
+    """
+
+    key: str
+    part: Predicate
+    at: str
+
+    def matches(self, record: TensorRecord) -> bool:
+        raise SelectionError(
+            f"{self.at} needs a model's graph, and only its tensors are known here. Select them in "
+            f"a job, or here by path, regex, kind or op_type"
+        )
+
+    def within(self, catalog: Catalog) -> Predicate:
+        if catalog.edges is None:
+            raise SelectionError(
+                f"{self.at} needs to know which tensors each operation consumes, and the format of "
+                f"model {catalog.model!r} does not record it. Select by path, regex, kind or "
+                f"op_type. {listing(catalog)}"
+            )
+        part, consumed = self.part.within(catalog), catalog.edges.consumed
+        matching = {at for at, record in enumerate(catalog.records) if part.matches(record)}
+        if self.key == FEEDS:
+            found = {taken for at in matching for taken in consumed[at]}
+        else:
+            found = {at for at, taken in enumerate(consumed) if not matching.isdisjoint(taken)}
+        return _Among(frozenset(catalog.records[at].address for at in found))
+
+
+@dataclass(frozen=True)
+class _Among(Predicate):
+    """True for records with one of these addresses."""
+
+    addresses: frozenset[str]
+
+    def matches(self, record: TensorRecord) -> bool:
+        return record.address in self.addresses
+
+
+def existing(key: str, catalog: Catalog) -> Iterator[str]:
+    """Yield the catalog's values of the field that `key` tests."""
+    for record in catalog.records:
+        match key:
+            case "path" | "regex":
+                yield record.address
+            case "layer_type":
+                yield from record.scopes[-1].types if record.scopes else ()
+            case "inside":
+                for scope in record.scopes:
+                    yield from (scope.path, *scope.types)
+            case "dims":
+                if record.spec.dims is not None:
+                    yield ",".join(dim.title or dim.length for dim in record.spec.dims)
+            case "dtype":
+                yield record.spec.dtype
+            case _:
+                value = getattr(record, key)
+                yield from () if value is None else (str(value),)
+
+
+def listing(catalog: Catalog) -> str:
+    """Return how to list the tensors of a catalog, for messages."""
+    return f"List them: {catalog.listing}"
