@@ -23,7 +23,8 @@ from extractkit.runs import JOURNAL, SAMPLES, SHARDS, journal
 from extractkit.runs import manifest as manifests
 from extractkit.runs.checking.files import damage
 from extractkit.runs.checking.verification import verify
-from extractkit.runs.manifest import Manifest, RunInputs, RunPlan, Volatile
+from extractkit.runs.environment import Volatile, now
+from extractkit.runs.manifest import Manifest, RunInputs, RunPlan
 from extractkit.runs.parts import join as join_parts
 from extractkit.runs.parts import part_directory
 from extractkit.runs.recorder import Recorder
@@ -65,7 +66,7 @@ def planned(shards: int) -> Manifest:
     per_sample = np.full(shards * A_SHARD, 24, np.int64)
     ranges = tuple((one.start, one.stop) for one in plan_shards(per_sample, A_SHARD))
     return Manifest(
-        volatile=Volatile(started=manifests.now()),
+        volatile=Volatile(started=now()),
         job_given=("model=none",),
         job_resolved={"sinks": {"hdf5": {"_target_": TARGETS["hdf5"], "index": False}}},
         inputs=RunInputs("f00d", shards * A_SHARD),

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import extractkit
 from extractkit.core.checkpoints import Checkpoint
-from extractkit.runs.manifest import Manifest, RunInputs, Volatile
+from extractkit.runs.environment import Volatile
+from extractkit.runs.manifest import Manifest, RunInputs
 from extractkit.runs.same_job import differences
 from tests.runs.examples import TENSORS
 

@@ -35,7 +35,7 @@ from extractkit.config.security import guarded
 from extractkit.core.trust import Trust
 from extractkit.engine.model_cache import forget
 from extractkit.errors import ConfigError, ExtractkitError, JobError
-from extractkit.runs.manifest import now
+from extractkit.runs.environment import now
 from extractkit.runs.sweeps import JobStatus, SweepRecord, is_sweep
 from extractkit.runs.sweeps.writing import end, new_sweep, resumed_sweep
 

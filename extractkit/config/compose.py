@@ -19,7 +19,7 @@ from extractkit.core.component import Component
 from extractkit.core.job import Job
 from extractkit.core.trust import NO_TRUST, Trust
 from extractkit.errors import ConfigError
-from extractkit.runs.manifest import now
+from extractkit.runs.environment import now
 from extractkit.runs.sweeps import JobStatus, SweepJob
 
 VERSION_BASE = "1.3"

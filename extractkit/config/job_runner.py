@@ -20,7 +20,7 @@ from extractkit.core.trust import Trust
 from extractkit.engine.model_cache import kept
 from extractkit.errors import ConfigError, ExtractkitError, JobError
 from extractkit.runs import manifest as manifests
-from extractkit.runs.manifest import now
+from extractkit.runs.environment import now
 from extractkit.runs.sweeps import JobStatus, SweepJob, leads_out
 from extractkit.runs.sweeps.writing import ActiveSweep
 

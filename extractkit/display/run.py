@@ -20,12 +20,11 @@ from extractkit.engine import Summary
 from extractkit.errors import ConfigError, choices, counted
 from extractkit.runs.directory import human_bytes
 from extractkit.runs.drift import Drift, Series, TensorDrift
+from extractkit.runs.environment import SelfCheck, SharingMeasurement
 from extractkit.runs.manifest import (
     SHARING,
     Manifest,
     RunTensor,
-    SelfCheck,
-    SharingMeasurement,
     Status,
 )
 from extractkit.runs.sweeps import JobStatus, SweepRecord, as_typed, next_steps

@@ -33,9 +33,9 @@ from extractkit.runs import SAMPLES, components
 from extractkit.runs import manifest as manifests
 from extractkit.runs.checking.files import damage, lasting_damage
 from extractkit.runs.directory import check_space, file_overhead, human_bytes, locked, run_log
-from extractkit.runs.environment import git_state, host, package_versions
+from extractkit.runs.environment import Resumed, Volatile, git_state, host, now, package_versions
 from extractkit.runs.journal import Entry
-from extractkit.runs.manifest import Manifest, Resumed, RunPlan, Status, Volatile
+from extractkit.runs.manifest import Manifest, RunPlan, Status
 from extractkit.runs.parts import check_part_directory, part_directory
 from extractkit.runs.recorder import AlreadyStored, Recorder, find_finished, new_run
 from extractkit.runs.same_job import check_repeats, check_same
@@ -75,7 +75,7 @@ def execute(
     if job.runtime.threads is not None:
         impose(variables)
     started = Manifest(
-        volatile=Volatile(started=manifests.now(), host=host(), working_directory=str(Path.cwd())),
+        volatile=Volatile(started=now(), host=host(), working_directory=str(Path.cwd())),
         job_given=job.given,
         job_resolved=job.resolved,
         model_name=job.model_name,
@@ -130,7 +130,7 @@ def resume(job: Job, directory: Path, *, listener: Listener) -> None:
                 return
             if set(broken) <= set(lasting):
                 raise _incomplete(directory, lasting)
-        attempt = Resumed(manifests.now(), host())
+        attempt = Resumed(now(), host())
         volatile = replace(
             recorded.volatile, finished=None, resumed=(*recorded.volatile.resumed, attempt)
         )

@@ -38,7 +38,7 @@ from extractkit.models import (
 )
 from extractkit.models.failures import error_summary, out_of_memory
 from extractkit.runs.comparing.measures import TOLERATED, TOLERATED_16, Deviation, compare_arrays
-from extractkit.runs.manifest import SelfCheck
+from extractkit.runs.environment import SelfCheck
 
 _OTHER_VALUES = (
     "Either extractkit computes this model wrongly, which is worth a report, or the model is not "

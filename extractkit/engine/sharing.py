@@ -22,7 +22,7 @@ from extractkit.engine.sizes import resized
 from extractkit.errors import JobError
 from extractkit.inputs import InputSpec, Signature, Source
 from extractkit.models import Encoded, Encoder, Program
-from extractkit.runs.manifest import SharingMeasurement
+from extractkit.runs.environment import SharingMeasurement
 
 _LOOKED_AT, _FEW = 64, 8
 """Number of samples to read: short rows, and samples that are slow to read, such as pictures."""

@@ -1,14 +1,21 @@
-"""The environment of a run: package versions, git revision and machine. Imports no package."""
+"""The environment of a run: package versions, git revision, machine and times. Imports no package.
+
+What it decides, such as times and the differences that a self-check measured, may differ between
+two runs of one job. A manifest holds that under `volatile`.
+"""
 
 import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+
+from extractkit.runs.files import StoredFile
 
 VALUES_VERSION = 6
 """Version of the values that this code stores for a job. Raise it with every change after which
@@ -130,3 +137,113 @@ def _processor() -> str:
         return platform.processor()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor()
+
+
+def now() -> str:
+    """Return the time in UTC, ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+@dataclass(frozen=True)
+class SelfCheck:
+    """The result of the self-check for one set of weights.
+
+    The own call of a model depends on its weights alone, so along other outer axes than that of
+    checkpoints there is nothing else to compare.
+
+    Attributes:
+        checkpoint: label of the weights; None if the model has one set of weights.
+        loaded_by: the function that loaded the model for comparison ("keras.models.load_model").
+        outputs: addresses of the compared outputs.
+        samples: number of samples compared, from the first batch.
+        largest_difference: the largest absolute difference between two numbers.
+        relative_difference: the largest such difference relative to its output's largest number.
+        tolerance: how far numbers may differ.
+        not_applicable: why nothing was compared; None if the outputs were.
+    """
+
+    checkpoint: str | None = None
+    loaded_by: str | None = None
+    outputs: tuple[str, ...] = ()
+    samples: int = 0
+    largest_difference: float = 0.0
+    relative_difference: float = 0.0
+    tolerance: str | None = None
+    not_applicable: str | None = None
+
+
+@dataclass(frozen=True)
+class SharingMeasurement:
+    """The measurement of which samples may share a batch.
+
+    Attributes:
+        samples: the most different samples in one batch.
+        lengths: the longest padded length of each free axis.
+        tensor: key of the tensor whose values came nearest to the tolerance, or beyond it. None if
+            nothing was compared.
+        difference: the difference between its values alone and in a batch, relative to them.
+        tolerance: the largest such difference that counts as rounding.
+        reason: why no more samples share a batch; None if nothing forbids it.
+    """
+
+    samples: int = 0
+    lengths: Mapping[str, int] = field(default_factory=dict)
+    tensor: str | None = None
+    difference: float = 0.0
+    tolerance: float = 0.0
+    reason: str | None = None
+
+
+def joined_checks(parts: Iterable[Sequence[SelfCheck]]) -> tuple[SelfCheck, ...]:
+    """Merge the checks of a run's parts: for each set of weights, keep the largest difference.
+
+    A check that was made takes precedence over one that was not applicable.
+    """
+    found: dict[str | None, SelfCheck] = {}
+    for one in (one for checks in parts for one in checks):
+        known = found.get(one.checkpoint)
+        if known is None or _weight(one) > _weight(known):
+            found[one.checkpoint] = one
+    return tuple(found.values())
+
+
+def _weight(one: SelfCheck) -> tuple[bool, float]:
+    return one.not_applicable is None, one.largest_difference
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """A later process that resumed the run: when it started, and on which machine."""
+
+    started: str
+    host: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Volatile:
+    """The fields that differ between runs of one job.
+
+    Attributes:
+        started, finished: times in UTC, ISO 8601.
+        host: the machine.
+        working_directory: the directory that relative paths of the configuration refer to.
+        timings: seconds spent in each stage, by the last process.
+        resumed: the processes that resumed the run.
+        log: the run's log as it was when the run ended; lines may have been added since.
+        workers: the machines on which workers computed shards, each once.
+        self_check: the result of comparing the model's outputs with its own call, for each set of
+            weights checked. Empty if the check was turned off or has not been made yet.
+        sharing: how far samples change each other's values in a batch, which decided
+            `settings.sharing`. None if it was decided without running the model.
+    """
+
+    started: str
+    finished: str | None = None
+    host: Mapping[str, object] = field(default_factory=dict)
+    working_directory: str | None = None
+    timings: Mapping[str, float] = field(default_factory=dict)
+    resumed: tuple[Resumed, ...] = ()
+    log: StoredFile | None = None
+    workers: tuple[Mapping[str, object], ...] = ()
+    self_check: tuple[SelfCheck, ...] = ()
+    sharing: SharingMeasurement | None = None

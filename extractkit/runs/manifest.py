@@ -5,9 +5,8 @@ Fields that may differ between two runs of the same job (times, machine) are gro
 """
 
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +20,7 @@ from extractkit.core.transforms.casting import OVERFLOW
 from extractkit.core.value_checks import ValueChecks
 from extractkit.errors import RunDirectoryError
 from extractkit.runs import MANIFEST, PARTS, SWEEP, no_run
-from extractkit.runs.environment import VALUES_VERSION, GitState
+from extractkit.runs.environment import VALUES_VERSION, GitState, Volatile
 from extractkit.runs.files import Origin, StoredFile
 from extractkit.runs.journal import Entry
 from extractkit.runs.samples import SCHEMA as ROWS_SCHEMA
@@ -47,73 +46,6 @@ class Status(StrEnum):
     FINISHED = "finished"
     FAILED = "failed"
     INTERRUPTED = "interrupted"
-
-
-@dataclass(frozen=True)
-class SelfCheck:
-    """The result of the self-check for one set of weights.
-
-    The own call of a model depends on its weights alone, so along other outer axes than that of
-    checkpoints there is nothing else to compare.
-
-    Attributes:
-        checkpoint: label of the weights; None if the model has one set of weights.
-        loaded_by: the function that loaded the model for comparison ("keras.models.load_model").
-        outputs: addresses of the compared outputs.
-        samples: number of samples compared, from the first batch.
-        largest_difference: the largest absolute difference between two numbers.
-        relative_difference: the largest such difference relative to its output's largest number.
-        tolerance: how far numbers may differ.
-        not_applicable: why nothing was compared; None if the outputs were.
-    """
-
-    checkpoint: str | None = None
-    loaded_by: str | None = None
-    outputs: tuple[str, ...] = ()
-    samples: int = 0
-    largest_difference: float = 0.0
-    relative_difference: float = 0.0
-    tolerance: str | None = None
-    not_applicable: str | None = None
-
-
-@dataclass(frozen=True)
-class SharingMeasurement:
-    """The measurement of which samples may share a batch.
-
-    Attributes:
-        samples: the most different samples in one batch.
-        lengths: the longest padded length of each free axis.
-        tensor: key of the tensor whose values came nearest to the tolerance, or beyond it. None if
-            nothing was compared.
-        difference: the difference between its values alone and in a batch, relative to them.
-        tolerance: the largest such difference that counts as rounding.
-        reason: why no more samples share a batch; None if nothing forbids it.
-    """
-
-    samples: int = 0
-    lengths: Mapping[str, int] = field(default_factory=dict)
-    tensor: str | None = None
-    difference: float = 0.0
-    tolerance: float = 0.0
-    reason: str | None = None
-
-
-def joined(parts: Iterable[Sequence[SelfCheck]]) -> tuple[SelfCheck, ...]:
-    """Merge the checks of a run's parts: for each set of weights, keep the largest difference.
-
-    A check that was made takes precedence over one that was not applicable.
-    """
-    found: dict[str | None, SelfCheck] = {}
-    for one in (one for checks in parts for one in checks):
-        known = found.get(one.checkpoint)
-        if known is None or _weight(one) > _weight(known):
-            found[one.checkpoint] = one
-    return tuple(found.values())
-
-
-def _weight(one: SelfCheck) -> tuple[bool, float]:
-    return one.not_applicable is None, one.largest_difference
 
 
 @dataclass(frozen=True)
@@ -219,44 +151,6 @@ class RunPlan:
     bytes: int
     exact: bool
     shards: tuple[tuple[int, int], ...]
-
-
-@dataclass(frozen=True)
-class Resumed:
-    """A later process that resumed the run: when it started, and on which machine."""
-
-    started: str
-    host: Mapping[str, object] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Volatile:
-    """The fields that differ between runs of one job.
-
-    Attributes:
-        started, finished: times in UTC, ISO 8601.
-        host: the machine.
-        working_directory: the directory that relative paths of the configuration refer to.
-        timings: seconds spent in each stage, by the last process.
-        resumed: the processes that resumed the run.
-        log: the run's log as it was when the run ended; lines may have been added since.
-        workers: the machines on which workers computed shards, each once.
-        self_check: the result of comparing the model's outputs with its own call, for each set of
-            weights checked. Empty if the check was turned off or has not been made yet.
-        sharing: how far samples change each other's values in a batch, which decided
-            `settings.sharing`. None if it was decided without running the model.
-    """
-
-    started: str
-    finished: str | None = None
-    host: Mapping[str, object] = field(default_factory=dict)
-    working_directory: str | None = None
-    timings: Mapping[str, float] = field(default_factory=dict)
-    resumed: tuple[Resumed, ...] = ()
-    log: StoredFile | None = None
-    workers: tuple[Mapping[str, object], ...] = ()
-    self_check: tuple[SelfCheck, ...] = ()
-    sharing: SharingMeasurement | None = None
 
 
 @dataclass(frozen=True)
@@ -446,11 +340,6 @@ class Manifest:
         if not isinstance(configured, Mapping) or not configured:
             raise RunDirectoryError(f"{MANIFEST} names no sink under job_resolved.sinks")
         return configured
-
-
-def now() -> str:
-    """Return the time in UTC, ISO 8601, to the second."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def write(directory: Path, manifest: Manifest) -> None:

@@ -33,9 +33,10 @@ from extractkit.runs import (
 )
 from extractkit.runs import manifest as manifests
 from extractkit.runs.directory import locked, owner
+from extractkit.runs.environment import Volatile, joined_checks
 from extractkit.runs.files import StoredFile, reading
 from extractkit.runs.journal import Entry
-from extractkit.runs.manifest import Manifest, Status, Volatile, joined
+from extractkit.runs.manifest import Manifest, Status
 from extractkit.runs.reader import sink_of
 from extractkit.runs.recorder import Recorder
 from extractkit.runs.same_job import part_differences, repeated
@@ -342,7 +343,7 @@ def _joined(finished: Sequence[FinishedPart]) -> Manifest:
             working_directory=first.volatile.working_directory,
             resumed=tuple(resumed for one in every for resumed in one.resumed),
             workers=tuple(m for at, m in enumerate(machines) if m not in machines[:at]),
-            self_check=joined(one.self_check for one in every),
+            self_check=joined_checks(one.self_check for one in every),
             sharing=first.volatile.sharing,
         ),
     )

@@ -31,9 +31,10 @@ from extractkit.runs import manifest as manifests
 from extractkit.runs.checking.files import damage
 from extractkit.runs.directory import check_unused, new_directory
 from extractkit.runs.drift import DRIFT, Drift, drift_of, to_bytes
+from extractkit.runs.environment import SelfCheck, now
 from extractkit.runs.files import StoredFile, content_of
 from extractkit.runs.journal import Entry
-from extractkit.runs.manifest import Actual, Manifest, SelfCheck, Status
+from extractkit.runs.manifest import Actual, Manifest, Status
 from extractkit.runs.samples import SCHEMA as ROWS_SCHEMA
 from extractkit.runs.samples import Row, SamplesWriter
 from extractkit.runs.shards import (
@@ -392,7 +393,7 @@ class Recorder:
     def _end(
         self, ended: Manifest, timings: Mapping[str, float] | None, log: StoredFile | None
     ) -> None:
-        volatile = replace(ended.volatile, finished=manifest.now(), timings=timings or {}, log=log)
+        volatile = replace(ended.volatile, finished=now(), timings=timings or {}, log=log)
         self._write(replace(ended, volatile=volatile))
 
     def _log(self) -> StoredFile | None:

@@ -12,6 +12,7 @@ from extractkit.core.value_checks import ValueChecks
 from extractkit.display import render
 from extractkit.display.run import overview, summary
 from extractkit.engine import Summary
+from extractkit.runs.environment import Volatile
 from extractkit.runs.files import StoredFile
 from extractkit.runs.manifest import (
     Actual,
@@ -21,7 +22,6 @@ from extractkit.runs.manifest import (
     RunTensor,
     Status,
     Unextractable,
-    Volatile,
 )
 from extractkit.sinks import StoredTensor
 from tests.display.examples import CATALOG, EVIL, SHOWN_EVIL

@@ -11,8 +11,8 @@ from extractkit.core.spec import TensorSpec
 from extractkit.engine.identity import described
 from extractkit.engine.prepare import prepare
 from extractkit.errors import RunDirectoryError
-from extractkit.runs.environment import VALUES_VERSION, package_versions
-from extractkit.runs.manifest import Manifest, RunInputs, Unextractable, Volatile
+from extractkit.runs.environment import VALUES_VERSION, Volatile, package_versions
+from extractkit.runs.manifest import Manifest, RunInputs, Unextractable
 from extractkit.runs.same_job import check_repeats, check_same, differences
 from extractkit.testing.reference import ReferenceModel
 from tests.engine.examples import EVERYTHING, MODEL, TEXTS, job, source

@@ -17,8 +17,8 @@ from extractkit.core.keys import Effect
 from extractkit.core.selectors import parse_selector
 from extractkit.engine.identity import described
 from extractkit.engine.prepare import prepare
-from extractkit.runs.environment import VALUES_VERSION
-from extractkit.runs.manifest import Manifest, Volatile
+from extractkit.runs.environment import VALUES_VERSION, Volatile
+from extractkit.runs.manifest import Manifest
 from extractkit.testing.reference import ReferenceModel
 from tests.engine.examples import EVERYTHING, TEXTS, job
 

@@ -16,7 +16,8 @@ from extractkit.engine.prepare import prepare
 from extractkit.errors import RunDirectoryError
 from extractkit.runs import manifest as manifests
 from extractkit.runs.checking.verification import verify
-from extractkit.runs.manifest import Manifest, Volatile
+from extractkit.runs.environment import Volatile
+from extractkit.runs.manifest import Manifest
 from extractkit.runs.reader import open_run
 from extractkit.runs.same_job import check_versions
 from tests.engine.examples import MODEL, job, tokens

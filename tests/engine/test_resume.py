@@ -21,6 +21,7 @@ from extractkit.runs import JOURNAL, LOCK, LOG, MANIFEST, journal
 from extractkit.runs import manifest as manifests
 from extractkit.runs.checking.files import damage
 from extractkit.runs.directory import locked
+from extractkit.runs.environment import Volatile
 from extractkit.runs.manifest import Manifest, Status
 from extractkit.testing.reference import ReferenceModel
 from tests.engine.examples import EVERYTHING, Collected, job
@@ -100,7 +101,7 @@ def files(path: Path) -> dict[str, bytes]:
 
 def constant(path: Path) -> Manifest:
     """The manifest without what is volatile."""
-    return replace(manifests.read(path), volatile=manifests.Volatile(""))
+    return replace(manifests.read(path), volatile=Volatile(""))
 
 
 def entries(path: Path) -> dict[str, journal.Entry]:

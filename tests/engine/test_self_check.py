@@ -20,7 +20,8 @@ from extractkit.errors import ConfigError, JobError, ModelError, SampleError
 from extractkit.models import SAME_OBJECT, Compilation, Fetch, NoOwnCallError, OwnCall, Program
 from extractkit.models.weight_files import WeightFile
 from extractkit.runs import JOURNAL, manifest
-from extractkit.runs.manifest import SelfCheck, Status, Volatile, joined
+from extractkit.runs.environment import SelfCheck, Volatile, joined_checks
+from extractkit.runs.manifest import Status
 from extractkit.runs.parts import join
 from extractkit.testing.reference import ReferenceModel
 from tests.engine.checkpoint_examples import files, over
@@ -468,7 +469,7 @@ def test_of_parts_the_largest_difference_counts_and_any_comparison_before_none()
     small, large = (SelfCheck("a", "x", largest_difference=one) for one in (1e-7, 1e-6))
     none = SelfCheck("a", not_applicable="no sample")
     other = SelfCheck("b", not_applicable="no sample")
-    assert joined([(small,), (none, other), (large,)]) == (large, other)
+    assert joined_checks([(small,), (none, other), (large,)]) == (large, other)
 
 
 # ---- two outputs

@@ -18,23 +18,19 @@ from extractkit.core.value_checks import ValueChecks
 from extractkit.errors import RunDirectoryError
 from extractkit.runs import MANIFEST, journal
 from extractkit.runs import manifest as manifests
-from extractkit.runs.environment import GitState
+from extractkit.runs.environment import GitState, Resumed, SelfCheck, SharingMeasurement, Volatile
 from extractkit.runs.files import Origin, StoredFile
 from extractkit.runs.journal import Entry
 from extractkit.runs.manifest import (
     SCHEMA,
     Actual,
     Manifest,
-    Resumed,
     RunComponents,
     RunInputs,
     RunPlan,
     RunTensor,
-    SelfCheck,
-    SharingMeasurement,
     Status,
     Unextractable,
-    Volatile,
 )
 from extractkit.sinks import StoredTensor
 

@@ -24,8 +24,8 @@ from extractkit.models.keras_models.loading import ReloadedModel, reloaded
 from extractkit.models.keras_models.model import KerasModel
 from extractkit.models.litert.model import TFLiteModel
 from extractkit.models.sessions import SessionModel
+from extractkit.runs.environment import SelfCheck
 from extractkit.runs.journal import read
-from extractkit.runs.manifest import SelfCheck
 
 X = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
 KERNEL = np.random.default_rng(1).normal(size=(4, 3)).astype(np.float32)

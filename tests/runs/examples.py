@@ -10,7 +10,8 @@ from extractkit.core.catalog import Kind, Scope, TensorRecord
 from extractkit.core.shards import CONSTANTS_SHARD, Shard
 from extractkit.core.spec import TensorSpec
 from extractkit.core.values import Assembly, Dense, Values
-from extractkit.runs.manifest import Manifest, RunInputs, RunPlan, RunTensor, Volatile
+from extractkit.runs.environment import Volatile
+from extractkit.runs.manifest import Manifest, RunInputs, RunPlan, RunTensor
 from extractkit.runs.recorder import Recorder
 from extractkit.runs.shards import ShardValues
 from extractkit.sinks import Sink, StoredTensor

@@ -13,8 +13,9 @@ from extractkit.errors import ConfigError, JobError, RunDirectoryError
 from extractkit.runs import HYDRA, LOCK, LOG, MANIFEST, SAMPLES, SHARDS
 from extractkit.runs import manifest as manifests
 from extractkit.runs.directory import locked
+from extractkit.runs.environment import Volatile
 from extractkit.runs.files import StoredFile
-from extractkit.runs.manifest import Manifest, Status, Volatile
+from extractkit.runs.manifest import Manifest, Status
 from extractkit.runs.recorder import AlreadyStored, Recorder, new_run
 from extractkit.runs.shards import ShardValues
 from extractkit.sinks.npz import NpzSink

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from extractkit.runs.manifest import Manifest, Volatile
+from extractkit.runs.environment import Volatile
+from extractkit.runs.manifest import Manifest
 from extractkit.runs.same_job import repeated, unused_beside
 
 HYDRA = """

@@ -14,9 +14,9 @@ from extractkit.core.value_checks import ValueChecks
 from extractkit.errors import RunDirectoryError
 from extractkit.runs import journal
 from extractkit.runs import manifest as manifests
-from extractkit.runs.environment import GitState
+from extractkit.runs.environment import GitState, Volatile, now
 from extractkit.runs.files import Origin, StoredFile
-from extractkit.runs.manifest import Actual, Manifest, RunTensor, Status, Unextractable, Volatile
+from extractkit.runs.manifest import Actual, Manifest, RunTensor, Status, Unextractable
 from extractkit.runs.upgrades import LINE_UPGRADES, MANIFEST_UPGRADES
 from tests.runs.examples import SHARDS, TENSORS, manifest
 
@@ -47,7 +47,7 @@ def edit(directory: Path, *without: str, **changes: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "given", [FULL, Manifest(volatile=Volatile(started=manifests.now()))], ids=["full", "early"]
+    "given", [FULL, Manifest(volatile=Volatile(started=now()))], ids=["full", "early"]
 )
 def test_a_manifest_comes_back_as_it_was(given: Manifest, tmp_path: Path) -> None:
     manifests.write(tmp_path, given)
@@ -214,7 +214,7 @@ def test_sinks_come_from_the_configuration_in_its_order() -> None:
 
 
 def test_now_is_utc() -> None:
-    assert str(datetime.fromisoformat(manifests.now()).utcoffset()) == "0:00:00"
+    assert str(datetime.fromisoformat(now()).utcoffset()) == "0:00:00"
 
 
 @pytest.mark.parametrize(

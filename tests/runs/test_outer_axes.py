@@ -15,8 +15,9 @@ from extractkit.core.spec import TensorSpec
 from extractkit.core.values import Dense, Ragged, Values
 from extractkit.errors import RunDirectoryError
 from extractkit.runs.drift import drift_of
+from extractkit.runs.environment import Volatile
 from extractkit.runs.journal import Entry
-from extractkit.runs.manifest import Manifest, RunTensor, Status, Volatile
+from extractkit.runs.manifest import Manifest, RunTensor, Status
 from extractkit.runs.shards import ShardValues, Storing, check_names
 from extractkit.runs.statistics import over_axes as stacked
 from extractkit.runs.trajectory import views_of

@@ -19,6 +19,7 @@ from extractkit.runs import JOURNAL, LOCK, LOG, MANIFEST, SAMPLES, journal
 from extractkit.runs import manifest as manifests
 from extractkit.runs.checking import Check, Outcome, Verification
 from extractkit.runs.checking.verification import IntactRun, verify
+from extractkit.runs.environment import Volatile, now
 from extractkit.runs.files import StoredFile, origin
 from extractkit.runs.manifest import Manifest
 from extractkit.runs.reader import open_run
@@ -357,7 +358,7 @@ def test_a_missing_journal_is_reported_where_shards_are_there(unfinished: Path) 
 
 def test_a_run_that_has_only_begun_can_be_looked_at(tmp_path: Path) -> None:
     started = Manifest(
-        manifests.Volatile(manifests.now()),
+        Volatile(now()),
         job_resolved={"sinks": {"hdf5": {"_target_": "extractkit.sinks.hdf5.Hdf5Sink"}}},
     )
     manifests.write(tmp_path, started)

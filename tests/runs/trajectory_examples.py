@@ -12,7 +12,8 @@ from extractkit.core.checkpoints import AXIS, Checkpoint
 from extractkit.core.shards import CONSTANTS_SHARD, Position, Shard
 from extractkit.core.spec import TensorSpec
 from extractkit.core.values import Array, Assembly, Dense, Values
-from extractkit.runs.manifest import Manifest, RunInputs, RunPlan, RunTensor, Volatile
+from extractkit.runs.environment import Volatile
+from extractkit.runs.manifest import Manifest, RunInputs, RunPlan, RunTensor
 from extractkit.runs.reader import Run, open_run
 from extractkit.runs.recorder import Recorder
 from extractkit.runs.shards import ShardValues

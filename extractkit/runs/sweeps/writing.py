@@ -11,7 +11,8 @@ from extractkit.advice import command
 from extractkit.errors import RunDirectoryError
 from extractkit.runs import ELSEWHERE, LOCK, MANIFEST, RUN_KEY, SWEEP
 from extractkit.runs.directory import check_writable, locked, new_directory, owner
-from extractkit.runs.manifest import Status, now
+from extractkit.runs.environment import now
+from extractkit.runs.manifest import Status
 from extractkit.runs.sweeps import (
     JOB_FILE,
     JOBS,

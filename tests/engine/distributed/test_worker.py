@@ -9,8 +9,8 @@ import pytest
 from extractkit.engine.distributed import Failed, Task, decoded
 from extractkit.engine.distributed.worker import work
 from extractkit.runs import manifest as manifests
-from extractkit.runs.environment import extractkit_release
-from extractkit.runs.manifest import Manifest, Volatile
+from extractkit.runs.environment import Volatile, extractkit_release
+from extractkit.runs.manifest import Manifest
 
 
 def test_a_worker_of_another_release_is_refused(

@@ -15,7 +15,7 @@ import extractkit
 from extractkit.errors import MissingExtraError, ModelError
 from extractkit.models.keras_file import load
 from extractkit.models.recognition import recognize
-from extractkit.runs.manifest import SelfCheck
+from extractkit.runs.environment import SelfCheck
 
 X = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
 HERE = f"{__name__}."
