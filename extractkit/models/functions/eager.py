@@ -442,8 +442,7 @@ def _as_tensor(value: Any) -> Any:
         raise ModelError(
             f"the function that model.factory gives returns a {type(value).__name__} among its "
             f"results, which TensorFlow cannot make a tensor of: {error_summary(error)}. Return "
-            "tensors, "
-            f"arrays and numbers alone"
+            f"tensors, arrays and numbers alone"
         ) from error
 
 
