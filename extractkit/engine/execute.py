@@ -37,8 +37,8 @@ from extractkit.runs.environment import Resumed, Volatile, git_state, host, now,
 from extractkit.runs.journal import Entry
 from extractkit.runs.manifest import Manifest, RunPlan, Status
 from extractkit.runs.parts import check_part_directory, part_directory
-from extractkit.runs.recorder import AlreadyStored, Recorder, find_finished, new_run
-from extractkit.runs.same_job import check_repeats, check_same
+from extractkit.runs.recorder import AlreadyStored, Recorder, new_run
+from extractkit.runs.same_job import check_repeats, check_same, find_finished
 from extractkit.runs.samples import Samples
 from extractkit.runs.shards import ShardValues, check_any_values
 from extractkit.sinks import Sink

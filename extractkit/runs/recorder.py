@@ -1,7 +1,6 @@
 """Writing a run: start it, record it, finish it, or undo it after a user's mistake."""
 
 import logging
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -27,8 +26,6 @@ from extractkit.runs import (
     journal,
     manifest,
 )
-from extractkit.runs import manifest as manifests
-from extractkit.runs.checking.files import damage
 from extractkit.runs.directory import check_unused, new_directory
 from extractkit.runs.drift import DRIFT, Drift, drift_of, to_bytes
 from extractkit.runs.environment import SelfCheck, now
@@ -417,44 +414,3 @@ def _with(files: Sequence[StoredFile], more: Sequence[StoredFile]) -> tuple[Stor
     """Return files with others added. A file of the same name is replaced."""
     named = {file.name: file for file in (*files, *more)}
     return tuple(named.values())
-
-
-def find_finished(root: Path, identity: str, note: Callable[[str], None]) -> Path | None:
-    """Return an undamaged finished run of this identity at or below `root`, or None.
-
-    Of several, the one whose path sorts first is returned.
-
-    Args:
-        note: receives a message for each damaged run of this identity.
-
-    Raises:
-        ConfigError: `root` is not a directory.
-    """
-    if not os.path.isdir(root):  # noqa: PTH112 - accepts a name that is too long to exist
-        raise ConfigError(
-            f"runtime.reuse_from={str(root)!r} is not a directory. Give one that holds runs, such "
-            f"as outputs, or null"
-        )
-    for directory in _runs(root.absolute()):
-        try:
-            found = manifests.read(directory)
-        except RunDirectoryError as error:
-            _log.info("not reused: %s", error)
-            continue
-        whole = found.status is Status.FINISHED and found.part is None
-        if found.identity != identity or not whole:
-            continue
-        if broken := next(iter(damage(directory, found)), None):
-            note(f"not reused: {broken}")
-            continue
-        return directory
-    return None
-
-
-def _runs(root: Path) -> Iterator[Path]:
-    """Yield the run directories at or below a directory, without looking inside them."""
-    for parent, directories, files in os.walk(root):
-        directories.sort()
-        if MANIFEST in files:
-            directories.clear()
-            yield Path(parent)

@@ -1,8 +1,9 @@
-"""Checks that two manifests describe the same job, and the command that repeats a job."""
+"""The same job again: found among finished runs, compared with a record, repeated by a command."""
 
+import logging
 import os
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -13,13 +14,16 @@ import yaml  # type: ignore[import-untyped]
 from extractkit.advice import command, hydra_override
 from extractkit.core.job import SETTINGS
 from extractkit.core.transforms.projection import decisive
-from extractkit.errors import RunDirectoryError, counted
-from extractkit.runs import HYDRA, RUN_KEY, SAMPLES, SWEEP
+from extractkit.errors import ConfigError, RunDirectoryError, counted
+from extractkit.runs import HYDRA, MANIFEST, RUN_KEY, SAMPLES, SWEEP
+from extractkit.runs import manifest as manifests
 from extractkit.runs.checking.files import damage, lasting_damage
 from extractkit.runs.environment import VALUE_PACKAGES, VALUES_VERSION, package_versions
 from extractkit.runs.files import content_of
 from extractkit.runs.manifest import Manifest, RunStatistics, RunTensor, Status
 from extractkit.runs.schema import digest, plain
+
+_log = logging.getLogger(__name__)
 
 _FEW = 3
 
@@ -248,6 +252,47 @@ def check_repeats(run: Path, recorded: Manifest, now: Manifest) -> None:
             f"the run cannot be repeated: {'; '.join(found)}. Put back what was there, or run the "
             f"job anew: {repeated(run, recorded, unused_beside(run))}"
         )
+
+
+def find_finished(root: Path, identity: str, note: Callable[[str], None]) -> Path | None:
+    """Return an undamaged finished run of this identity at or below `root`, or None.
+
+    Of several, the one whose path sorts first is returned.
+
+    Args:
+        note: receives a message for each damaged run of this identity.
+
+    Raises:
+        ConfigError: `root` is not a directory.
+    """
+    if not os.path.isdir(root):  # noqa: PTH112 - accepts a name that is too long to exist
+        raise ConfigError(
+            f"runtime.reuse_from={str(root)!r} is not a directory. Give one that holds runs, such "
+            f"as outputs, or null"
+        )
+    for directory in _runs(root.absolute()):
+        try:
+            found = manifests.read(directory)
+        except RunDirectoryError as error:
+            _log.info("not reused: %s", error)
+            continue
+        whole = found.status is Status.FINISHED and found.part is None
+        if found.identity != identity or not whole:
+            continue
+        if broken := next(iter(damage(directory, found)), None):
+            note(f"not reused: {broken}")
+            continue
+        return directory
+    return None
+
+
+def _runs(root: Path) -> Iterator[Path]:
+    """Yield the run directories at or below a directory, without looking inside them."""
+    for parent, directories, files in os.walk(root):
+        directories.sort()
+        if MANIFEST in files:
+            directories.clear()
+            yield Path(parent)
 
 
 _PART = "runtime.part"

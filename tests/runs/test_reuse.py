@@ -9,7 +9,7 @@ import pytest
 from extractkit.errors import ConfigError
 from extractkit.runs import manifest as manifests
 from extractkit.runs.manifest import Status
-from extractkit.runs.recorder import find_finished
+from extractkit.runs.same_job import find_finished
 from tests.runs.examples import Example, manifest
 
 
