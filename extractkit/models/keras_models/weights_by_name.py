@@ -374,7 +374,7 @@ def _unpaired(missing: Sequence[str], extra: Sequence[str], keys: Sequence[str])
 
 
 @dataclass(frozen=True)
-class Scope:
+class WeightScope:
     """The scope of a file that holds all of a model's weights.
 
     Attributes:
@@ -393,7 +393,7 @@ def find_scope(
     may_be_left: Callable[[str], bool] = lambda key: False,
     *,
     droppable: int,
-) -> Scope | None:
+) -> WeightScope | None:
     """Return the scope of a file that holds all of a model's weights, or None.
 
     The model's own name may be removed from the paths, and the scope's prefix added. No other
@@ -441,12 +441,12 @@ def find_scope(
 
 def _scope(
     prefix: str, rests: Sequence[str], keys: Mapping[str, str], names: Mapping[str, str]
-) -> Scope | None:
+) -> WeightScope | None:
     wanted = {prefix + rest: None for rest in rests}
     if not all(name in keys for name in wanted):
         return None
     left = tuple(key for key, name in names.items() if name not in wanted)
-    return Scope(tuple(keys[name] for name in wanted), left)
+    return WeightScope(tuple(keys[name] for name in wanted), left)
 
 
 def _shared(paths: Sequence[str]) -> list[str]:

@@ -32,7 +32,7 @@ class IncomparableError(Exception):
 
 
 @dataclass(frozen=True, eq=False)
-class Block:
+class BlockPair:
     """Corresponding elements of both runs.
 
     Attributes:
@@ -49,7 +49,7 @@ class Block:
 _Pair = tuple[int, Array, Array]
 
 
-def blocks(a: TensorView, b: TensorView, aligned: Alignment | None) -> Iterator[Block]:
+def blocks(a: TensorView, b: TensorView, aligned: Alignment | None) -> Iterator[BlockPair]:
     """Yield all corresponding elements in the order of the pairs. A constant is one pair, number 0.
 
     Args:
@@ -72,7 +72,7 @@ def blocks(a: TensorView, b: TensorView, aligned: Alignment | None) -> Iterator[
     yield from _joined(waiting)
 
 
-def _joined(pairs: Sequence[_Pair]) -> Iterator[Block]:
+def _joined(pairs: Sequence[_Pair]) -> Iterator[BlockPair]:
     """Yield samples of one size side by side, and a sample that is too large in several blocks."""
     if not pairs:
         return
@@ -80,7 +80,7 @@ def _joined(pairs: Sequence[_Pair]) -> Iterator[Block]:
     a = np.stack([one.reshape(-1) for _, one, _ in pairs])
     b = np.stack([other.reshape(-1) for _, _, other in pairs])
     for start in range(0, max(a.shape[1], 1), ELEMENTS):
-        yield Block(numbers, a[:, start : start + ELEMENTS], b[:, start : start + ELEMENTS])
+        yield BlockPair(numbers, a[:, start : start + ELEMENTS], b[:, start : start + ELEMENTS])
 
 
 def _constants(a: TensorView, b: TensorView) -> Iterator[_Pair]:
