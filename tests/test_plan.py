@@ -12,10 +12,10 @@ from extractkit.core import shards as cutting
 from extractkit.core.catalog import Catalog, Kind, Layout, TensorRecord
 from extractkit.core.plan import (
     Constant,
-    Lengths,
     OverSamples,
     PerSample,
     PlannedTensor,
+    SampleLengths,
     bytes_per_sample,
     divided,
     plan_tensors,
@@ -126,10 +126,10 @@ def test_the_size_of_texts_is_not_known_in_advance() -> None:
         planned(record(dims, shape, "string"))
         for dims, shape in ((("sample", None), (None, 3)), ((None,), (2,)))
     )
-    lengths = Lengths(2, {})
+    lengths = SampleLengths(2, {})
     assert varying.bytes_per_sample(lengths) is None
     assert varying.sample_shapes(lengths) == [(3,), (3,)]
-    assert constant.stored_bytes(Lengths(0, {}), 1) is None
+    assert constant.stored_bytes(SampleLengths(0, {}), 1) is None
     assert bytes_per_sample([varying], lengths).tolist() == [0, 0]
     assembly = Assembly(
         varying.spec.sample_shape, varying.spec.dtype, varying.sample_shapes(lengths), 2
@@ -170,7 +170,7 @@ def test_predicted_bytes_and_shapes_are_those_of_the_arrays(
         transform = {}
     tensor = planned(record, **transform)
     tokens, pictures = np.array(sizes, np.int64).T
-    lengths = Lengths(len(sizes), {"token": tokens, "picture": pictures})
+    lengths = SampleLengths(len(sizes), {"token": tokens, "picture": pictures})
     assert tensor.layout is not None
     assert tensor.bound is not None
     values = []
@@ -186,15 +186,15 @@ def test_the_bytes_of_a_constant_are_those_of_its_array() -> None:
     weight = replace(record((None, None), (3, 4), "float16"), depends_on_inputs=False)
     kernel = planned(weight, slice={1: "::3"})
     assert kernel.stored == Constant()
-    assert kernel.stored_bytes(Lengths(2, {}), 3) == np.ones((3, 2), "float16").nbytes
+    assert kernel.stored_bytes(SampleLengths(2, {}), 3) == np.ones((3, 2), "float16").nbytes
     counter = replace(record((), (), "int64"), depends_on_inputs=False)
-    assert planned(counter).stored_bytes(Lengths(2, {}), 3) == 8
-    assert bytes_per_sample([kernel], Lengths(2, {})).tolist() == [0, 0]
+    assert planned(counter).stored_bytes(SampleLengths(2, {}), 3) == 8
+    assert bytes_per_sample([kernel], SampleLengths(2, {})).tolist() == [0, 0]
 
 
 def test_a_length_that_the_model_computes_is_not_predicted() -> None:
     pooled = record(("sample", "f(token)", None), (None, None, 4))
-    lengths = Lengths(2, {"token": np.array([3, 4])})
+    lengths = SampleLengths(2, {"token": np.array([3, 4])})
     stored = planned(pooled)
     assert stored.computed_lengths
     assert stored.sample_shapes(lengths) is None
@@ -215,7 +215,7 @@ def test_a_length_that_the_model_computes_is_not_predicted() -> None:
 def test_a_sample_too_short_for_the_element_taken_is_named(
     index: int, lacking: tuple[int, int, int] | None
 ) -> None:
-    lengths = Lengths(3, {"token": np.array([3, 1, 4])})
+    lengths = SampleLengths(3, {"token": np.array([3, 1, 4])})
     tensor = planned(RECORDS[0], slice={"token": index})
     if lacking is None:
         tensor.check_lengths(lengths)
@@ -234,7 +234,7 @@ def test_a_sample_too_short_for_the_element_taken_is_named(
     [("3:", None), ("4:", 4), ("9:12", 4), ("-9:-4", 4), ("-2:", None), (":2", None), ("2:2", 4)],
 )
 def test_a_range_that_no_sample_has_is_refused(taken: str, longest: int | None) -> None:
-    lengths = Lengths(3, {"token": np.array([3, 1, 4])})
+    lengths = SampleLengths(3, {"token": np.array([3, 1, 4])})
     tensor = planned(RECORDS[0], slice={"token": taken})
     tensor.check_lengths(lengths)  # a single sample without elements is none too short
     if longest is None:
@@ -248,7 +248,7 @@ def test_a_range_that_no_sample_has_is_refused(taken: str, longest: int | None) 
 
 
 def test_a_range_after_other_steps_is_that_of_what_they_leave() -> None:
-    lengths = Lengths(3, {"token": np.array([9, 5, 2])})
+    lengths = SampleLengths(3, {"token": np.array([9, 5, 2])})
     steps = [{"slice": {"token": "-4:"}}, {"slice": {"token": "4:"}}]
     with pytest.raises(SelectionError) as caught:
         planned(RECORDS[0], do=steps).check_ranges(lengths)
@@ -257,7 +257,7 @@ def test_a_range_after_other_steps_is_that_of_what_they_leave() -> None:
         "has 4 after the steps before it"
     )
     # Empty samples have nothing to take.
-    empty = Lengths(2, {"token": np.array([0, 0])})
+    empty = SampleLengths(2, {"token": np.array([0, 0])})
     planned(RECORDS[0], slice={"token": "2:"}).check_ranges(empty)
 
 
@@ -273,7 +273,7 @@ def test_a_range_after_other_steps_is_that_of_what_they_leave() -> None:
 def test_elements_are_those_that_the_steps_before_leave(
     step: Mapping[str, object], left: list[int] | None, index: int
 ) -> None:
-    lengths = Lengths(3, {"token": np.array([9, 5, 2])})
+    lengths = SampleLengths(3, {"token": np.array([9, 5, 2])})
     tensor = planned(RECORDS[0], do=[step, {"slice": {"token": index}}])
     if left is None:
         alone = planned(RECORDS[0], do=[step])
@@ -295,7 +295,7 @@ def test_elements_are_those_that_the_steps_before_leave(
 
 
 def test_parts_of_lengths() -> None:
-    lengths = Lengths(4, {"token": np.array([5, 6, 7, 8])})
+    lengths = SampleLengths(4, {"token": np.array([5, 6, 7, 8])})
     assert lengths.part(1, 3).axes["token"].tolist() == [6, 7]
     assert lengths.take([3, 0]).axes["token"].tolist() == [8, 5]
     assert (lengths.part(1, 3).samples, lengths.take([3, 0]).samples) == (2, 2)
@@ -358,7 +358,7 @@ def test_what_is_stored_follows_from_the_axes_and_what_is_asked_for() -> None:
 
 
 def test_statistics_are_stored_once_for_each_shard_and_values_once_for_each_sample() -> None:
-    lengths = Lengths(10, {})
+    lengths = SampleLengths(10, {})
     values = planned(record(("sample", None), (None, 4)))
     moments = planned(record(("sample", None), (None, 4)), statistics=["moments"])
     assert (values.stored_bytes(lengths, 2), values.stored_bytes(lengths, 5)) == (160, 160)

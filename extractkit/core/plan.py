@@ -23,20 +23,20 @@ from extractkit.errors import SelectionError
 
 
 @dataclass(frozen=True, eq=False)
-class Lengths:
+class SampleLengths:
     """The length of every sample along each free axis: int64 (samples,) by the axis' name."""
 
     samples: int
     axes: Mapping[str, npt.NDArray[np.int64]]
 
-    def part(self, start: int, stop: int) -> "Lengths":
+    def part(self, start: int, stop: int) -> "SampleLengths":
         """Return the lengths of samples start … stop-1."""
-        return Lengths(stop - start, {axis: n[start:stop] for axis, n in self.axes.items()})
+        return SampleLengths(stop - start, {axis: n[start:stop] for axis, n in self.axes.items()})
 
-    def take(self, positions: Sequence[int]) -> "Lengths":
+    def take(self, positions: Sequence[int]) -> "SampleLengths":
         """Return the lengths of the samples at these positions, in this order."""
         chosen = list(positions)
-        return Lengths(len(chosen), {axis: n[chosen] for axis, n in self.axes.items()})
+        return SampleLengths(len(chosen), {axis: n[chosen] for axis, n in self.axes.items()})
 
 
 @dataclass(frozen=True)
@@ -112,14 +112,14 @@ class PlannedTensor:
         stored = self.stored
         return stored.statistics if isinstance(stored, OverSamples) else Asked()
 
-    def assembly(self, lengths: Lengths) -> Assembly | SingleValue:
+    def assembly(self, lengths: SampleLengths) -> Assembly | SingleValue:
         """Allocate memory for its values of the samples with these lengths."""
         if isinstance(self.stored, Constant):
             return SingleValue()
         shapes = self.sample_shapes(lengths)
         return Assembly(self.spec.sample_shape, self.spec.dtype, shapes, lengths.samples)
 
-    def stored_bytes(self, lengths: Lengths, shards: int) -> int | None:
+    def stored_bytes(self, lengths: SampleLengths, shards: int) -> int | None:
         """Return the bytes that one sink stores of it; None if only the model can compute them.
 
         Args:
@@ -150,7 +150,7 @@ class PlannedTensor:
         """
         return self.layout is not None and not _any_computed(self.layout.dims)
 
-    def check_lengths(self, lengths: Lengths) -> None:
+    def check_lengths(self, lengths: SampleLengths) -> None:
         """Check that every sample has the single elements that a slice takes.
 
         Raises:
@@ -165,7 +165,7 @@ class PlannedTensor:
                 f"Take a range, as in '0:4'"
             )
 
-    def check_ranges(self, lengths: Lengths) -> None:
+    def check_ranges(self, lengths: SampleLengths) -> None:
         """Check that some sample has elements in the ranges that slices take.
 
         Args:
@@ -185,7 +185,7 @@ class PlannedTensor:
                     f"{_after(own, lengths.axes[axis]) if axis in lengths.axes else ''}"
                 )
 
-    def too_short(self, lengths: Lengths) -> dict[int, str]:
+    def too_short(self, lengths: SampleLengths) -> dict[int, str]:
         """Return, by position, the samples that lack an element taken by a slice, with a reason."""
         return {
             int(position): f"it has {own[position]} along {dim.title!r}"
@@ -196,7 +196,7 @@ class PlannedTensor:
         }
 
     def _short(
-        self, lengths: Lengths
+        self, lengths: SampleLengths
     ) -> Iterator[tuple[str, Dim, int, Array, npt.NDArray[np.intp]]]:
         """Yield slices that take an element of a free axis too short for it in some samples.
 
@@ -209,13 +209,13 @@ class PlannedTensor:
             if len(short):
                 yield at, dim, index, own, short
 
-    def _free_lengths(self, lengths: Lengths) -> dict[int, Array]:
+    def _free_lengths(self, lengths: SampleLengths) -> dict[int, Array]:
         """Return the lengths of the tensor's free axes by position, before any transform."""
         if self.layout is None:
             return {}
         return self.layout.of_free_axes(lengths.axes)
 
-    def sample_shapes(self, lengths: Lengths) -> list[tuple[int, ...]] | None:
+    def sample_shapes(self, lengths: SampleLengths) -> list[tuple[int, ...]] | None:
         """Return the stored shape of each sample; None if only the model can compute it."""
         columns = self._stored_lengths(lengths)
         if columns is None:
@@ -229,7 +229,7 @@ class PlannedTensor:
         """Whether its size follows from the samples' lengths, as it does except for texts."""
         return self.layout is not None and not self.computed_lengths and self.spec.dtype != TEXT
 
-    def bytes_per_sample(self, lengths: Lengths) -> npt.NDArray[np.int64] | None:
+    def bytes_per_sample(self, lengths: SampleLengths) -> npt.NDArray[np.int64] | None:
         """Return the stored bytes of each sample, int64 (samples,); None if not predictable."""
         columns = self._stored_lengths(lengths) if self.predictable else None
         if columns is None:
@@ -239,7 +239,7 @@ class PlannedTensor:
             total *= column
         return total
 
-    def _stored_lengths(self, lengths: Lengths) -> list[npt.NDArray[np.int64]] | None:
+    def _stored_lengths(self, lengths: SampleLengths) -> list[npt.NDArray[np.int64]] | None:
         """Return each stored axis' length in every sample, without the sample axis."""
         if self.layout is None or self.bound is None or self.computed_lengths:
             return None
@@ -372,7 +372,9 @@ def divided(
     return tuple(constants), tuple(varying)
 
 
-def bytes_per_sample(tensors: Iterable[PlannedTensor], lengths: Lengths) -> npt.NDArray[np.int64]:
+def bytes_per_sample(
+    tensors: Iterable[PlannedTensor], lengths: SampleLengths
+) -> npt.NDArray[np.int64]:
     """Return the predictable bytes of each sample's values over all tensors that have samples."""
     total = np.zeros(lengths.samples, np.int64)
     for tensor in divided(tensors)[1]:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from extractkit.core.plan import Lengths, PlannedTensor
+from extractkit.core.plan import PlannedTensor, SampleLengths
 from extractkit.core.spec import BFLOAT16
 from extractkit.core.values import Array
 from extractkit.engine.batches import CALL_COST, Batch, collate
@@ -52,9 +52,9 @@ _WITNESSES = 3
 _MOST_WITNESSES = 8
 
 
-def lengths_of(sizes: Mapping[str, int]) -> Lengths:
+def lengths_of(sizes: Mapping[str, int]) -> SampleLengths:
     """Return the lengths of one sample."""
-    return Lengths(1, {axis: np.array([size], np.int64) for axis, size in sizes.items()})
+    return SampleLengths(1, {axis: np.array([size], np.int64) for axis, size in sizes.items()})
 
 
 def own_values(tensor: PlannedTensor, row: Array, sizes: Mapping[str, int]) -> Array:
@@ -155,7 +155,7 @@ class SpotCheck:
     _credit_alike: float = field(default=0.0, init=False)
     _uncertain: set[str] = field(default_factory=set, init=False)
 
-    def chosen(self, lengths: Lengths, batches: Sequence[Sequence[int]]) -> dict[int, int]:
+    def chosen(self, lengths: SampleLengths, batches: Sequence[Sequence[int]]) -> dict[int, int]:
         """Return how many samples of a shard to compare by the number of the batch.
 
         Args:
@@ -194,7 +194,9 @@ class SpotCheck:
             most: the number from `chosen`, besides one that looks like padding.
         """
         own = self._elements(
-            Lengths(len(batch), {axis: one.astype(np.int64) for axis, one in batch.lengths.items()})
+            SampleLengths(
+                len(batch), {axis: one.astype(np.int64) for axis, one in batch.lengths.items()}
+            )
         )
         most_padded = int(own.argmin())
         rows = [most_padded, (most_padded + len(batch) // 2) % len(batch)][:most]
@@ -398,7 +400,7 @@ class SpotCheck:
         self._alike = float(alike[row])
         return [row]
 
-    def _elements(self, lengths: Lengths) -> npt.NDArray[np.int64]:
+    def _elements(self, lengths: SampleLengths) -> npt.NDArray[np.int64]:
         """Return the number of elements of each sample along its free axes, or of all inputs."""
         if lengths.axes:
             found: npt.NDArray[np.int64] = np.prod(np.stack(list(lengths.axes.values())), axis=0)

@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from extractkit.core.plan import Lengths, PlannedTensor
+from extractkit.core.plan import PlannedTensor, SampleLengths
 from extractkit.core.shards import Shard
 from extractkit.core.spec import TEXT, numpy_dtype
 from extractkit.core.values import Array, Assembly, SingleValue
@@ -54,7 +54,7 @@ class BatchRules:
         return LENGTH_STEP if self.padded else 1
 
 
-def plan_batches(shard: Lengths, rules: BatchRules) -> list[list[int]]:
+def plan_batches(shard: SampleLengths, rules: BatchRules) -> list[list[int]]:
     """Return the positions in the shard, batch by batch.
 
     If lengths differ, samples are sorted by padded length (ties in order). Dynamic programming
@@ -339,7 +339,7 @@ def in_blocks(
     yield from sorted(shards, key=lambda shard: (block[shard.extent], *shard.order))
 
 
-def encoded_bytes(signature: Signature, lengths: Lengths) -> Callable[[Shard], int]:
+def encoded_bytes(signature: Signature, lengths: SampleLengths) -> Callable[[Shard], int]:
     """Return a function that estimates the bytes of a range's encoded samples.
 
     A text counts as eight.

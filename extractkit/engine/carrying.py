@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from extractkit.core.job import Runtime
-from extractkit.core.plan import Lengths
+from extractkit.core.plan import SampleLengths
 from extractkit.core.shards import Shard
 from extractkit.core.values import Array, State
 from extractkit.engine.batches import Batch
@@ -83,7 +83,7 @@ def check_count(count: int, samples: int) -> None:
         )
 
 
-def check_lengths(lengths: Lengths, samples: int) -> None:
+def check_lengths(lengths: SampleLengths, samples: int) -> None:
     """Check that the samples of each batch have equal lengths: padding would change the state.
 
     Raises:

@@ -17,7 +17,7 @@ Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, eq=False)
-class Outcome:
+class BatchResult:
     """The result of a batch.
 
     Attributes:
@@ -42,7 +42,7 @@ def nothing_to_add(batch: Batch) -> None:
     """Explain nothing."""
 
 
-def run(program: Program, batch: Batch, signature: Signature) -> Outcome:
+def run(program: Program, batch: Batch, signature: Signature) -> BatchResult:
     """Run a batch. If the model fails, run it again with no more padding than needed.
 
     Padding may reach a length that the model does not accept: a rounded one, or that of a sample
@@ -52,12 +52,12 @@ def run(program: Program, batch: Batch, signature: Signature) -> Outcome:
         SampleError: the model fails both times.
     """
     try:
-        return Outcome(range(len(batch)), program(*batch.arguments), batch=batch)
+        return BatchResult(range(len(batch)), program(*batch.arguments), batch=batch)
     except SampleError:
         less = batch.trimmed(signature)
         if less is batch:
             raise
-    return Outcome(range(len(less)), program(*less.arguments), batch=less)
+    return BatchResult(range(len(less)), program(*less.arguments), batch=less)
 
 
 def run_isolated(
@@ -66,7 +66,7 @@ def run_isolated(
     signature: Signature,
     explain: Explain = nothing_to_add,
     refused: Mapping[int, str] | None = None,
-) -> Outcome:
+) -> BatchResult:
     """Run a batch. If the model fails, exclude the samples on which it fails alone.
 
     The result depends on the batch alone. The other samples are run together again, not one by one,
@@ -85,10 +85,10 @@ def run_isolated(
         }
         rows = [row for row in range(len(batch)) if row not in failed]
         if not rows:
-            return Outcome((), (), failed)
+            return BatchResult((), (), failed)
         rest = run_isolated(program, batch.take(rows), signature, explain)
         failed |= {rows[at]: reason for at, reason in rest.failed.items()}
-        return Outcome([rows[at] for at in rest.rows], rest.values, failed, rest.batch)
+        return BatchResult([rows[at] for at in rest.rows], rest.values, failed, rest.batch)
     try:
         return run(program, batch, signature)
     except SampleError as error:
@@ -97,9 +97,9 @@ def run_isolated(
             raise
     rows = [row for row in range(len(batch)) if row not in failed]
     if not rows:
-        return Outcome((), (), failed)
+        return BatchResult((), (), failed)
     rest = run(program, batch.take(rows), signature)
-    return Outcome(rows, rest.values, failed, rest.batch)
+    return BatchResult(rows, rest.values, failed, rest.batch)
 
 
 def failing_alone(

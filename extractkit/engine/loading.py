@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from extractkit.core.catalog import Catalog, TensorRecord
 from extractkit.core.job import Job
-from extractkit.core.plan import Lengths, PlannedTensor, divided, groups_of, plan_tensors
+from extractkit.core.plan import PlannedTensor, SampleLengths, divided, groups_of, plan_tensors
 from extractkit.core.selectors import Selector
 from extractkit.core.shards import Shard, plan_shards
 from extractkit.engine.carrying import check_count, check_lengths, check_runtime
@@ -107,7 +107,7 @@ class Opened:
         return divided(self.tensors)[1]
 
     def shards(
-        self, lengths: Lengths, per_sample: npt.NDArray[np.int64], shard_size: int | None
+        self, lengths: SampleLengths, per_sample: npt.NDArray[np.int64], shard_size: int | None
     ) -> tuple[Shard, ...]:
         """Divide the samples into shards, of whole batches if state is carried.
 
@@ -122,7 +122,7 @@ class Opened:
             check_lengths(lengths, self.samples_carried)
         return plan_shards(per_sample, shard_size, self.samples_carried or 1)
 
-    def stored_bytes(self, lengths: Lengths, shards: int) -> dict[str, int | None]:
+    def stored_bytes(self, lengths: SampleLengths, shards: int) -> dict[str, int | None]:
         """Return the predicted bytes of each tensor by key, over all checkpoints.
 
         A statistic of several tensors has bytes of its own, under the key of its group.

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from extractkit.core.job import Job
-from extractkit.core.plan import Lengths, PlannedTensor
+from extractkit.core.plan import PlannedTensor, SampleLengths
 from extractkit.core.shards import Shard
 from extractkit.core.values import State
 from extractkit.engine.batch_effects import SpotCheck
@@ -32,10 +32,10 @@ from extractkit.runs.manifest import SHARING
 class Trial:
     """Measurements on the first sample, to estimate lengths that only the model can compute."""
 
-    lengths: Lengths
+    lengths: SampleLengths
     bytes: int
 
-    def scaled(self, lengths: Lengths) -> npt.NDArray[np.int64]:
+    def scaled(self, lengths: SampleLengths) -> npt.NDArray[np.int64]:
         """Estimate the bytes of each sample, in proportion to its lengths: int64 (samples,)."""
         ratio = np.ones(lengths.samples)
         for axis, own in lengths.axes.items():
@@ -162,7 +162,7 @@ def prepare(
     varying = opened.varying
     if not varying:
         timings = {"load": loaded - began - opened.scanned}
-        nothing = Trial(Lengths(1, {}), 0)
+        nothing = Trial(SampleLengths(1, {}), 0)
         return Prepared(job, opened, None, nothing, Shared(Sharing.PADDED), timings)
     if opened.surveyor is not None:
         # Before the model is compiled, since a mistake in a slice or a sample is known by now.
@@ -245,7 +245,9 @@ def _tried(
 ) -> Trial:
     def attempt(samples: Source) -> Trial:
         first = read_batch(opened.model, samples, [0])
-        lengths = Lengths(1, {axis: size.astype(np.int64) for axis, size in first.lengths.items()})
+        lengths = SampleLengths(
+            1, {axis: size.astype(np.int64) for axis, size in first.lengths.items()}
+        )
         for tensor in varying:
             tensor.check_lengths(lengths)
         try:

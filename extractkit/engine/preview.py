@@ -7,7 +7,7 @@ from pathlib import Path
 from extractkit.core.catalog import TensorRecord
 from extractkit.core.checkpoints import Checkpoint, ExcludedCheckpoint
 from extractkit.core.job import Job
-from extractkit.core.plan import Lengths, PlannedTensor, bytes_per_sample, groups_of
+from extractkit.core.plan import PlannedTensor, SampleLengths, bytes_per_sample, groups_of
 from extractkit.core.shards import Shard
 from extractkit.core.values import varies
 from extractkit.engine.loading import Opened, open_job
@@ -140,7 +140,7 @@ def _planned(
     opened: Opened,
     measured: set[str],
     directory: Path,
-    bounds: Lengths | None,
+    bounds: SampleLengths | None,
     shared: Shared | None,
 ) -> Preview:
     lengths = bounds or _lengths(opened)
@@ -168,7 +168,7 @@ def _planned(
     )
 
 
-def _lengths(opened: Opened) -> Lengths:
+def _lengths(opened: Opened) -> SampleLengths:
     """Return the lengths of every sample, by reading them all."""
     varying = opened.varying
     if opened.surveyor is not None:

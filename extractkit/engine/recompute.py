@@ -8,7 +8,7 @@ from functools import cached_property
 from itertools import zip_longest
 
 from extractkit.core.job import Job
-from extractkit.core.plan import Lengths
+from extractkit.core.plan import SampleLengths
 from extractkit.core.shards import Shard
 from extractkit.core.spec import BFLOAT16
 from extractkit.core.values import Array, State, digest, from_stored
@@ -117,7 +117,7 @@ class _Recomputation:
     @cached_property
     def _stream(self) -> Stream:
         if self.prepared.program is None:
-            return self.prepared.stream(Survey(Lengths(0, {}), {}))
+            return self.prepared.stream(Survey(SampleLengths(0, {}), {}))
         recorded = self.sound.manifest
         rows = Samples(self.sound.directory / SAMPLES, schema=recorded.samples_schema)
         signature = self.prepared.opened.model.signature

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from extractkit.core.plan import Lengths, PlannedTensor
+from extractkit.core.plan import PlannedTensor, SampleLengths
 from extractkit.errors import InputError, RunDirectoryError
 from extractkit.inputs import Identity, Sample, Signature, Source, Unreadable, identity
 from extractkit.models import CarriesState, Encoded, Model
@@ -43,7 +43,7 @@ class Survey:
         missing: the samples that cannot be used: by index, the reason.
     """
 
-    lengths: Lengths
+    lengths: SampleLengths
     missing: Mapping[int, str]
 
 
@@ -127,7 +127,7 @@ class Surveyor:
             raise self._refusal
         _check_left(self._missing, self.seen)
         axes = {axis: np.array(sizes, dtype=np.int64) for axis, sizes in self._axes.items()}
-        return Survey(Lengths(self.seen, axes), self._missing)
+        return Survey(SampleLengths(self.seen, axes), self._missing)
 
 
 def survey(
@@ -195,13 +195,13 @@ def check_first(model: Model, source: Source) -> None:
     _Examiner(model, encode=True, skip=False).examined(first)
 
 
-def longest(model: Model, source: Source) -> Lengths | None:
+def longest(model: Model, source: Source) -> SampleLengths | None:
     """Return an upper bound of every length without reading samples; None if there is none."""
     limits = model.signature.longest or {}
     axes = model.signature.free_axes
     if any(axis not in limits for axis in axes):
         return None
-    return Lengths(len(source), {axis: np.full(len(source), limits[axis]) for axis in axes})
+    return SampleLengths(len(source), {axis: np.full(len(source), limits[axis]) for axis in axes})
 
 
 def first_usable(
@@ -310,7 +310,7 @@ class _Examiner:
     def _long_enough(self, one: _Examined) -> _Examined:
         if not self.skip or one.encoded is None:
             return one
-        lengths = Lengths(1, {axis: np.array([n]) for axis, n in one.encoded.sizes.items()})
+        lengths = SampleLengths(1, {axis: np.array([n]) for axis, n in one.encoded.sizes.items()})
         for tensor in self.tensors:
             if short := tensor.too_short(lengths):
                 return replace(one, encoded=None, reason=short[0])
@@ -395,4 +395,4 @@ def recorded_survey(signature: Signature, rows: Iterable[Row], count: int) -> Su
     if samples != count:
         raise RunDirectoryError(f"{samples} samples have a row, {count} were recorded")
     known = {axis: np.array(n, np.int64) for axis, n in axes.items()}
-    return Survey(Lengths(samples, known), missing)
+    return Survey(SampleLengths(samples, known), missing)

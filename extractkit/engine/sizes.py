@@ -6,7 +6,7 @@ from functools import cached_property, partial
 
 import numpy as np
 
-from extractkit.core.plan import Lengths
+from extractkit.core.plan import SampleLengths
 from extractkit.core.values import Array
 from extractkit.engine.batches import Batch, collate
 from extractkit.errors import JobError, SampleError
@@ -72,7 +72,7 @@ class OwnSizes:
 
     signature: Signature
     program: Callable[[], Program]
-    lengths: Lengths
+    lengths: SampleLengths
     _taken: set[tuple[int, ...]] = field(default_factory=set, init=False)
     _takes_all: bool | None = field(default=None, init=False)
 

@@ -19,7 +19,14 @@ from itertools import chain
 import numpy as np
 
 from extractkit.core.checkpoints import AXIS
-from extractkit.core.plan import Constant, Lengths, OverSamples, PerSample, PlannedTensor, groups_of
+from extractkit.core.plan import (
+    Constant,
+    OverSamples,
+    PerSample,
+    PlannedTensor,
+    SampleLengths,
+    groups_of,
+)
 from extractkit.core.shards import Shard
 from extractkit.core.statistics import Arrays, Block, Partials
 from extractkit.core.statistics.registry import Group
@@ -44,7 +51,7 @@ from extractkit.engine.batches import (
 )
 from extractkit.engine.carrying import Carried
 from extractkit.engine.failing_samples import (
-    Outcome,
+    BatchResult,
     explained,
     failing_alone,
     non_finite_reasons,
@@ -79,7 +86,7 @@ class _Work:
 @dataclass(frozen=True, eq=False)
 class _Computed:
     work: _Work
-    outcome: Outcome
+    outcome: BatchResult
     seconds: float
     state: State | None = None
 
@@ -109,7 +116,7 @@ class Stream:
     source: Source
     program: Program | None
     tensors: Sequence[PlannedTensor]
-    lengths: Lengths
+    lengths: SampleLengths
     rules: BatchRules
     constants: Sequence[PlannedTensor] = ()
     axis: CheckpointAxis | None = None
@@ -143,7 +150,7 @@ class Stream:
                     raise
                 del one
 
-    def batches(self, shards: Iterable[Shard]) -> Iterator[tuple[Batch, Callable[[], Outcome]]]:
+    def batches(self, shards: Iterable[Shard]) -> Iterator[tuple[Batch, Callable[[], BatchResult]]]:
         """Yield each batch of these shards, and a call that computes it in this thread.
 
         The model keeps its current weights. The call raises what the stream of shards would raise.
@@ -232,22 +239,22 @@ class Stream:
                 at = work.shard.along(AXIS)
                 if self.axis is not None and at is not None:
                     self.axis.use(at)
-                outcome = Outcome(range(0), [])
+                outcome = BatchResult(range(0), [])
                 if work.batch is not None:
                     outcome = self._run(work, work.batch)
                     self._check(work, outcome)
                 elif work.shard.constant:
-                    outcome = Outcome(range(0), self.model.constants(fetches(self.constants)))
+                    outcome = BatchResult(range(0), self.model.constants(fetches(self.constants)))
                 seconds = time.perf_counter() - began
                 state = self.carried.state if self.carried and work.batch else None
                 yield _Computed(work, outcome, seconds, state)
 
-    def _run(self, work: _Work, batch: Batch) -> Outcome:
+    def _run(self, work: _Work, batch: Batch) -> BatchResult:
         assert self.program is not None
         program, signature = self.program, self.model.signature
         if self.carried is not None:
             values = self.carried.run(work.shard, work.positions, batch)
-            return Outcome(range(len(batch)), values, batch=batch)
+            return BatchResult(range(len(batch)), values, batch=batch)
         refused = self._own_sizes.refused(batch) if self.rules.padded else {}
         if self.bad_samples == "skip":
             return run_isolated(program, batch, signature, self._size_fault, refused)
@@ -260,7 +267,7 @@ class Stream:
                 raise self._bad(work, row, reason) from error
             raise
 
-    def _check(self, work: _Work, outcome: Outcome) -> None:
+    def _check(self, work: _Work, outcome: BatchResult) -> None:
         """Compare some samples of a batch with their values alone.
 
         Raises:
@@ -304,7 +311,9 @@ class Stream:
             features: Mapping[str, Array], lengths: Mapping[str, Array]
         ) -> Sequence[Array]:
             values = program(features, lengths)
-            own = Lengths(1, {axis: sizes.astype(np.int64) for axis, sizes in lengths.items()})
+            own = SampleLengths(
+                1, {axis: sizes.astype(np.int64) for axis, sizes in lengths.items()}
+            )
             rooms = [tensor.assembly(own) for tensor in self.tensors]
             put(self.tensors, rooms, [0], values, padded=False)
             return values
@@ -354,7 +363,7 @@ class Stream:
         }
         return self._checked(ShardValues(shard, values, {}, missing, seconds, one.state))
 
-    def _padded(self, outcome: Outcome) -> bool:
+    def _padded(self, outcome: BatchResult) -> bool:
         return outcome.batch is None or bool(outcome.batch.padded(self.model.signature).any())
 
     def _checked(self, computed: ShardValues) -> ShardValues:

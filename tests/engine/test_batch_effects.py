@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from extractkit.core.job import Job
-from extractkit.core.plan import Lengths
+from extractkit.core.plan import SampleLengths
 from extractkit.core.values import Array
 from extractkit.engine import Silent
 from extractkit.engine.batch_effects import SpotCheck, difference
@@ -257,7 +257,7 @@ def test_few_samples_of_a_large_shard_are_run_alone() -> None:
     signature = ReferenceModel().signature
     check = SpotCheck(signature, (), coarse=False)
     sizes = np.arange(1500) % 25 + 1
-    lengths = Lengths(1500, {"token": sizes})
+    lengths = SampleLengths(1500, {"token": sizes})
     order = np.argsort(sizes, kind="stable")
     batches = [order[at : at + 32].tolist() for at in range(0, 1500, 32)]
     chosen = check.chosen(lengths, batches)
@@ -282,7 +282,7 @@ def test_samples_that_look_like_padding_cost_one_part_in_64_more() -> None:
         for at in range(1, 57)
     ]
     numbers = np.arange(32 * len(batches)).reshape(-1, 32).tolist()
-    chosen = check.chosen(Lengths(32 * len(batches), {"token": np.full(1792, 60)}), numbers)
+    chosen = check.chosen(SampleLengths(32 * len(batches), {"token": np.full(1792, 60)}), numbers)
     rows = sum(len(check.rows(batch, chosen[at])) for at, batch in enumerate(batches))
     most = 1792 * 60 / 64 / (60 + CALL_COST)  # 8.9
     assert sum(chosen.values()) == 2, "one batch is the longest and the most padded"

@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extractkit.core.plan import Lengths
+from extractkit.core.plan import SampleLengths
 from extractkit.engine import batches as batching
 from extractkit.engine.batches import BatchRules, plan_batches
 
@@ -17,9 +17,9 @@ SIZES = st.lists(st.tuples(st.integers(0, 40), st.integers(1, 3)), max_size=9)
 RULES = st.builds(BatchRules, st.integers(1, 9), st.none() | st.integers(1, 400), st.booleans())
 
 
-def lengths(sizes: Sequence[tuple[int, int]]) -> Lengths:
+def lengths(sizes: Sequence[tuple[int, int]]) -> SampleLengths:
     columns = np.array(sizes, np.int64).reshape(-1, 2).T
-    return Lengths(len(sizes), {"token": columns[0], "picture": columns[1]})
+    return SampleLengths(len(sizes), {"token": columns[0], "picture": columns[1]})
 
 
 def padded(sizes: Sequence[tuple[int, int]], rules: BatchRules) -> int:
@@ -79,7 +79,7 @@ def test_it_never_costs_more_than_sorted_chunks(
     count = batch_size * chunks
     sizes = data.draw(st.lists(st.integers(1, 512), min_size=count, max_size=count))
     rules = BatchRules(batch_size, None, padded=True)
-    batches = plan_batches(Lengths(count, {"token": np.array(sizes)}), rules)
+    batches = plan_batches(SampleLengths(count, {"token": np.array(sizes)}), rules)
     chosen = [[(sizes[position], 1) for position in batch] for batch in batches]
     ordered = [(size, 1) for size in sorted(sizes)]
     greedy = [ordered[at : at + batch_size] for at in range(0, count, batch_size)]
@@ -93,20 +93,20 @@ def test_the_plan_is_always_the_same(sizes: list[tuple[int, int]], rules: BatchR
 
 @given(st.integers(0, 20), st.integers(1, 6))
 def test_samples_of_one_fixed_shape_are_cut_in_order(count: int, size: int) -> None:
-    batches = plan_batches(Lengths(count, {}), BatchRules(size, None, padded=False))
+    batches = plan_batches(SampleLengths(count, {}), BatchRules(size, None, padded=False))
     assert [position for batch in batches for position in batch] == list(range(count))
     assert all(len(batch) == size for batch in batches[:-1])
     assert all(0 < len(batch) <= size for batch in batches)
 
 
 def test_samples_of_equal_length_stay_in_order() -> None:
-    samples = Lengths(4, {"token": np.array([7, 7, 7, 7])})
+    samples = SampleLengths(4, {"token": np.array([7, 7, 7, 7])})
     apart = plan_batches(samples, BatchRules(3, None, padded=False))
     assert [position for batch in apart for position in batch] == [0, 1, 2, 3]
     assert plan_batches(samples, BatchRules(4, None, padded=True)) == [[0, 1, 2, 3]]
 
 
 def test_a_sample_larger_than_the_limit_has_a_batch_of_its_own() -> None:
-    samples = Lengths(3, {"token": np.array([2, 900, 2])})
+    samples = SampleLengths(3, {"token": np.array([2, 900, 2])})
     batches = plan_batches(samples, BatchRules(8, 16, padded=True))
     assert batches == [[0, 2], [1]]

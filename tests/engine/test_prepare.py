@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from extractkit.core.plan import Lengths
+from extractkit.core.plan import SampleLengths
 from extractkit.core.shards import CONSTANTS_SHARD, Shard
 from extractkit.core.values import Array
 from extractkit.engine.prepare import Prepared, Trial, prepare
@@ -20,8 +20,8 @@ from extractkit.testing.reference import ReferenceModel
 from tests.engine.examples import EVERYTHING, MODEL, TEXTS, job, tokens
 
 
-def lengths(*sizes: int) -> Lengths:
-    return Lengths(len(sizes), {"token": np.array(sizes, np.int64)})
+def lengths(*sizes: int) -> SampleLengths:
+    return SampleLengths(len(sizes), {"token": np.array(sizes, np.int64)})
 
 
 def test_everything_is_known_and_compiled_once() -> None:
@@ -41,7 +41,7 @@ def test_everything_is_known_and_compiled_once() -> None:
 
 def constants_of(prepared: Prepared) -> ShardValues:
     """Compute the shard of constants, of a job without other tensors."""
-    stream = prepared.stream(Survey(Lengths(0, {}), {}))
+    stream = prepared.stream(Survey(SampleLengths(0, {}), {}))
     (shard,) = stream.shards([CONSTANTS_SHARD])
     return shard
 

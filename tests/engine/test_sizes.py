@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-from extractkit.core.plan import Lengths
+from extractkit.core.plan import SampleLengths
 from extractkit.core.values import Array
 from extractkit.engine.batches import collate
 from extractkit.engine.sizes import OwnSizes, SizeFaults
@@ -67,7 +67,7 @@ class TestOwnSizes:
     def refused(program: Counting, in_all: int, *lengths: int) -> list[int]:
         """Rows of one padded batch, of a job with so many different lengths."""
         samples = [Encoded({"tokens": np.ones(n, np.int32)}, {"token": n}) for n in lengths]
-        every = Lengths(in_all, {"token": np.arange(in_all)})
+        every = SampleLengths(in_all, {"token": np.arange(in_all)})
         sizes = OwnSizes(MODEL.signature, lambda: program, every)
         found = sizes.refused(collate(MODEL.signature, samples, 8))
         assert set(found.values()) <= {"it does not take that"}
