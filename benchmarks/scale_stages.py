@@ -28,6 +28,7 @@ from extractkit.runs.manifest import Manifest, RunInputs, RunPlan
 from extractkit.runs.parts import join as join_parts
 from extractkit.runs.parts import part_directory
 from extractkit.runs.recorder import Recorder
+from extractkit.runs.shards import ShardValues
 from extractkit.sinks import StoredShard
 from extractkit.sinks.hdf5 import Hdf5Sink
 from tests.runs.examples import TARGETS, run_tensor
@@ -92,7 +93,7 @@ def commit(recorder: Recorder, shards: tuple[Shard, ...], clock: Clock) -> None:
         stats = {key: EXAMINATION.of((value, shard.start)) for key, value in values.items()}
         with clock.running():
             before = recorder.bytes
-            recorder.commit(shard, values, {"compute": 0.1}, stats)
+            recorder.commit(ShardValues(shard, values, stats, compute_seconds=0.1))
             assert recorder.bytes > before
 
 
@@ -135,13 +136,19 @@ def look(directory: Path, shards: int, clock: Clock) -> None:
     assert not damaged
 
 
+def opened(directory: Path) -> extractkit.Run:
+    run = extractkit.open(directory)
+    assert isinstance(run, extractkit.Run)
+    return run
+
+
 def open_run(directory: Path, shards: int, clock: Clock) -> None:
     with clock.running():
         assert len(extractkit.open(directory)) == len(TENSORS)
 
 
 def part(directory: Path, shards: int, clock: Clock) -> None:
-    view = extractkit.open(directory)[FIXED]
+    view = opened(directory)[FIXED]
     middle = shards * A_SHARD // 2
     with clock.running():
         found = view[middle : middle + 10]
@@ -149,19 +156,19 @@ def part(directory: Path, shards: int, clock: Clock) -> None:
 
 
 def sample(directory: Path, shards: int, clock: Clock) -> None:
-    view = extractkit.open(directory)[RAGGED]
+    view = opened(directory)[RAGGED]
     with clock.running():
         view.sample(shards)
 
 
 def array(directory: Path, shards: int, clock: Clock) -> None:
-    view = extractkit.open(directory)[FIXED]
+    view = opened(directory)[FIXED]
     with clock.running():
         assert np.asarray(view).sum(dtype=np.float64) > 0
 
 
 def ragged_array(directory: Path, shards: int, clock: Clock) -> None:
-    view = extractkit.open(directory)[RAGGED]
+    view = opened(directory)[RAGGED]
     with clock.running():
         assert np.isnan(np.asarray(view)).sum() == shards
 

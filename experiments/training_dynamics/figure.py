@@ -20,7 +20,7 @@ def draw(found: Sequence[Training], path: Path) -> None:
     names = list(first.layers)
     colours = dict(zip(names, colormaps["viridis"](np.linspace(0, 0.9, len(names))), strict=True))
     figure = Figure(figsize=(15, 10), layout="constrained")
-    above, middle, below = figure.subfigures(3, 1)
+    above, middle, below = figure.subfigures(3, 1)  # type: ignore[misc]
     scale = LogNorm(min(one.loss.min() for one in found), max(one.loss.max() for one in found))
     rows = [part.subplots(1, len(names)) for part in (above, below)]
     for name, matrix, plane in zip(names, *rows, strict=True):
