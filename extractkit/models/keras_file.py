@@ -12,7 +12,7 @@ from extractkit.models import KEY as STATE
 from extractkit.models import check_state
 from extractkit.models.failures import error_summary
 from extractkit.models.given_weights import ONE, READ_BY, MovingAverages, given_weights
-from extractkit.models.keras_models.saved import SavedKeras, import_objects, open_saved
+from extractkit.models.keras_models.saved import CUSTOM_OBJECTS, SavedKeras, open_saved
 from extractkit.models.process import check_seed, quiet_start
 from extractkit.models.signature import InputAxes, parse_input_axes
 from extractkit.models.weight_files import WeightFile, open_weights
@@ -105,7 +105,7 @@ def load(
             f"{saved.at} is a SavedModel: averages of an optimizer are read from .keras and .h5 "
             f"files alone. Leave model.moving_averages out"
         )
-    objects = import_objects(custom_objects or {})
+    objects = _imported(custom_objects or {})
     origin: dict[str, object]
     if isinstance(architecture, Component):
         origin = {"factory": architecture.target, "seed": seed, **weights.origin}
@@ -195,3 +195,29 @@ def _built(factory: Component, seed: int) -> Any:
             f"model=module"
         )
     return model
+
+
+def _imported(custom_objects: Mapping[str, object]) -> dict[str, Any]:
+    """Import the classes and functions of `model.custom_objects`, by their names in the file.
+
+    Raises:
+        ConfigError: One of them cannot be imported.
+    """
+    imported = {}
+    for name, given in custom_objects.items():
+        # A configuration gives components, which know whether a file names them.
+        named = Component(CUSTOM_OBJECTS, given) if isinstance(given, str) else given
+        if not isinstance(named, Component):
+            raise ConfigError(
+                f"{CUSTOM_OBJECTS}.{name}={given!r} is not a dotted path, as in "
+                f"package.module.{name}"
+            )
+        try:
+            imported[name] = named.function()
+        except ConfigError as error:
+            raise ConfigError(
+                f"{CUSTOM_OBJECTS}.{name}={named.target!r} cannot be imported: "
+                f"{str(error.__cause__ or error).removesuffix('.')}. "
+                f"Give the dotted path of a class or function, as in package.module.{name}"
+            ) from error
+    return imported

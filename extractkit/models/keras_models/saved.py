@@ -16,8 +16,7 @@ import h5py
 
 from extractkit.advice import override
 from extractkit.core.checkpoints import natural
-from extractkit.core.component import Component
-from extractkit.errors import ConfigError, ModelError, choices
+from extractkit.errors import ModelError, choices
 from extractkit.models.failures import error_summary, why_not_unpacked
 from extractkit.models.recognition import (
     KERAS_METADATA,
@@ -356,35 +355,12 @@ def _damaged(at: str, error: BaseException) -> ModelError:
     return ModelError(f"{at} is damaged, or not whole: {error_summary(error)}")
 
 
-_AT = "model.custom_objects"
+CUSTOM_OBJECTS = "model.custom_objects"
+"""The key of classes and functions by their names in a file."""
+
 _UNKNOWN = re.compile(r"(?:Could not locate (?:class|function)|Unknown [\w ]+:) '([^']+)'")
 _REFUSED = re.compile("arbitrary code execution|safe_mode=False")
 _MODULES = ("builtins", "keras", "tf_keras")
-
-
-def import_objects(custom_objects: Mapping[str, object]) -> dict[str, Any]:
-    """Import the classes and functions of `model.custom_objects`, by their names in the file.
-
-    Raises:
-        ConfigError: One of them cannot be imported.
-    """
-    imported = {}
-    for name, given in custom_objects.items():
-        # A configuration gives components, which know whether a file names them.
-        named = Component(_AT, given) if isinstance(given, str) else given
-        if not isinstance(named, Component):
-            raise ConfigError(
-                f"{_AT}.{name}={given!r} is not a dotted path, as in package.module.{name}"
-            )
-        try:
-            imported[name] = named.function()
-        except ConfigError as error:
-            raise ConfigError(
-                f"{_AT}.{name}={named.target!r} cannot be imported: "
-                f"{str(error.__cause__ or error).removesuffix('.')}. "
-                f"Give the dotted path of a class or function, as in package.module.{name}"
-            ) from error
-    return imported
 
 
 def refuse_code(saved: SavedKeras) -> None:
@@ -433,7 +409,7 @@ def needs(saved: SavedKeras, name: str) -> str:
     plain = name.rpartition(">")[2]
     return (
         f"{saved.at} needs {name!r}, which Keras does not know by itself. Give its path: "
-        f"{_AT}.{plain}=package.module.{plain}{graph_alternative(saved)}"
+        f"{CUSTOM_OBJECTS}.{plain}=package.module.{plain}{graph_alternative(saved)}"
     )
 
 
