@@ -1,6 +1,9 @@
-"""The common interface of weight files: arrays by key. NumPy only."""
+"""The common interface of weight files: arrays by key, and the scope of a model among keys.
 
-from collections.abc import Callable, Iterator, Mapping
+NumPy only.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -177,3 +180,93 @@ def is_extended(name: str) -> bool:
 def damaged(at: str, what: str) -> ModelError:
     """Return the error for a file that could not be read to its end."""
     return ModelError(f"{at} is damaged, or not whole: {what}")
+
+
+@dataclass(frozen=True)
+class WeightScope:
+    """The scope of a file that holds all of a model's weights.
+
+    Attributes:
+        keys: The key in the file for each of the model's paths, in order.
+        outside: The other keys of the file.
+    """
+
+    keys: tuple[str, ...]
+    outside: tuple[str, ...]
+
+
+def find_scope(
+    paths: Sequence[str],
+    names: Mapping[str, str],
+    at: str,
+    may_be_left: Callable[[str], bool] = lambda key: False,
+    *,
+    droppable: int,
+) -> WeightScope | None:
+    """Return the scope of a file that holds all of a model's weights, or None.
+
+    The model's own name may be removed from the paths, and the scope's prefix added. No other
+    weight may be in the scope.
+
+    Args:
+        paths: The paths of the model's weights.
+        names: The path of each weight in the file, by its key.
+        at: The file's name in messages.
+        may_be_left: Whether a key in the scope may be unused after all.
+        droppable: The number of leading parts of all paths that are names of the model. Names of
+            layers are kept, since the weights could otherwise be those of another layer.
+
+    Raises:
+        ModelError: Several scopes hold the weights.
+    """
+    keys = {name: key for key, name in reversed(tuple(names.items()))}
+    shared = _shared(paths)
+    for depth in range(min(len(shared), droppable) + 1):
+        rests = ["/".join(path.split("/")[depth:]) for path in paths]
+        if not any("/" in rest for rest in rests):
+            break  # `kernel` and `bias` would match any layer
+        ending = [name for name in dict.fromkeys(names.values()) if _ends(name, rests[0])]
+        prefixes = [name.removesuffix(rests[0]) for name in ending]
+        inside = "".join(f"{part}/" for part in shared[depth:])
+        found = [
+            (prefix, scope)
+            for prefix in prefixes
+            if (scope := _scope(prefix, rests, keys, names)) is not None
+            and not any(
+                names[key].startswith(prefix + inside) and not may_be_left(key)
+                for key in scope.outside
+            )
+        ]
+        if len(found) > 1:
+            several = " and ".join(repr(f"{prefix}{inside}") for prefix, _ in found[:2])
+            raise ModelError(
+                f"{at} holds the weights of the model more than once: under {several}. "
+                f"Give a file with one of them"
+            )
+        if found:
+            return found[0][1]
+    return None
+
+
+def _scope(
+    prefix: str, rests: Sequence[str], keys: Mapping[str, str], names: Mapping[str, str]
+) -> WeightScope | None:
+    wanted = {prefix + rest: None for rest in rests}
+    if not all(name in keys for name in wanted):
+        return None
+    left = tuple(key for key, name in names.items() if name not in wanted)
+    return WeightScope(tuple(keys[name] for name in wanted), left)
+
+
+def _shared(paths: Sequence[str]) -> list[str]:
+    """Return the leading parts that all paths share, without the last part of a path."""
+    shared: list[str] = []
+    for parts in zip(*(path.split("/")[:-1] for path in paths), strict=False):
+        if len(set(parts)) > 1:
+            break
+        shared.append(parts[0])
+    return shared
+
+
+def _ends(name: str, rest: str) -> bool:
+    return name == rest or name.endswith(f"/{rest}")

@@ -16,8 +16,9 @@ from extractkit.errors import ConfigError, ModelError
 from extractkit.models.keras_file import load
 from extractkit.models.keras_models import weights
 from extractkit.models.keras_models.model import KerasModel
-from extractkit.models.keras_models.weights_by_name import find_scope, ranked
+from extractkit.models.keras_models.weights_by_name import ranked
 from extractkit.models.weight_files import open_weights
+from extractkit.models.weight_files.weight_file import find_scope
 from tests.models import keras_factories
 from tests.models.keras_factories import Unbuilt, flat, functional, keras_2
 
