@@ -1,6 +1,7 @@
 """Selectors over the reference model's catalog: what each key matches, and what it refuses."""
 
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -244,11 +245,87 @@ def test_dims_are_matched_axis_by_axis(pattern: object, expected: list[str]) -> 
     assert found == expected
 
 
-def test_dims_that_match_nothing_name_those_that_exist() -> None:
+OTHER_ORDERS = Catalog(
+    [
+        TensorRecord(f"{name}:output", Kind.LAYER_OUTPUT, TensorSpec.of("float32", dims, shape))
+        for name, shape, dims in [
+            ("scanned", (None, None, 6, 2), ("time", "sample", None, None)),
+            ("flat", (None, 5), ("sample*token", None)),
+            ("strided", (None, None, 3, 1), ("sample", "f(token)", None, None)),
+            ("unmeasured", (None, None, 3), ("sample", "?", None)),
+            ("fixed", (None, 7, 3), ("sample", None, None)),
+        ]
+    ],
+    "orders",
+)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("time,sample,#,#", ["scanned"]),  # as the model has them
+        ("sample,time,#,#", ["scanned"]),  # as they are stored
+        ("sample*token,#", ["flat"]),
+        ("sample,token,#", ["flat"]),
+        ("sample,~,#,#", ["scanned", "strided"]),
+        ("sample,~,#", ["flat"]),
+        ("~,*", []),
+        ("~,~,*", []),
+    ],
+)
+def test_dims_are_in_the_models_order_or_as_stored(pattern: str, expected: list[str]) -> None:
+    predicate = parse_selector("mine", {"dims": pattern}).predicate
+    found = [record.layer for record in OTHER_ORDERS.records if predicate.matches(record)]
+    assert found == expected
+
+
+UNMEASURED = TensorRecord(
+    "loop:output", Kind.LAYER_OUTPUT, TensorSpec.of("float32", ("?", "?", None), (None, None, 5))
+)
+
+
+@pytest.mark.parametrize(
+    ("mapping", "verdict"),
+    [
+        ({"dims": "sample,time,#"}, None),
+        ({"dims": "sample,*,*,*"}, None),  # an axis may be a product with the samples
+        ({"dims": "sample,*"}, False),
+        ({"not": {"dims": "sample,time,#"}}, None),
+        ({"dims": "sample,time,#", "kind": "op"}, False),
+        ({"any": [{"dims": "sample,time,#"}, {"kind": "layer_output"}]}, True),
+    ],
+)
+def test_axes_that_are_not_measured_leave_it_open(mapping: object, verdict: bool | None) -> None:
+    predicate = parse_selector("mine", mapping).predicate
+    assert predicate.verdict(UNMEASURED) is verdict
+    assert predicate.matches(UNMEASURED) is (verdict is True)
+    opposite = parse_selector("mine", {"not": mapping}).predicate
+    assert opposite.verdict(UNMEASURED) is (None if verdict is None else not verdict)
+    lost = replace(UNMEASURED, reason="it is random")  # and will not be measured
+    assert not parse_selector("mine", {"dims": "sample,time,#"}).predicate.may_match(lost)
+    partly = OTHER_ORDERS["unmeasured:output"]  # whose samples are known
+    assert parse_selector("mine", {"dims": "sample,~,#"}).predicate.verdict(partly) is None
+    assert parse_selector("mine", {"dims": "sample,*,4"}).predicate.verdict(partly) is False
+
+
+def test_a_model_without_an_axis_that_varies_is_reported() -> None:
+    fixed = Catalog([OTHER_ORDERS["fixed:output"]], "fixed")
     with pytest.raises(SelectionError) as caught:
-        parse_selector("mine", {"dims": "sample,tokens,8"}).select(SHAPED)
+        parse_selector("last", {"dims": "sample,~,*"}).select(fixed)
     assert str(caught.value) == (
-        "selectors.mine.dims='sample,tokens,8' matched 0 of 4 tensors of model 'shaped'. "
+        "selectors.last.dims='sample,~,*' matched 0 of 1 tensor of model 'fixed'. No axis of "
+        "these has a length that varies from sample to sample ('~'). For one element of an axis of "
+        "one size ('#'): {dims: 'sample,#,#', slice: {1: -1}}. "
+        "List them: extractkit tensors model=fixed"
+    )
+
+
+def test_dims_that_match_nothing_name_those_that_exist() -> None:
+    catalog = Catalog(SHAPED.records[:3], "shaped")  # without an unknown number of axes
+    with pytest.raises(SelectionError) as caught:
+        parse_selector("mine", {"dims": "sample,tokens,8"}).select(catalog)
+    assert str(caught.value) == (
+        "selectors.mine.dims='sample,tokens,8' matched 0 of 3 tensors of model 'shaped'. "
         "Available: 'sample,2,token,token', 'sample,8', 'sample,token,8'. "
         "List them: extractkit tensors model=shaped"
     )
@@ -363,7 +440,23 @@ def test_what_cannot_be_extracted_is_left_out_beside_what_can() -> None:
         ({"inside": "atention", "op_type": "Softmax"}, "Nearest: 'attention', "),
         ({"dtype": "float16"}, "Available: 'float32', 'int32'."),
         ({"depth": 7}, "Available: '0', '1'."),
-        ({"path": "pool:*", "op_type": "Softmax"}, "Nearest: 'pool:op/Max', 'pool:output', "),
+        (
+            {"path": "pool:*", "op_type": "Softmax"},
+            "Each of these predicates matches some tensors, but none matches all of them. "
+            "Without path, 1 tensor matches: 'attention:op/Softmax'. "
+            "Without op_type, 2 tensors match: 'pool:op/Max', 'pool:output'.",
+        ),
+        (  # of alternatives, one is enough
+            {"any": [{"kind": "optimizer"}, {"kind": "model_output"}], "dims": "sample,~,*"},
+            "Each of these predicates matches some tensors, but none matches all of them. "
+            "Without any, 5 tensors match: 'embedding:output', 'attention:op/Softmax', "
+            "'attention:op/MatMul', …. Without dims, 1 tensor matches: 'sample,4'. No axis of "
+            "these has a length that varies",
+        ),
+        (
+            {"any": [{"kind": "optimizer"}, {"kind": "moving_average"}], "path": "pool*"},
+            "Available: ",
+        ),
     ],
 )
 def test_what_exists_is_reported_for_the_field_at_fault(
@@ -423,7 +516,9 @@ def test_neighbours(mapping: dict[str, object], expected: list[str]) -> None:
         ),
         (
             {"op_type": "Max", "feeds": {"op_type": "Softmax"}},
-            "Each of these predicates matches some tensors, but none matches all of them.",
+            "Each of these predicates matches some tensors, but none matches all of them. Without "
+            "op_type, 1 tensor matches: 'embedding:output'. Without feeds, 1 tensor matches: "
+            "'pool:op/Max'.",
         ),
     ],
 )

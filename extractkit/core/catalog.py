@@ -109,6 +109,27 @@ class TensorRecord:
         """Whether the value can be extracted. If not, `reason` explains why."""
         return self.reason is None
 
+    @property
+    def sample_axis(self) -> int | None:
+        """The position of the axis that counts samples, alone or in a product; None without one."""
+        dims = enumerate(self.spec.dims or ())
+        return next((axis for axis, dim in dims if dim.counts_samples), None)
+
+    @property
+    def stored_dims(self) -> tuple[Dim, ...] | None:
+        """The dims in stored order: that of the samples first, a product with it split.
+
+        A tensor without such an axis belongs to one sample, and gets one. Dims that have to be
+        measured are those of the model. None if their number is unknown.
+        """
+        dims, axis = self.spec.dims, self.sample_axis
+        if dims is None:
+            return None
+        if axis is None:
+            alone = self.depends_on_inputs and self.spec.known
+            return (SAMPLES, *dims) if alone else dims
+        return (SAMPLES, *dims[:axis], *dims[axis].factors[1:], *dims[axis + 1 :])
+
     def to_json(self) -> dict[str, object]:
         """Return the record as `extractkit tensors --json` prints it."""
         return {
@@ -146,18 +167,13 @@ class Layout:
     @classmethod
     def of(cls, record: TensorRecord) -> "Layout | None":
         """Return the layout of a record, or None if an axis has to be measured first."""
-        if not record.spec.known:
+        dims, axis = record.stored_dims, record.sample_axis
+        if dims is None or not record.spec.known:
             return None
-        dims = record.spec.axes
-        for axis, dim in enumerate(dims):
-            if dim.counts_samples:
-                return cls(
-                    axis,
-                    bool(dim.factors),
-                    (SAMPLES, *dims[:axis], *dim.factors[1:], *dims[axis + 1 :]),
-                )
+        if axis is not None:
+            return cls(axis, bool(record.spec.axes[axis].factors), dims)
         if record.depends_on_inputs:
-            return cls(0, False, (SAMPLES, *dims), whole=True)
+            return cls(0, False, dims, whole=True)
         return cls(None, False, dims)
 
     def of_free_axes(self, found: Mapping[str, T]) -> dict[int, T]:

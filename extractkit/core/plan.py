@@ -287,11 +287,20 @@ def plan_tensors(catalog: Catalog, selectors: Sequence[Selector]) -> tuple[Plann
     for record in catalog.records:
         groups = wanted.get(record.address, [])
         for pipeline, asked, names in groups:
-            key = record.address if len(groups) == 1 else f"{record.address}@{names[0]}"
+            key = key_of(record.address, names, alone=len(groups) == 1)
             planned.extend(_planned(key, record, pipeline, asked, tuple(names)))
     for group in groups_of(planned):
         group.check()
     return tuple(planned)
+
+
+def key_of(address: str, selectors: Sequence[str], *, alone: bool) -> str:
+    """Return the key of what selectors store of a tensor.
+
+    Args:
+        alone: whether no other selector stores it in another way.
+    """
+    return address if alone else f"{address}@{selectors[0]}"
 
 
 @dataclass(frozen=True)

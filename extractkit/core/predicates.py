@@ -6,7 +6,7 @@ with one. Pure Python.
 
 import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import translate
 from functools import lru_cache
@@ -18,6 +18,29 @@ from extractkit.errors import SelectionError
 
 FIXED = "#"
 """In the list of `dims`, matches an axis that has one size for all samples."""
+
+VARYING = "~"
+"""In the list of `dims`, matches an axis whose length varies, or is unknown before measuring."""
+
+Verdict = bool | None
+"""Whether a tensor is selected. None: only measuring its axes can show it."""
+
+
+def _any_of(verdicts: Iterable[Verdict]) -> Verdict:
+    found: Verdict = False
+    for verdict in verdicts:
+        if verdict:
+            return True
+        found = None if verdict is None else found
+    return found
+
+
+def _all_of(verdicts: Iterable[Verdict]) -> Verdict:
+    return _negated(_any_of(map(_negated, verdicts)))
+
+
+def _negated(verdict: Verdict) -> Verdict:
+    return None if verdict is None else not verdict
 
 
 @lru_cache(maxsize=4096)
@@ -80,24 +103,37 @@ def _depth(record: TensorRecord, depth: object) -> bool:
     return record.depth == depth
 
 
-def _dims(record: TensorRecord, pattern: object) -> bool:
-    """a list of globs matches the axes one by one: `sample,token,*`; `#` matches an axis of one
-    size"""
-    if record.spec.dims is None:
-        return False
+def _dims(record: TensorRecord, pattern: object) -> Verdict:
+    """a list of globs matches the axes one by one, in the model's order or with the samples first:
+    `sample,token,*`; `#` matches an axis of one size, `~` one of varying length"""
     globs = [one.strip() for one in str(pattern).split(",")]
-    dims = record.spec.dims
-    return len(globs) == len(dims) and all(map(_is_axis, dims, globs))
+    own, stored = record.spec.dims, record.stored_dims
+    if own is None or stored is None:
+        return None
+    if record.sample_axis is None and not record.spec.known:
+        # Measuring may find the samples along any axis, or in a product with another.
+        return None if len(globs) - len(own) in (0, 1) else False
+    return _any_of(_are_axes(dims, globs) for dims in (own, stored))
 
 
-def _is_axis(dim: Dim, glob: str) -> bool:
+def _are_axes(dims: Sequence[Dim], globs: Sequence[str]) -> Verdict:
+    if len(globs) != len(dims):
+        return False
+    return _all_of(is_axis(dim, glob) for dim, glob in zip(dims, globs, strict=True))
+
+
+def is_axis(dim: Dim, glob: str) -> Verdict:
     """Return whether a glob matches what an axis is called, or its length."""
+    if _matches_glob(glob, dim.title, dim.length, str(dim)):
+        return True
+    if dim.unknown:
+        return None
     if glob == FIXED:
         return dim.size is not None
-    return any(_matches_glob(glob, text) for text in (dim.title, dim.length, str(dim)))
+    return glob == VARYING and dim.size is None and not dim.counts_samples
 
 
-PREDICATES: Mapping[str, Callable[[TensorRecord, object], bool]] = {
+PREDICATES: Mapping[str, Callable[[TensorRecord, object], Verdict]] = {
     test.__name__.removeprefix("_"): test
     for test in (
         *(_path, _regex, _layer_type, _inside, _op_type, _kind, _port, _dtype, _dims, _depth),
@@ -134,13 +170,25 @@ PREDICATE_KEYS = (
 class Predicate:
     """A test of one record. Predicates are values, combined with `&`, `|` and `~`."""
 
-    def matches(self, record: TensorRecord) -> bool:
-        """Return True if the record is selected.
+    def verdict(self, record: TensorRecord) -> Verdict:
+        """Return whether the record is selected, None if that depends on axes yet to be measured.
 
         Raises:
-            SelectionError: That depends on its neighbours, see `within`.
+            SelectionError: It depends on its neighbours, see `within`.
         """
         raise NotImplementedError
+
+    def matches(self, record: TensorRecord) -> bool:
+        """Return True if the record is selected for certain. Raises as `verdict` does."""
+        return self.verdict(record) is True
+
+    def may_match(self, record: TensorRecord) -> bool:
+        """Return True if the record is selected, or may be once its axes are measured.
+
+        Only those of extractable tensors are. Raises as `verdict` does.
+        """
+        verdict = self.verdict(record)
+        return record.extractable if verdict is None else verdict
 
     def within(self, catalog: Catalog) -> "Predicate":
         """Return the predicate for records of this catalog, with neighbours resolved.
@@ -167,9 +215,9 @@ class Where(Predicate):
     key: str
     values: tuple[object, ...]
 
-    def matches(self, record: TensorRecord) -> bool:
+    def verdict(self, record: TensorRecord) -> Verdict:
         test = PREDICATES[self.key]
-        return any(test(record, value) for value in self.values)
+        return _any_of(test(record, value) for value in self.values)
 
 
 @dataclass(frozen=True)
@@ -178,8 +226,8 @@ class All(Predicate):
 
     parts: tuple[Predicate, ...]
 
-    def matches(self, record: TensorRecord) -> bool:
-        return all(part.matches(record) for part in self.parts)
+    def verdict(self, record: TensorRecord) -> Verdict:
+        return _all_of(part.verdict(record) for part in self.parts)
 
     def within(self, catalog: Catalog) -> Predicate:
         return All(tuple(part.within(catalog) for part in self.parts))
@@ -191,8 +239,8 @@ class Any(Predicate):
 
     parts: tuple[Predicate, ...]
 
-    def matches(self, record: TensorRecord) -> bool:
-        return any(part.matches(record) for part in self.parts)
+    def verdict(self, record: TensorRecord) -> Verdict:
+        return _any_of(part.verdict(record) for part in self.parts)
 
     def within(self, catalog: Catalog) -> Predicate:
         return Any(tuple(part.within(catalog) for part in self.parts))
@@ -204,8 +252,8 @@ class Not(Predicate):
 
     part: Predicate
 
-    def matches(self, record: TensorRecord) -> bool:
-        return not self.part.matches(record)
+    def verdict(self, record: TensorRecord) -> Verdict:
+        return _negated(self.part.verdict(record))
 
     def within(self, catalog: Catalog) -> Predicate:
         return Not(self.part.within(catalog))
@@ -225,7 +273,7 @@ class Neighbour(Predicate):
     part: Predicate
     at: str
 
-    def matches(self, record: TensorRecord) -> bool:
+    def verdict(self, record: TensorRecord) -> Verdict:
         raise SelectionError(
             f"{self.at} needs a model's graph, and only its tensors are known here. Select them in "
             f"a job, or here by path, regex, kind or op_type"
@@ -253,13 +301,13 @@ class _Among(Predicate):
 
     addresses: frozenset[str]
 
-    def matches(self, record: TensorRecord) -> bool:
+    def verdict(self, record: TensorRecord) -> Verdict:
         return record.address in self.addresses
 
 
-def existing(key: str, catalog: Catalog) -> Iterator[str]:
-    """Yield the catalog's values of the field that `key` tests."""
-    for record in catalog.records:
+def existing(key: str, records: Iterable[TensorRecord]) -> Iterator[str]:
+    """Yield the values that records have of the field that `key` tests."""
+    for record in records:
         match key:
             case "path" | "regex":
                 yield record.address
@@ -269,8 +317,8 @@ def existing(key: str, catalog: Catalog) -> Iterator[str]:
                 for scope in record.scopes:
                     yield from (scope.path, *scope.types)
             case "dims":
-                if record.spec.dims is not None:
-                    yield ",".join(dim.title or dim.length for dim in record.spec.dims)
+                if record.stored_dims is not None:
+                    yield ",".join(dim.title or dim.length for dim in record.stored_dims)
             case "dtype":
                 yield record.spec.dtype
             case _:

@@ -4,17 +4,19 @@ All predicates of a selector's mapping must hold. Each takes one value or a list
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from extractkit.core.catalog import Catalog, Kind, TensorRecord
 from extractkit.core.keys import Effect, Key
 from extractkit.core.predicates import (
     COMBINATORS,
     FEEDS,
+    FIXED,
     NEIGHBOURS,
     PREDICATE_KEYS,
     PREDICATES,
+    VARYING,
     All,
     Any,
     Neighbour,
@@ -22,6 +24,7 @@ from extractkit.core.predicates import (
     Predicate,
     Where,
     existing,
+    is_axis,
     listing,
 )
 from extractkit.core.statistics.registry import STATISTICS, Asked
@@ -42,6 +45,7 @@ TAKE = Key(
 )
 
 _OF_LAYERS = ("layer_type", "inside")
+_SHOWN = 3
 _OF_VALUES = (*TRANSFORM_KEYS, STATISTICS)
 _OTHER_KEYS = (TAKE.name, *_OF_VALUES)
 SELECTOR_KEYS = tuple(key.name for key in (*PREDICATE_KEYS, TAKE, *TRANSFORMS, STATISTICS_KEY))
@@ -67,6 +71,7 @@ class Selector:
     def matching(self, catalog: Catalog) -> tuple[TensorRecord, ...]:
         """Return the records that match, in the catalog's order, extractable or not.
 
+        They include those of which only measuring their axes can show whether they match.
         With `take`, return those that it takes of the extractable ones. The others follow that a
         slice over all would take, since they may have been meant.
 
@@ -75,7 +80,7 @@ class Selector:
                 and the catalog has no edges.
         """
         predicate = self.predicate.within(catalog)
-        matched = tuple(record for record in catalog.records if predicate.matches(record))
+        matched = tuple(record for record in catalog.records if predicate.may_match(record))
         if not matched:
             raise SelectionError(
                 f"selectors.{self.given} matched 0 of {counted(len(catalog), 'tensor')} of model "
@@ -93,6 +98,31 @@ class Selector:
                 f"{catalog.model!r} that match. {listing(catalog)}"
             )
         return taken
+
+    def within(self, catalog: Catalog) -> "Selector":
+        """Return the selector for records of this catalog, with neighbours resolved.
+
+        Raises:
+            SelectionError: the predicate tests neighbours and the catalog has no edges.
+        """
+        return replace(self, predicate=self.predicate.within(catalog))
+
+    def check_measured(self, before: TensorRecord, after: TensorRecord) -> bool:
+        """Return whether a record that may match still does with its axes measured.
+
+        Raises:
+            SelectionError: it does not, and `take` has counted it.
+        """
+        if self.predicate.verdict(before) is not None or self.predicate.may_match(after):
+            return True
+        if self.take is None:
+            return False
+        (dims,) = existing("dims", [after])
+        raise SelectionError(
+            f"selectors.{self.name}.{TAKE.name} has counted {before.address!r}, whose axes were "
+            f"unknown. They were measured as {dims!r}, so that it does not match. Select by path, "
+            f"op_type or kind in place of dims"
+        )
 
     def select(self, catalog: Catalog) -> tuple[TensorRecord, ...]:
         """Return the records that match and can be extracted, in the catalog's order.
@@ -114,23 +144,74 @@ class Selector:
 
 def _why_nothing(predicate: Predicate, catalog: Catalog) -> str:
     """List what exists for the first test that matches no tensor; else list addresses."""
-    tests = list(_tests(predicate))
-    for test in tests:
-        inside = test.within(catalog)
-        if any(inside.matches(record) for record in catalog.records):
+    test = _failing(predicate, catalog)
+    if isinstance(test, Neighbour):
+        return _why_no_neighbour(test, catalog)
+    if test is not None:
+        return _why_no_value(test, catalog)
+    if isinstance(predicate, All):
+        return _why_not_all(predicate, catalog)
+    return choices("", catalog)
+
+
+def _failing(predicate: Predicate, catalog: Catalog) -> Where | Neighbour | None:
+    """Return the first test that matches nothing and is needed, as alternatives alone are not."""
+    if _matched(predicate, catalog):
+        return None
+    if isinstance(predicate, Where | Neighbour):
+        return predicate
+    parts = predicate.parts if isinstance(predicate, All | Any) else ()
+    return next((test for part in parts if (test := _failing(part, catalog)) is not None), None)
+
+
+def _matched(predicate: Predicate, catalog: Catalog) -> list[TensorRecord]:
+    inside = predicate.within(catalog)
+    return [record for record in catalog.records if inside.may_match(record)]
+
+
+def _why_no_value(test: Where, catalog: Catalog) -> str:
+    if test.key in _OF_LAYERS and not any(record.scopes for record in catalog.records):
+        return (
+            f"{test.key} needs layers, which this model's format does not record. "
+            f"Select by path, regex, kind or op_type."
+        )
+    if hint := _no_varying_axis(test, catalog.records):
+        return hint
+    return choices(str(test.values[0]), existing(test.key, catalog.records))
+
+
+def _no_varying_axis(test: Where, records: Iterable[TensorRecord]) -> str | None:
+    """Return what to do if a test needs axes of varying length and none of these records has one.
+
+    None otherwise.
+    """
+    if test.key != "dims" or not all(VARYING in str(value) for value in test.values):
+        return None
+    if any(is_axis(dim, VARYING) for record in records for dim in record.stored_dims or ()):
+        return None
+    return (
+        f"No axis of these has a length that varies from sample to sample ({VARYING!r}). For one "
+        f"element of an axis of one size ({FIXED!r}): {{dims: 'sample,{FIXED},{FIXED}', "
+        f"slice: {{1: -1}}}}."
+    )
+
+
+def _why_not_all(predicate: All, catalog: Catalog) -> str:
+    """Return what would match without one of the predicates, for each that rules out the rest."""
+    found = ["Each of these predicates matches some tensors, but none matches all of them."]
+    for part in predicate.parts:
+        rest = All(tuple(one for one in predicate.parts if one is not part))
+        if not (matched := _matched(rest, catalog)):
             continue
-        if isinstance(test, Neighbour):
-            return _why_no_neighbour(test, catalog)
-        if test.key in _OF_LAYERS and not any(record.scopes for record in catalog.records):
-            return (
-                f"{test.key} needs layers, which this model's format does not record. "
-                f"Select by path, regex, kind or op_type."
-            )
-        return choices(str(test.values[0]), existing(test.key, catalog))
-    own = [test for test in tests if isinstance(test, Where)]
-    if len(own) < len(tests):
-        return "Each of these predicates matches some tensors, but none matches all of them."
-    return choices(str(own[0].values[0]) if own else "", catalog)
+        key = part.key if isinstance(part, Where | Neighbour) else type(part).__name__.lower()
+        listed = key if key == "dims" else "path"
+        shown = list(dict.fromkeys(existing(listed, matched)))
+        names = ", ".join(map(repr, shown[:_SHOWN])) + ", …" * (len(shown) > _SHOWN)
+        verb = "matches" if len(matched) == 1 else "match"
+        found.append(f"Without {key}, {counted(len(matched), 'tensor')} {verb}: {names}.")
+        if isinstance(part, Where) and (hint := _no_varying_axis(part, matched)):
+            found.append(hint)
+    return " ".join(found)
 
 
 def _why_no_neighbour(test: Neighbour, catalog: Catalog) -> str:
@@ -142,15 +223,6 @@ def _why_no_neighbour(test: Neighbour, catalog: Catalog) -> str:
     verb = "is consumed to make" if test.key == FEEDS else "is made from"
     them = "it" if count == 1 else "one of them"
     return f"{are} {test.at}, but no listed tensor {verb} {them}."
-
-
-def _tests(predicate: Predicate) -> Iterator[Where | Neighbour]:
-    """Yield the single tests of a predicate, except negated ones."""
-    if isinstance(predicate, Where | Neighbour):
-        yield predicate
-    elif isinstance(predicate, All | Any):
-        for part in predicate.parts:
-            yield from _tests(part)
 
 
 def parse_selector(name: str, mapping: object) -> Selector:

@@ -54,6 +54,7 @@ class Opened:
         model: the loaded model.
         source: the samples; empty, without opening anything, if no tensor depends on them.
         settings: settings that may change the last bits of values.
+        selectors: the selectors by name, for the model's catalog.
         tensors: the tensors to store. Axes that only running the model shows are still unknown.
         matches: number of tensors that each selector stores.
         unextractable: tensors that selectors match but that cannot be extracted.
@@ -71,6 +72,7 @@ class Opened:
     source: Source
     compilation: Compilation
     settings: Mapping[str, object]
+    selectors: Mapping[str, Selector]
     tensors: tuple[PlannedTensor, ...]
     matches: Mapping[str, int]
     unextractable: tuple[TensorRecord, ...]
@@ -148,15 +150,17 @@ class Opened:
         """Return the same with all axes known, running the model if necessary.
 
         Raises:
-            SelectionError: no tensor that a selector matches has a value per sample, or a plugin
-                does not do what it predicts.
+            SelectionError: no tensor that a selector matches has a value per sample, the axes of
+                none match, or a plugin does not do what it predicts.
         """
         found = try_out(
             self.model,
             self.source,
             self.bad_samples,
             lambda samples: measure_axes(
-                self.model, samples, self.tensors, self.compilation, alone=self.alone
+                *(self.model, samples, self.tensors, self.compilation),
+                alone=self.alone,
+                matches=lambda name, *records: self.selectors[name].check_measured(*records),
             ),
         )
         check_plugins(found.tensors)
@@ -164,6 +168,7 @@ class Opened:
             group.check()
         gone = {record.address for record in found.unextractable}
         lost = Counter(n for t in self.tensors if t.address in gone for n in t.selectors)
+        lost.update(found.unmatched)
         return replace(
             self,
             tensors=found.tensors,
@@ -246,6 +251,7 @@ def open_job(
         source=source,
         compilation=Compilation(runtime.compile, runtime.device),
         settings=settings,
+        selectors={one.name: one.within(chosen.catalog) for one in job.selectors},
         tensors=tensors,
         matches={
             name: sum(record.extractable for record in records) for name, records in matched.items()

@@ -1,13 +1,15 @@
 """Measurement of axes that only running the model shows, on the first samples, never guessed."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 
 from extractkit.core.catalog import TensorRecord
-from extractkit.core.plan import PlannedTensor, measured
+from extractkit.core.plan import PlannedTensor, key_of, measured
+from extractkit.core.predicates import existing
 from extractkit.core.spec import SAMPLE, SAMPLES, TEXT, Dim
 from extractkit.core.values import Array
 from extractkit.engine.batches import collate, elements
@@ -32,12 +34,21 @@ class Measured:
     Attributes:
         tensors: the tensors, with every axis known and every product of axes checked.
         unextractable: records of tensors without a value per sample, with the reason.
+        unmatched: number of tensors, by selector, whose measured axes do not match.
         alone: why each call must take one sample; None if no measurement demands it.
     """
 
     tensors: tuple[PlannedTensor, ...]
     unextractable: tuple[TensorRecord, ...] = ()
+    unmatched: Mapping[str, int] = field(default_factory=dict)
     alone: str | None = None
+
+
+Matches = Callable[[str, TensorRecord, TensorRecord], bool]
+"""A function that returns whether a tensor that a selector may match still does when measured.
+
+It takes the selector's name, and the tensor's record before and after.
+"""
 
 
 def measure_axes(
@@ -47,6 +58,7 @@ def measure_axes(
     compilation: Compilation,
     *,
     alone: bool = False,
+    matches: Matches = lambda name, before, after: True,
 ) -> Measured:
     """Return the same tensors with every axis known, and every product of axes checked.
 
@@ -59,16 +71,17 @@ def measure_axes(
 
     Args:
         alone: whether each call takes one sample in any case.
+        matches: whether selectors match tensors with the axes that are measured.
 
     Raises:
-        SelectionError: no tensor that a selector matches has a value per sample. The message names
-            one of them with its axes.
+        SelectionError: no tensor that a selector matches has a value per sample, or the axes of
+            none match. The message names one of them with its axes.
     """
-    found = _Found({}, {}, {})
+    found, still = _Found({}, {}, {}), _Matching(matches)
     unknown = [tensor for tensor in tensors if tensor.layout is None]
     if unknown:
         found = _measured_records(model, source, unknown, compilation)
-        tensors = _completed(tensors, found.by_sample)
+        tensors = _completed(tensors, found.by_sample, still)
     split = [
         tensor
         for tensor in tensors
@@ -81,18 +94,48 @@ def measure_axes(
     if found.reasons and (alone or lost):
         if lost is not None:
             why = f"{lost.address!r} has no value per sample in a batch"
-        tensors = _completed(tensors, found.by_call)
+        tensors = _completed(tensors, found.by_call, still)
         for address in found.by_call:
             found.reasons.pop(address, None)
     _check_left(tensors, found.reasons)
+    still.check_left(tensors)
     return Measured(
         tuple(tensor for tensor in tensors if tensor.address not in found.reasons),
         tuple(
             replace(model.catalog[address], reason=reason + _ADVICE * (address in found.by_call))
             for address, reason in found.reasons.items()
         ),
+        Counter(name for name, _ in still.lost),
         why,
     )
+
+
+@dataclass(frozen=True)
+class _Matching:
+    """The selectors that still match a tensor, and those that do not: names with records."""
+
+    matches: Matches
+    lost: list[tuple[str, TensorRecord]] = field(default_factory=list)
+
+    def kept(self, tensor: PlannedTensor, record: TensorRecord) -> PlannedTensor | None:
+        """Return the tensor for the selectors that match its new record; None if none does."""
+        names = tuple(
+            name for name in tensor.selectors if self.matches(name, tensor.record, record)
+        )
+        self.lost.extend((name, record) for name in tensor.selectors if name not in names)
+        return replace(tensor, selectors=names) if names else None
+
+    def check_left(self, tensors: Sequence[PlannedTensor]) -> None:
+        """Refuse a selector that would store nothing."""
+        left = {name for tensor in tensors for name in tensor.selectors}
+        for name, record in self.lost:
+            if name not in left:
+                (dims,) = existing("dims", [record])
+                raise SelectionError(
+                    f"selectors.{name} matches nothing: the axes of {record.address!r} were "
+                    f"measured as {dims!r}. Correct selectors.{name}.dims, or leave "
+                    f"selectors.{name} out"
+                )
 
 
 @dataclass(frozen=True)
@@ -111,16 +154,25 @@ class _Found:
 
 
 def _completed(
-    tensors: Sequence[PlannedTensor], records: Mapping[str, TensorRecord]
+    tensors: Sequence[PlannedTensor], records: Mapping[str, TensorRecord], still: _Matching
 ) -> list[PlannedTensor]:
-    """Return the tensors, those with a record here planned anew with all their results."""
-    completed: list[PlannedTensor] = []
+    """Return the tensors, those with a record here planned anew with all their results.
+
+    Those whose selectors no longer match are omitted.
+    """
+    chosen: list[PlannedTensor] = []
     for tensor in tensors:
-        record = records.get(tensor.address)
-        if record is None:
+        record, main = records.get(tensor.address), tensor.bound is None or not tensor.bound.name
+        kept = tensor if record is None else still.kept(tensor, record) if main else None
+        chosen += [] if kept is None else [kept]
+    ways = Counter(tensor.address for tensor in chosen)
+    completed: list[PlannedTensor] = []
+    for tensor in chosen:
+        if (record := records.get(tensor.address)) is None:
             completed.append(tensor)
-        elif tensor.bound is None or not tensor.bound.name:
-            completed.extend(measured(tensor, record))
+            continue
+        key = key_of(tensor.address, tensor.selectors, alone=ways[tensor.address] == 1)
+        completed.extend(measured(replace(tensor, key=key), record))
     return completed
 
 

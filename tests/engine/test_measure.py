@@ -207,6 +207,55 @@ def test_a_transform_is_bound_once_the_axes_are_known() -> None:
         measure_axes(MODEL, source(), planned, Compilation())
 
 
+def chosen_by_dims(model: ReferenceModel, *mappings: object) -> Measured:
+    """What selectors store of tensors that their predicates may match before measuring."""
+    catalog = model.catalog
+    chosen = {f"s{at}": parse_selector(f"s{at}", one) for at, one in enumerate(mappings)}
+    planned = plan_tensors(catalog, list(chosen.values()))
+    return measure_axes(
+        *(model, source(), planned, Compilation()),
+        matches=lambda name, *records: chosen[name].within(catalog).check_measured(*records),
+    )
+
+
+def test_dims_are_matched_again_once_they_are_measured() -> None:
+    model = described("attention:output", "?", "?", "?")
+    tokens, others = {"dims": "sample,token,4"}, {"dims": "sample,token,token"}
+    found = chosen_by_dims(model, tokens, others)
+    (tensor,) = (one for one in found.tensors if one.address == "attention:output")
+    assert tensor.selectors == ("s0",)
+    assert (tensor.spec.labels, tensor.spec.shape) == (("sample", "token", None), (None, None, 4))
+    assert found.unmatched == {"s0": 1, "s1": 2}  # pool:op/Max is unknown, too
+
+
+def test_transforms_are_bound_to_tensors_that_match_when_measured_alone() -> None:
+    model = described("pool:op/Max", "?", "?")
+    found = chosen_by_dims(model, {"dims": "sample,~,*", "slice": {1: -1}})
+    assert {one.address for one in found.tensors} == {
+        *("embedding:output", "attention:op/Softmax", "attention:op/MatMul", "attention:output")
+    }
+
+
+def test_a_selector_that_matches_nothing_when_measured_is_reported() -> None:
+    model = described("pool:op/Max", "?", "?")
+    with pytest.raises(SelectionError) as refused:
+        chosen_by_dims(model, {"op_type": "Max", "dims": "sample,token"})
+    assert str(refused.value) == (
+        "selectors.s0 matches nothing: the axes of 'pool:op/Max' were measured as 'sample,4'. "
+        "Correct selectors.s0.dims, or leave selectors.s0 out"
+    )
+
+
+def test_a_slice_of_matches_that_measuring_changes_is_refused() -> None:
+    model = described("pool:op/Max", "?", "?")
+    with pytest.raises(SelectionError) as refused:
+        chosen_by_dims(model, {"dims": "sample,token,*", "take": "-1:"})
+    assert str(refused.value) == (
+        "selectors.s0.take has counted 'pool:op/Max', whose axes were unknown. They were measured "
+        "as 'sample,4', so that it does not match. Select by path, op_type or kind in place of dims"
+    )
+
+
 def test_what_has_no_value_per_sample_is_left_out_where_others_remain() -> None:
     chosen = parse_selector("mine", {"inside": "pool"})
     model = WholeBatch()

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pytest
 import tensorflow as tf
 
+import extractkit
 from extractkit.core.catalog import Kind, Layout
 from extractkit.core.requests import Value
 from extractkit.core.spec import TensorSpec
@@ -100,6 +101,31 @@ def test_numpy_in_float64(
     expected = forward(weights(path), *samples.values())
     for value, wanted in zip(values, expected, strict=True):
         np.testing.assert_allclose(value, wanted, atol=1e-5)
+
+
+def test_ready_selectors_find_the_samples_along_the_second_axis(
+    path: Path, samples: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    lengths = samples["placeholder/seq_lengths"]
+    rows = [
+        {name: array[at] for name, array in samples.items()}
+        | {"placeholder/inputs": samples["placeholder/inputs"][at, :length]}
+        for at, length in enumerate(lengths)
+    ]
+    run = extractkit.extract(
+        ["selectors=[pooled,last_token,statistics]"],
+        model=load(str(path), input_axes=INPUTS, constants={KEEP: 1.0}),
+        inputs=rows,
+        run_dir=tmp_path / "run",
+    )
+    whole = forward(weights(path), *samples.values())[1]
+    expected = [whole[:length, at] for at, length in enumerate(lengths)]
+    means, last = run["probs:0@pooled"], run["probs:0@last_token"]
+    np.testing.assert_allclose(np.asarray(means), [row.mean(0) for row in expected], atol=1e-5)
+    np.testing.assert_allclose(np.asarray(last), [row[-1] for row in expected], atol=1e-5)
+    found = run.statistics["probs:0@statistics"].moments
+    np.testing.assert_allclose(found.mean, np.concatenate(expected).mean(0), atol=1e-5)
+    assert int(found.count) == lengths.sum()
 
 
 def test_what_is_stored_has_the_samples_first(

@@ -67,6 +67,61 @@ def test_padding_takes_no_part(
         np.testing.assert_allclose(np.asarray(run[key]), expected, rtol=2e-5, atol=1e-6)
 
 
+class TimeFirst(tf.Module):
+    """A layer on frames whose samples are along the second axis."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        draw = np.random.default_rng(5)
+        self.kernel = tf.Variable(draw.normal(size=(3, 4)).astype(np.float32))
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None, 3], tf.float32, name="frames")])
+    def __call__(self, frames: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"lifted": tf.tanh(frames @ self.kernel)}
+
+
+def test_samples_may_be_along_another_axis_than_the_first(tmp_path: Path) -> None:
+    net = TimeFirst()
+    tf.saved_model.save(net, str(tmp_path / "net"), signatures=net.__call__)
+    run = extractkit.extract(
+        [
+            *("model=saved_model", f"model.path={tmp_path / 'net'}"),
+            "model.input_axes={frames: [time, sample, 3]}",
+            "selectors=[pooled,last_token,statistics]",
+        ],
+        inputs=[{"frames": sample} for sample in SAMPLES],
+        run_dir=tmp_path / "run",
+    )
+    rows = [np.tanh(sample.astype(np.float64) @ net.kernel.numpy()) for sample in SAMPLES]
+    close = {"rtol": 2e-5, "atol": 1e-6}
+    means, last = run[":output.lifted@pooled"], run[":output.lifted@last_token"]
+    np.testing.assert_allclose(np.asarray(means), [row.mean(0) for row in rows], **close)
+    np.testing.assert_allclose(np.asarray(last), [row[-1] for row in rows], **close)
+    moments = run.statistics[":output.lifted@statistics"].moments
+    np.testing.assert_allclose(moments.mean, np.concatenate(rows).mean(0), **close)
+    assert int(moments.count) == sum(map(len, SAMPLES))
+
+
+def test_layers_whose_axes_are_only_measured_take_part(tmp_path: Path) -> None:
+    keras.utils.set_random_seed(3)
+    frames = keras.Input((None, 3), name="frames")
+    read = keras.layers.LSTM(4, return_sequences=True, name="read")(frames)
+    model = keras.Model(frames, keras.layers.LSTM(2, name="end")(read))
+    run = extractkit.extract(
+        ["selectors=[pooled,last_token,statistics]"],
+        model=model,
+        inputs=[{"frames": sample} for sample in SAMPLES],
+        run_dir=tmp_path / "run",
+    )
+    rows = by_sample(model, "read")
+    np.testing.assert_allclose(
+        np.asarray(run["read:output@last_token"]), [row[-1] for row in rows], rtol=2e-5, atol=1e-6
+    )
+    # One selector alone stores what has no axis of tokens.
+    assert {*run.statistics} == {"read:output@statistics", "end:output", ":output"}
+    assert {*run} == {"read:output@last_token", "read:output@pooled"}
+
+
 def test_pooled_pictures_are_means_over_height_and_width(tmp_path: Path) -> None:
     keras.utils.set_random_seed(3)
     picture = keras.Input((None, None, 1), name="picture")
