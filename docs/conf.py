@@ -5,12 +5,17 @@ import sys
 from importlib.metadata import version as installed
 from pathlib import Path
 
+from docutils import nodes
+
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent), str(HERE / "_ext")]
 
 project = "extractkit"
 author = "extractkit contributors"
 version = release = installed("extractkit")
+
+LONGEST_TABLE = 130
+"""Characters of a line up to which a block keeps its shape and scrolls. Longer lines fold."""
 
 extensions = [
     "config_group",
@@ -50,6 +55,9 @@ html_theme_options = {
     "show_toc_level": 2,
 }
 html_copy_source = False
+# The search finds names. Pages without neighbours have no side bar.
+html_use_index = html_domain_indices = False
+html_sidebars = {"index": [], "tutorial": []}
 copyright = "extractkit contributors, MIT licence"  # noqa: A001 - the name that Sphinx reads
 
 
@@ -58,6 +66,14 @@ def _literal(_app, _what, _name, _object, _options, lines) -> None:
     lines[:] = [re.sub(r"\||(?<![\w`*\\])\*(?=\w)", r"\\\g<0>", one) for one in lines]
 
 
+def _fold(_app, document) -> None:
+    """Mark blocks that hold a message of one long line, for the style sheet."""
+    for block in document.findall(nodes.literal_block):
+        if max(map(len, block.astext().splitlines()), default=0) > LONGEST_TABLE:
+            block["classes"].append("folded")
+
+
 def setup(app) -> None:
     """Connect what is of this site alone."""
     app.connect("autodoc-process-docstring", _literal, priority=400)
+    app.connect("doctree-read", _fold)

@@ -30,8 +30,10 @@ class ConfigGroup(SphinxDirective):
 
 def section(group: str, entry: Entry) -> str:
     """Return the section of an entry as Markdown: its introduction and its keys."""
-    # Commands are indented in the comment: a block of code in Markdown needs four spaces.
+    # Commands are indented in the comment: a block of code in Markdown needs four spaces. In its
+    # sentences, `_target_` is a key and no emphasis.
     intro = re.sub(r"(?m)^ {2,}", "    ", entry.intro)
+    intro = re.sub(r"(?m)^(?! {4}).*", lambda line: line[0].replace("_", r"\_"), intro)
     title = f"### `{group}={entry.name}`\n\n{intro}\n\n"
     if group == "selectors":  # a choice of values for keys that have a page of their own
         lines = entry.path.read_text("utf-8").splitlines()
