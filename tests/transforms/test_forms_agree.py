@@ -25,6 +25,14 @@ DTYPES = (
     *("float32", "float64", "float16", "bfloat16"),
     *("int32", "int64", "uint8", "uint64", "bool"),
 )
+SCALES = {
+    **dict.fromkeys(("float32", "bfloat16"), (2.0, 1e-30, 1e20, 6e37)),
+    "float16": (2.0, 1e4),
+    "float64": (2.0, 1e-100, 1e100),
+    "int32": (2.0, 2.0**28),
+    **dict.fromkeys(("int64", "uint64"), (2.0, 2.0**54)),
+}
+"""Sizes of numbers, with some whose sums or squares a type of the same width could not hold."""
 TENSORS: dict[str, tuple[str | int, ...]] = {
     "hidden states": ("token", 3),
     "attention": (2, "token", "token"),
@@ -148,10 +156,11 @@ def cases(draw: Draw, first: str | None = None, most: int = 4) -> Case:
     for _, _, index, found in results[""].elements(free):
         assume((found >= (index + 1 if index >= 0 else -index)).all())
     numbers = np.random.default_rng(draw(st.integers(0, 99)))
+    scale = draw(st.sampled_from(SCALES.get(dtype, (2.0,))))
     samples = []
     for position in range(count):
         shape = [one if isinstance(one, int) else lengths[one][position] for one in own]
-        values = numbers.normal(scale=2, size=shape)
+        values = numbers.normal(scale=scale, size=shape)
         samples.append((np.abs(values) if dtype[0] == "u" else values).astype(dtype))
     return Case(spec, samples, lengths, written, dict(results))
 

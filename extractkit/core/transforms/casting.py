@@ -147,7 +147,8 @@ class Quantize:
 
     The scale, float32 (sample,), is the largest absolute value of the sample divided by 127, and is
     stored beside it as `ADDRESS@scale`; the largest error of a sample is stored as `ADDRESS@error`.
-    A sample with NaN or an infinity is stored as zeros, with NaN as scale and error.
+    A sample with NaN, an infinity or a number beyond float32 is stored as zeros, with NaN as scale
+    and error.
     """
 
     name: ClassVar[str] = "quantize"
@@ -192,9 +193,9 @@ class Quantize:
     def in_numpy(self, operand: Operand, value: Array) -> Sequence[Array]:
         """Do the same in float32, so that ties are rounded the same way."""
         over = operand.every_axis
-        numbers = value.astype(np.float32)
-        finite = np.isfinite(numbers).all(axis=over, keepdims=True)
-        with np.errstate(invalid="ignore", divide="ignore"):
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            numbers = value.astype(np.float32)
+            finite = np.isfinite(numbers).all(axis=over, keepdims=True)
             largest = np.abs(numbers).max(axis=over, keepdims=True, initial=0)
             scale = np.where(finite, largest / np.float32(127), np.float32(np.nan))
             steps = np.where(finite & (scale > 0), np.round(numbers / scale), np.float32(0))

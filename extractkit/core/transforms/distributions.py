@@ -103,9 +103,9 @@ class Quantile:
         """Sort each sample's elements, and interpolate."""
         rows, mask = _rows(tf, operand, value, self._over(operand))
         dtype = reduced_dtype(self.name, value.tensor.dtype.name)
-        rows = tf.cast(rows, dtype)
+        rows = tf.cast(rows, dtype if rows.dtype.is_floating else tf.float64)
         rank = rows.shape.rank
-        ordered = tf.sort(tf.where(mask, rows, tf.constant(math.inf, dtype)), axis=-1)
+        ordered = tf.sort(tf.where(mask, rows, tf.constant(math.inf, rows.dtype)), axis=-1)
         # One more element, so that gathering works on an empty axis.
         ordered = tf.pad(ordered, [[0, 0]] * (rank - 1) + [[0, 1]])
         count = tf.reduce_sum(tf.cast(mask, tf.int32), -1, keepdims=True)

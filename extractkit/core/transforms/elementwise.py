@@ -143,14 +143,15 @@ class Softmax(_AlongAxes):
     name = "softmax"
 
     def in_graph(self, tf: Any, operand: Operand, value: Masked) -> Sequence[Tensor]:
-        """Subtract the largest element first, as is usual."""
+        """Subtract the largest element first, as is usual; that of integers in float64."""
         over = list(self._over(operand))
-        tensor = tf.cast(value.tensor, reduced_dtype("mean", value.tensor.dtype.name))
+        dtype = reduced_dtype("mean", value.tensor.dtype.name)
+        tensor = tf.cast(value.tensor, dtype if value.tensor.dtype.is_floating else tf.float64)
         mask = present(tf, value, over)
         hidden = tf.where(mask, tensor, tf.constant(farthest(tensor, -1), tensor.dtype))
         highest = tf.reduce_max(hidden, over, keepdims=True)
         powers = tf.where(mask, tf.exp(tensor - highest), tf.constant(0, tensor.dtype))
-        return [powers / tf.reduce_sum(powers, over, keepdims=True)]
+        return [tf.cast(powers / tf.reduce_sum(powers, over, keepdims=True), dtype)]
 
     def in_numpy(self, operand: Operand, value: Array) -> Sequence[Array]:
         """Compute in float64."""
@@ -173,12 +174,13 @@ class Normalize(_AlongAxes):
     name = "normalize"
 
     def in_graph(self, tf: Any, operand: Operand, value: Masked) -> Sequence[Tensor]:
-        """Compute the norm without padding."""
+        """Compute in float64, without padding."""
         over = list(self._over(operand))
-        tensor = tf.cast(value.tensor, reduced_dtype("mean", value.tensor.dtype.name))
+        dtype = reduced_dtype("mean", value.tensor.dtype.name)
+        tensor = tf.cast(value.tensor, tf.float64)
         own = tf.where(present(tf, value, over), tensor, tf.constant(0, tensor.dtype))
         norm = tf.sqrt(tf.reduce_sum(tf.square(own), over, keepdims=True))
-        return [tf.math.divide_no_nan(own, norm)]
+        return [tf.cast(tf.math.divide_no_nan(own, norm), dtype)]
 
     def in_numpy(self, operand: Operand, value: Array) -> Sequence[Array]:
         """Compute in float64."""

@@ -19,7 +19,12 @@ from extractkit.core.transforms import (
     present,
     whole_number,
 )
-from extractkit.core.transforms.reductions import farthest, reduced_dtype
+from extractkit.core.transforms.reductions import (
+    computing_dtype,
+    farthest,
+    narrowed,
+    reduced_dtype,
+)
 from extractkit.errors import ConfigError, choices
 
 _POOLS = ("mean", "sum", "max", "min")
@@ -79,8 +84,7 @@ class Pool:
         """Gather the windows, and reduce the elements in them."""
         position = self._position(operand)
         dtype = reduced_dtype(self.op, value.tensor.dtype.name)
-        boolean = value.tensor.dtype == tf.bool and self.op in ("min", "max")
-        tensor = tf.cast(value.tensor, "int32" if boolean else dtype)
+        tensor = tf.cast(value.tensor, computing_dtype(self.op, value.tensor.dtype.name))
         size = tf.shape(tensor)[position]
         starts = tf.range(0, size, self.stride)
         indices = starts[:, None] + tf.range(self.window)[None, :]
@@ -100,10 +104,9 @@ class Pool:
         if self.op == "mean":
             counted = tf.pad(tf.cast(inside, tensor.dtype), pad)
             count = tf.reduce_sum(tf.gather(counted, indices, axis=position), over)
-            return [tf.reduce_sum(windows, over) / count]
+            return [tf.cast(tf.reduce_sum(windows, over) / count, dtype)]
         reduce = {"sum": tf.reduce_sum, "max": tf.reduce_max, "min": tf.reduce_min}[self.op]
-        found = reduce(windows, over)
-        return [tf.greater(found, 0) if boolean else found]
+        return [narrowed(tf, reduce(windows, over), dtype)]
 
     def in_numpy(self, operand: Operand, value: Array) -> Sequence[Array]:
         """Reduce the windows one by one."""
@@ -121,6 +124,6 @@ class Pool:
             for end in [value.shape[position]]
             for start in range(0, end, self.stride)
         ]
-        if not windows:
-            return [wide.astype(dtype)]
-        return [np.stack(windows, position).astype(dtype)]
+        found = np.stack(windows, position) if windows else wide
+        with np.errstate(over="ignore"):
+            return [found.astype(dtype)]

@@ -130,12 +130,9 @@ class Signs:
             )
         return self.to
 
-    def matrix(
-        self, size: int, operand: Operand, at: str, dtype: str
-    ) -> tuple[Array | None, Array]:
-        """Return no offset, and the matrix (size, to), computed in a type."""
-        signs = random_signs(size, self.to, self.seed).astype(dtype)
-        return None, signs / np.sqrt(np.asarray(self.to, dtype))
+    def matrix(self, size: int, operand: Operand, at: str) -> tuple[Array | None, Array]:
+        """Return no offset, and the matrix, float64 (size, to)."""
+        return None, random_signs(size, self.to, self.seed) / np.sqrt(self.to)
 
 
 @dataclass(frozen=True)
@@ -219,11 +216,10 @@ class FromRun:
             raise SelectionError(f"{at}.to={self.to} is larger than the {count} {of}")
         return count if self.to is None else self.to
 
-    def matrix(self, size: int, operand: Operand, at: str, dtype: str) -> tuple[Array, Array]:
-        """Return the mean, and the matrix (size, components), in a type."""
+    def matrix(self, size: int, operand: Operand, at: str) -> tuple[Array, Array]:
+        """Return the mean, float64 (size,), and the matrix, float64 (size, components)."""
         chosen = self.chosen(operand, at)
-        taken = chosen.components[: self.width(size, operand, at)]
-        return chosen.mean.astype(dtype), taken.T.astype(dtype)
+        return chosen.mean, chosen.components[: self.width(size, operand, at)].T
 
 
 @dataclass(frozen=True)
@@ -309,28 +305,29 @@ class Project:
         return [lengths]
 
     def in_graph(self, tf: Any, operand: Operand, value: Masked) -> Sequence[Tensor]:
-        """Subtract the mean, and multiply with the matrix."""
+        """Subtract the mean, and multiply with the matrix, in float64."""
         position, size = self._position(operand)
-        dtype = reduced_dtype("mean", value.tensor.dtype.name)
-        mean, matrix = self.onto.matrix(size, operand, self.at, dtype)
-        tensor = tf.cast(value.tensor, dtype)
+        mean, matrix = self.onto.matrix(size, operand, self.at)
+        tensor = tf.cast(value.tensor, tf.float64)
         rank = tensor.shape.rank
         if mean is not None:
             tensor -= tf.constant(mean.reshape(size, *[1] * (rank - 1 - position)))
         found = tf.tensordot(tensor, tf.constant(matrix), [[position], [0]])
+        found = tf.cast(found, reduced_dtype("mean", value.tensor.dtype.name))
         return [tf.transpose(found, [*range(position), rank - 1, *range(position, rank - 1)])]
 
     def in_numpy(self, operand: Operand, value: Array) -> Sequence[Array]:
         """Do the same in float64."""
         position, size = self._position(operand)
-        mean, matrix = self.onto.matrix(size, operand, self.at, "float64")
+        mean, matrix = self.onto.matrix(size, operand, self.at)
         wide = value.astype(np.float64)
         if mean is not None:
             wide -= mean.reshape(size, *[1] * (value.ndim - 1 - position))
         with one_thread():
             found = np.tensordot(wide, matrix, ([position], [0]))
         found = np.moveaxis(found, -1, position)
-        return [found.astype(reduced_dtype("mean", value.dtype.name))]
+        with np.errstate(over="ignore"):
+            return [found.astype(reduced_dtype("mean", value.dtype.name))]
 
 
 @lru_cache(maxsize=16)

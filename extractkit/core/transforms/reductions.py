@@ -24,7 +24,7 @@ _FLOATING = ("float16", "float32", "float64", "bfloat16")
 
 
 def reduced_dtype(op: str, dtype: str) -> str:
-    """Return a reduction's result dtype, in which it is computed: wide enough not to overflow."""
+    """Return the dtype of a reduction's result."""
     if op in ("mean", "norm", "std", "var", "quantile"):
         return dtype if dtype == "float64" else "float32"
     if op == "sum" and dtype in ("float16", "bfloat16"):
@@ -32,6 +32,26 @@ def reduced_dtype(op: str, dtype: str) -> str:
     if op == "sum" and "float" not in dtype:
         return "uint64" if dtype == "uint64" else "int64"
     return dtype
+
+
+def computing_dtype(op: str, dtype: str) -> str:
+    """Return the dtype in which a reduction is computed.
+
+    In float64, squares and sums of smaller floats neither overflow nor vanish, and integers up to
+    2**53 are exact.
+    """
+    if op in ("min", "max"):
+        return "int32" if dtype == "bool" else dtype
+    found = reduced_dtype(op, dtype)
+    return "float64" if "float" in found else found
+
+
+def narrowed(tf: Any, computed: Tensor, dtype: str) -> Tensor:
+    """Return what was computed in `computing_dtype` in the dtype of the result.
+
+    The extreme values of int32, which are the extremes of no elements, become those of bool.
+    """
+    return tf.greater(computed, 0) if dtype == "bool" else tf.cast(computed, dtype)
 
 
 @dataclass(frozen=True)
@@ -69,15 +89,11 @@ class Reduction:
     def in_graph(self, tf: Any, operand: Operand, value: Masked) -> Sequence[Tensor]:
         """Reduce in a type that does not overflow."""
         over = list(self._over(operand))
-        if not over:
-            return [tf.cast(value.tensor, reduced_dtype(self.name, value.tensor.dtype.name))]
-        tensor = value.tensor
-        boolean = tensor.dtype == tf.bool and self.name in ("min", "max")
-        wide = "int32" if boolean else reduced_dtype(self.name, tensor.dtype.name)
-        tensor = tf.cast(tensor, wide)
+        dtype = value.tensor.dtype.name
+        tensor = tf.cast(value.tensor, computing_dtype(self.name, dtype))
         reduced = self._reduced(tf, tensor, present(tf, value, over), over)
-        reduced = tf.squeeze(reduced, over)
-        return [tf.greater(reduced, 0) if boolean else reduced]
+        reduced = tf.squeeze(reduced, over) if over else reduced
+        return [narrowed(tf, reduced, reduced_dtype(self.name, dtype))]
 
     def _reduced(self, tf: Any, tensor: Tensor, mask: Tensor, over: list[int]) -> Tensor:
         """Reduce the elements of the mask, and keep the axes with size 1."""
@@ -86,12 +102,11 @@ class Reduction:
     def in_numpy(self, operand: Operand, value: Array) -> Sequence[Array]:
         """Reduce in NumPy's widest type, which cannot overflow where the result would not."""
         over = self._over(operand)
-        dtype = reduced_dtype(self.name, value.dtype.name)
-        if not over:
-            return [value.astype(dtype)]
         with np.errstate(invalid="ignore"), warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # the mean of no elements is NaN
-            return [np.asarray(self._of_array(value, over), dtype)]
+            return [
+                np.asarray(self._of_array(value, over), reduced_dtype(self.name, value.dtype.name))
+            ]
 
     def _of_array(self, value: Array, over: tuple[int, ...]) -> Array:
         raise NotImplementedError
