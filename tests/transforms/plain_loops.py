@@ -186,8 +186,9 @@ def plain(name: str, options: Any, operand: Operand, sample: Array) -> list[Any]
                     index[axis] = at
                 found[tuple(index)] = value
         return [found]
+    most = largest_of(sample.dtype) if sample.dtype.kind in "iub" else math.inf
     elements = {
-        "abs": abs,
+        "abs": lambda one: min(abs(one), most),
         "threshold": lambda one: one if abs(one) >= options else 0,
     }
     if name in elements:

@@ -33,6 +33,12 @@ EXTREME: Sequence[tuple[str, object]] = [
 ]
 QUANTILES: tuple[str, object] = ("quantile", {"q": [0.0, 0.25, 0.5, 1.0], "axis": "token"})
 SPARSE: tuple[str, object] = ("sparsify", 7)
+SIZES: Sequence[tuple[str, object]] = [
+    ("abs", None),
+    ("sparsify", 3),
+    *(("threshold", limit) for limit in (126.5, 127, 128, 2**53 + 1, 2**63 - 1, 2**63, 2**64 - 1)),
+    ("threshold", 2.0**70),
+]
 SOFTMAX: tuple[str, object] = ("softmax", "token")
 
 
@@ -96,6 +102,17 @@ def test_the_largest_floats(step: tuple[str, object], dtype: str) -> None:
 def test_the_largest_integers(step: tuple[str, object], dtype: str) -> None:
     limits = np.iinfo(dtype)
     check(step, dtype, [limits.min, limits.min + 1, limits.max, limits.max - 1])
+
+
+@pytest.mark.parametrize("dtype", INTEGERS)
+@pytest.mark.parametrize("step", SIZES, ids=str)
+def test_sizes_of_integers_are_exact(step: tuple[str, object], dtype: str) -> None:
+    """In float64, 2**53 and 2**53 + 1 are equal."""
+    limits = np.iinfo(dtype)
+    check(step, dtype, [limits.min, limits.min + 1, limits.max, limits.max - 1, 0])
+    if limits.bits == 64:
+        signs = (1,) if limits.min == 0 else (1, -1)
+        check(step, dtype, [sign * (2**53 + one) for sign in signs for one in range(3)])
 
 
 @pytest.mark.parametrize("smallest", [False, True])

@@ -1,5 +1,6 @@
 """Transforms that keep the shape: absolute value, softmax, normalisation, threshold."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -25,7 +26,10 @@ from extractkit.errors import ConfigError
 
 @dataclass(frozen=True)
 class Abs:
-    """The absolute value of each element; the magnitude of complex numbers."""
+    """The absolute value of each element; the magnitude of complex numbers.
+
+    That of the smallest integer of a type, which has no positive counterpart, is the largest one.
+    """
 
     name: ClassVar[str] = "abs"
     at: str
@@ -49,12 +53,17 @@ class Abs:
 
     def in_graph(self, tf: Any, operand: Operand, value: Masked) -> Sequence[Tensor]:
         """Compute it in TensorFlow."""
-        dtype = value.tensor.dtype
-        unsigned = dtype == tf.bool or dtype.is_unsigned
-        return [value.tensor if unsigned else tf.abs(value.tensor)]
+        tensor = value.tensor
+        if tensor.dtype == tf.bool or tensor.dtype.is_unsigned:
+            return [tensor]
+        if tensor.dtype.is_integer:
+            tensor = tf.maximum(tensor, tensor.dtype.min + 1)
+        return [tf.abs(tensor)]
 
     def in_numpy(self, operand: Operand, value: Array) -> Sequence[Array]:
         """Compute it in NumPy."""
+        if value.dtype.kind == "i":
+            value = np.maximum(value, np.iinfo(value.dtype).min + 1)
         return [value if value.dtype.kind in "bu" else np.asarray(np.abs(value))]
 
 
@@ -77,7 +86,7 @@ class Threshold:
             raise ConfigError(
                 f"{at}={limit!r} is negative, but absolute values are compared with it"
             )
-        return cls(limit, at)
+        return cls(options if isinstance(options, int) else limit, at)
 
     def results(self, operand: Operand) -> Mapping[str, Operand]:
         """Return the same spec."""
@@ -89,13 +98,27 @@ class Threshold:
         return [lengths]
 
     def in_graph(self, tf: Any, operand: Operand, value: Masked) -> Sequence[Tensor]:
-        """Compare in float64, in which the limit was written."""
-        below = tf.abs(tf.cast(value.tensor, tf.float64)) < self.limit
-        return [tf.where(below, tf.zeros_like(value.tensor), value.tensor)]
+        """Compare floats in float64, in which the limit was written, and integers as such."""
+        tensor = value.tensor
+        whole = math.ceil(self.limit)
+        if tensor.dtype.is_floating:
+            below = tf.abs(tf.cast(tensor, tf.float64)) < self.limit
+        elif tensor.dtype != tf.bool and whole > tensor.dtype.max:
+            # Of the integers, only the smallest one of a signed type may be as large.
+            below = tensor > -whole if whole == -tensor.dtype.min else tf.ones_like(tensor, tf.bool)
+        elif tensor.dtype == tf.bool or tensor.dtype.is_unsigned:
+            below = tf.cast(tensor, tf.uint64) < tf.constant(whole, tf.uint64)
+        else:
+            below = (tensor < whole) & (tensor > -whole)
+        return [tf.where(below, tf.zeros_like(tensor), tensor)]
 
     def in_numpy(self, operand: Operand, value: Array) -> Sequence[Array]:
-        """Compare in float64, in which the limit was written."""
-        below = np.abs(value.astype(np.float64)) < self.limit
+        """Compare floats in float64, in which the limit was written, and integers as such."""
+        if value.dtype.kind == "f":
+            below = np.abs(value.astype(np.float64)) < self.limit
+        else:
+            whole = math.ceil(self.limit)
+            below = (value < whole) & (value > -whole)  # exact in NumPy, whatever their sizes
         return [np.where(below, np.zeros((), value.dtype), value)]
 
 

@@ -209,6 +209,22 @@ def _ascending(value: Array, sign: int) -> Array:
     return np.invert(value) if sign > 0 else value
 
 
+def _sizes(tf: Any, tensor: Tensor) -> Tensor:
+    """Return numbers in the order of the absolute values, exact for all integers."""
+    if tensor.dtype.is_floating:
+        return _descending(tf, tf.abs(tensor), 1)
+    if tensor.dtype == tf.bool or tensor.dtype.is_unsigned:
+        return _descending(tf, tensor, 1)
+    wide = tf.cast(tensor, tf.int64)
+    return _descending(tf, tf.minimum(wide, -wide), -1)  # the smallest integer has no negative
+
+
+def _negative_sizes(value: Array) -> Array:
+    """Return numbers in the reverse order of the absolute values, exact for all integers."""
+    signed = value.dtype.kind == "i"
+    return np.minimum(value, -value) if signed else _ascending(abs(value), 1)
+
+
 @dataclass(frozen=True)
 class Sparsify:
     """Keep each sample's elements of largest absolute value, in order, with coordinates.
@@ -261,9 +277,8 @@ class Sparsify:
         (own,) = self._flat().lengths(tf, operand, value.lengths)
         size = tf.shape(flat)[first]
         mask = tf.broadcast_to(present(tf, Masked(flat, own), [first]), tf.shape(flat))
-        key = tf.abs(tf.cast(flat, tf.float64))
-        key = tf.where(tf.math.is_nan(key), tf.constant(math.inf, tf.float64), key)
-        hidden = tf.where(mask, key, tf.constant(-1, tf.float64))
+        key = _sizes(tf, flat)
+        hidden = tf.where(mask, key, tf.constant(farthest(key, -1), key.dtype))
         indices = tf.argsort(hidden, direction="DESCENDING", stable=True)[..., : self.count]
         there = tf.gather(mask, indices, axis=first, batch_dims=first)
         indices = tf.sort(tf.where(there, indices, size))
@@ -282,9 +297,7 @@ class Sparsify:
         """Sort by absolute value, take the first, and sort those by position."""
         own = value.shape[operand.first :]
         flat = value.reshape(-1)
-        key = np.abs(flat.astype(np.float64))
-        key[np.isnan(key)] = np.inf
-        indices = np.sort(np.argsort(-key, kind="stable")[: self.count])
+        indices = np.sort(np.argsort(_negative_sizes(flat), kind="stable")[: self.count])
         coordinates = np.stack(np.unravel_index(indices, own), -1).astype(np.int32)
         outer = value.shape[: operand.first]
         return [
