@@ -16,8 +16,7 @@ from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from extractkit.core.transforms import Operand
-from extractkit.core.transforms.projection import widest
+from extractkit.core.transforms import Operand, widest
 from extractkit.core.values import Values
 from extractkit.errors import SelectionError
 

@@ -35,6 +35,9 @@ AxisName = str | int
 EVERY_AXIS = "*"
 """The name for all axes except that of the samples."""
 
+LARGEST_MATRIX = 256 * 1024 * 1024
+"""Most bytes of a projection's matrix in float64. It is a constant of the graph."""
+
 _LARGEST = 2**31 - 1  # of TensorFlow's int32, in which sizes are counted
 
 _RANGE = re.compile(r"(-?\d*):(-?\d*)")
@@ -369,6 +372,11 @@ def number(value: object, at: str) -> float:
     if isinstance(value, int | float) and not isinstance(value, bool) and np.isfinite(value):
         return float(value)
     raise ConfigError(f"{at}={value!r} is not a number")
+
+
+def widest(size: int) -> int:
+    """Return the most dimensions onto which an axis of this size can be projected."""
+    return min(size, LARGEST_MATRIX // (8 * size))
 
 
 _LOCK = Lock()

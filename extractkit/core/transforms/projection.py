@@ -10,6 +10,7 @@ import numpy as np
 from extractkit.core.spec import Dim
 from extractkit.core.transforms import (
     EVERY_AXIS,
+    LARGEST_MATRIX,
     Array,
     Axis,
     AxisLengths,
@@ -22,17 +23,10 @@ from extractkit.core.transforms import (
     named_entry,
     one_thread,
     whole_number,
+    widest,
 )
 from extractkit.core.transforms.reductions import reduced_dtype
 from extractkit.errors import ConfigError, SelectionError, choices
-
-LARGEST_MATRIX = 256 * 1024 * 1024
-"""Most bytes of a projection's matrix in float64. It is a constant of the graph."""
-
-
-def widest(size: int) -> int:
-    """Return the most dimensions onto which an axis of this size can be projected."""
-    return min(size, LARGEST_MATRIX // (8 * size))
 
 
 def _instead(at: str, size: int) -> str:

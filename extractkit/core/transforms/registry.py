@@ -49,9 +49,14 @@ def names() -> tuple[str, ...]:
     return (*(one.name for one in _OWN), *PLUGINS.names)
 
 
+def own(name: str) -> type[Transform] | None:
+    """Return the class of one of extractkit's own transforms; None if there is none."""
+    return next((one for one in _OWN if one.name == name), None)
+
+
 def is_own(name: str) -> bool:
     """Return True for extractkit's own transforms."""
-    return any(one.name == name for one in _OWN)
+    return own(name) is not None
 
 
 def transform(name: str, at: str) -> type[Transform]:
@@ -60,10 +65,7 @@ def transform(name: str, at: str) -> type[Transform]:
     Raises:
         ConfigError: the transform does not exist, or its plugin cannot be used.
     """
-    for one in _OWN:
-        if one.name == name:
-            return one
-    found = PLUGINS.load(name, at)
+    found = own(name) or PLUGINS.load(name, at)
     if found is None:
         raise ConfigError(f"{at}: {name!r} is not a transform. {choices(name, names())}")
     return found
