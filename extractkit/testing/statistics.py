@@ -15,6 +15,7 @@ pytest then collects the tests below. They cut examples into shards in every way
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,8 +23,9 @@ from extractkit.core.spec import Dim
 from extractkit.core.statistics import Array, Arrays, Block, Merging, Statistic, registry
 from extractkit.core.transforms import Operand
 from extractkit.core.values import Dense, Ragged, Values
-from extractkit.errors import ConfigError, SelectionError
+from extractkit.errors import SelectionError
 from extractkit.runs.statistics import parsed, serialized
+from extractkit.testing.registered import RegisteredContract
 from extractkit.testing.transforms import operand_of
 
 AT = "selectors.mine.statistics.0"
@@ -73,12 +75,22 @@ def block(operand: Operand, samples: Sequence[Array], start: int) -> Block:
     return Block(values, np.arange(start, start + len(samples)), width or 1)
 
 
-class StatisticContract:
+class StatisticContract(RegisteredContract):
     """Tests that every statistic must pass."""
+
+    at = AT
 
     def statistic(self) -> type[Statistic]:
         """Return the class under test."""
         raise NotImplementedError
+
+    def registered(self) -> type[Statistic]:
+        """Return the class under test."""
+        return self.statistic()
+
+    def own(self, name: str) -> type[Any] | None:
+        """Return the class of one of extractkit's own statistics; None if there is none."""
+        return registry.own(name)
 
     def options(self) -> Sequence[object]:
         """Return options as written in configuration, each of which is tested."""
@@ -108,29 +120,6 @@ class StatisticContract:
                 accepted = True
                 yield statistic, operand
             assert accepted, f"options {options!r} fit none of the specs of operands()"
-
-    def test_its_name_is_its_own(self) -> None:
-        one = self.statistic()
-        assert isinstance(one.name, str)
-        assert one.name.isidentifier()
-        if registry.is_own(one.name):
-            assert registry.own(one.name) is one, (
-                f"{one.name!r} is one of extractkit's own statistics, which would be used instead"
-            )
-
-    def test_options_are_parsed_to_equal_values_that_know_their_key(self) -> None:
-        for options in self.options():
-            one, two = (self.statistic().parse(options, AT) for _ in range(2))
-            assert one == two
-            assert one.at == AT
-
-    def test_unknown_options_are_a_mistake_in_the_configuration(self) -> None:
-        message = ""
-        try:
-            self.statistic().parse({"no such option": object()}, AT)
-        except ConfigError as error:
-            message = str(error)
-        assert AT in message, "no ConfigError names the key of an option that does not exist"
 
     def test_partial_results_have_the_predicted_size(self) -> None:
         for statistic, operand in self.cases():
