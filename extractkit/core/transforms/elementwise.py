@@ -118,7 +118,7 @@ class Threshold:
             below = np.abs(value.astype(np.float64)) < self.limit
         else:
             whole = math.ceil(self.limit)
-            below = (value < whole) & (value > -whole)  # NumPy compares integers of any size exactly
+            below = (value < whole) & (value > -whole)  # exact, as NumPy compares integers
         return [np.where(below, np.zeros((), value.dtype), value)]
 
 
