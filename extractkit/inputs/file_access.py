@@ -15,7 +15,7 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -33,25 +33,57 @@ _MEND = "Restore it and resume the run, or start a new one"
 
 
 @dataclass(frozen=True)
-class Stamp:
-    """The state of a file, to detect changes.
+class _Status:
+    """The state of a file.
 
     Attributes:
         size: Its size in bytes.
         modified: Its modification time in ns.
         changed: The time in ns of its last change of any kind. Unlike `modified`, it cannot be set,
-            so it shows that a file has been replaced by one of the same size and date.
+            so it shows that a file was written and its date restored.
+        file: Device and number, which differ if another file has replaced it.
+        access: Mode, owner, group and number of links. A change of them also changes `changed`.
     """
 
     size: int
     modified: int
     changed: int
+    file: tuple[int, int]
+    access: tuple[int, int, int, int]
+
+    @classmethod
+    def of(cls, path: Path) -> "_Status":
+        now = path.stat()
+        return cls(
+            *(now.st_size, now.st_mtime_ns, now.st_ctime_ns),
+            (now.st_dev, now.st_ino),
+            (now.st_mode, now.st_uid, now.st_gid, now.st_nlink),
+        )
+
+    def accessed_otherwise(self, now: "_Status") -> bool:
+        """Return True if the new state differs by access alone."""
+        same = replace(self, changed=now.changed, access=now.access) == now
+        return same and now.access != self.access
+
+
+class Stamp:
+    """The state of a file when it was found, to detect changes of its content.
+
+    A change of mode, owner or links is none, so a job survives `chmod`.
+    """
+
+    def __init__(self, status: _Status) -> None:
+        self._status = status  # replaced whole, as several threads read it
+
+    @property
+    def size(self) -> int:
+        """The size of the file in bytes."""
+        return self._status.size
 
     @classmethod
     def of(cls, path: Path) -> "Stamp":
         """Return the current stamp of a file."""
-        status = path.stat()
-        return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        return cls(_Status.of(path))
 
     @contextmanager
     def unchanged(self, path: Path) -> Iterator[None]:
@@ -70,15 +102,18 @@ class Stamp:
         """Check that a file has not changed.
 
         Raises:
-            JobError: Its size or a time differs, or it is gone.
+            JobError: Its size or a time differs, or it is gone or another file.
         """
+        then = self._status
         try:
-            now = Stamp.of(path)
+            now = _Status.of(path)
         except OSError as error:
             raise JobError(f"{path} can no longer be read: {error.strerror}. {_MEND}") from error
-        if now != self:
-            time = "modification time" if now.modified != self.modified else "time of change"
-            was = f"{self.size} bytes" if now.size != self.size else f"another {time}"
+        if then.accessed_otherwise(now):
+            self._status = now  # so that a later change of the content is noticed
+        elif now != then:
+            time = "modification time" if now.modified != then.modified else "time of change"
+            was = f"{then.size} bytes" if now.size != then.size else f"another {time}"
             raise JobError(f"{path} changed while the job ran (it had {was}). {_MEND}")
 
 

@@ -212,6 +212,14 @@ def test_a_file_that_changes_after_the_scan_ends_the_job_without_wrong_values(
     assert shard_files(tmp_path / "run") == shard_files(tmp_path / "undisturbed")
 
 
+def test_a_file_whose_mode_changes_after_the_scan_is_read_on(tmp_path: Path) -> None:
+    path = texts(tmp_path, "b")
+    inputs = Component("inputs", "extractkit.inputs.texts.Texts", {"path": path})
+    run(tmp_path / "run", inputs, Changing(lambda: Path(path).chmod(0o640)))
+    run(tmp_path / "undisturbed", inputs)
+    assert shard_files(tmp_path / "run") == shard_files(tmp_path / "undisturbed")
+
+
 @kinds
 def test_a_scan_gives_the_survey_of_a_pass_of_its_own(
     tmp_path: Path, kind: Callable[[Path, str], str]

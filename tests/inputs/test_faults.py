@@ -1,6 +1,8 @@
 """Samples that are no good: each fails when it is read, and the others are as they were."""
 
 import json
+import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,10 +14,11 @@ import pytest
 from PIL import Image
 
 from extractkit.core.component import Component
-from extractkit.errors import InputError
+from extractkit.errors import InputError, JobError
 from extractkit.inputs import Inputs, InputSpec, Sample, Signature, identity
 from extractkit.inputs.arrays import Arrays
 from extractkit.inputs.dataset import Dataset
+from extractkit.inputs.file_access import Stamp
 from extractkit.inputs.hdf5 import Hdf5
 from extractkit.inputs.images import Images
 from extractkit.inputs.in_memory import LiveArrays, LiveTexts
@@ -259,3 +262,36 @@ def test_the_digest_tells_which_they_are(made: Made, signature: Signature) -> No
         prints += [inputs.bind(signature).digest, inputs.bind(signature).digest]
     assert prints[::2] == prints[1::2]
     assert len(set(prints)) == 3
+
+
+def test_a_change_of_mode_or_links_is_no_change_of_the_content(tmp_path: Path) -> None:
+    path = tmp_path / "x.txt"
+    path.write_text("one")
+    stamp = Stamp.of(path)
+    path.chmod(0o640)
+    stamp.check(path)
+    (tmp_path / "backup.txt").hardlink_to(path)
+    with stamp.unchanged(path):
+        path.chmod(0o600)
+
+
+@pytest.mark.parametrize("before", [False, True], ids=["at once", "after chmod"])
+@pytest.mark.parametrize("renamed", [False, True], ids=["in place", "renamed"])
+def test_other_content_of_the_same_size_and_date_is_noticed(
+    tmp_path: Path, before: bool, renamed: bool
+) -> None:
+    path = tmp_path / "x.txt"
+    path.write_text("one")
+    stamp = Stamp.of(path)
+    if before:
+        path.chmod(0o600)
+        stamp.check(path)
+    date = path.stat().st_mtime_ns
+    time.sleep(0.05)  # the clock of the file system advances in steps of some milliseconds
+    written = tmp_path / "y.txt" if renamed else path
+    written.write_text("two")
+    os.utime(written, ns=(date, date))
+    written.chmod(0o600 if before else path.stat().st_mode)
+    written.rename(path)
+    with pytest.raises(JobError, match="it had another time of change"):
+        stamp.check(path)
