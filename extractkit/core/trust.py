@@ -6,9 +6,10 @@ models, and targets registered by an installed package. To allow another, the us
 command line, or names its module with `--trust`.
 """
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, distributions
+from importlib.metadata import Distribution, EntryPoint, distributions
 from pathlib import Path
 from typing import Any
 
@@ -240,15 +241,19 @@ def _registered() -> set[str]:
 
 def installed(group: str) -> Iterator[EntryPoint]:
     """Yield the entry points of a group, of each installed distribution once."""
-    seen = set()
-    for distribution in distributions():
-        # Metadata in the working directory does not come from an installation.
-        if Path(str(distribution.locate_file(""))).resolve() == Path.cwd().resolve():
-            continue
-        # Of two on the search path, the first is imported.
-        if distribution.name not in seen:
-            seen.add(distribution.name)
-            yield from (entry for entry in distribution.entry_points if entry.group == group)
+    here = Path.cwd().resolve()
+    # Metadata in the working directory does not come from an installation.
+    searched = [path for path in sys.path if Path(path).resolve() != here]
+    earlier: set[str] = set()
+    unread: list[Distribution] = []  # a name is expensive to read, and few register anything
+    for distribution in distributions(path=searched):
+        if entries := [entry for entry in distribution.entry_points if entry.group == group]:
+            earlier.update(one.name for one in unread)
+            unread.clear()
+            # Of two on the search path, the first is imported.
+            if distribution.name not in earlier:
+                yield from entries
+        unread.append(distribution)
 
 
 def _dotted(entry: EntryPoint) -> str:
