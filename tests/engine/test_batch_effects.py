@@ -297,3 +297,21 @@ def test_differences_are_relative_to_the_values_around() -> None:
     assert difference(one, one[:1]) == np.inf
     assert difference(one, np.full((2, 2), np.nan)) == np.inf
     assert difference(np.array([1, 2]), np.array([1, 3])) == np.inf
+
+
+def far_apart(one: Array, other: Array) -> float:
+    """The definition, for finite values."""
+    sizes = np.maximum(np.abs(one), np.abs(other))
+    usual = np.quantile(sizes[sizes > 0], 0.25)
+    around = max(size for size in sizes if size <= 1e5 * usual)
+    return max(abs(x - y) / max(size, around) for x, y, size in zip(one, other, sizes, strict=True))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_values_that_represent_infinity_are_not_around_others(seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    for size in range(2, 40):
+        one = draw.normal(size=size) * draw.choice([0, 1e-6, 1, 10**4.9, 1.1e5, 1e9], size)
+        one[0] = 1.0
+        other = one * (1 + 1e-3 * draw.normal(size=size))
+        assert difference(one, other) == far_apart(one, other)
