@@ -31,6 +31,7 @@ LONGEST = (
 _LIGHT = (
     *("h5py", "hydra.main", "ai_edge_litert.interpreter", "matplotlib.figure"),
     *("extractkit.cli", "extractkit.api", "extractkit.testing.reference"),
+    "extractkit.engine.distributed.processes",
     *("extractkit.models.litert.examination", "extractkit.models.weight_files"),
 )
 # Processes of a moment that read a file which may crash them.
@@ -99,8 +100,21 @@ def _quick_children(light: Path) -> Generator[None]:
     `tests/models/test_child.py` starts them as they are.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "executable", str(only_for(_CHILDREN, light)))
+        children = only_for("python-of-children", [("-m", name) for name in _CHILDREN], light)
+        patch.setattr(sys, "executable", str(children))
         yield
+
+
+@pytest.fixture
+def quick_workers(light: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the workers of a job forked: most of what a small job costs is their start.
+
+    `tests/engine/distributed/test_processes.py` also starts them as they are.
+    """
+    from extractkit.engine.distributed import processes  # few tests have workers
+
+    worker = only_for("python-of-workers", [("-c", processes.PROGRAM)], light)
+    monkeypatch.setattr(sys, "executable", str(worker))
 
 
 @pytest.fixture(autouse=True, scope="session")

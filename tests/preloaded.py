@@ -4,6 +4,7 @@ Most of the time of a short program is spent on imports. Whether a program impor
 for the tests that start processes of their own.
 """
 
+import fcntl
 import gc
 import json
 import os
@@ -23,10 +24,18 @@ from pathlib import Path
 _CALL = """\
 #!{python} -IS
 import json, os, resource, signal, socket, sys
+def inherited():
+    for number in range(3, 256):
+        try:
+            if os.get_inheritable(number):
+                yield number
+        except OSError:
+            pass
+passed = [*inherited()]
 with socket.socket(socket.AF_UNIX) as server:
     server.connect({address!r})
-    socket.send_fds(server, [b"."], [0, 1, 2])
-    call = [os.getcwd(), dict(os.environ), [*{start!r}, *sys.argv[1:]]]
+    socket.send_fds(server, [b"."], [0, 1, 2, *passed])
+    call = [os.getcwd(), dict(os.environ), [*{start!r}, *sys.argv[1:]], passed]
     server.sendall(json.dumps(call).encode())
     server.shutdown(socket.SHUT_WR)
     code = int(server.recv(100) or b"1")
@@ -40,7 +49,7 @@ sys.exit(code)
 _ONLY = """\
 #!{python} -IS
 import os, sys
-if sys.argv[1:2] == ["-m"] and sys.argv[2] in {modules!r}:
+if tuple(sys.argv[1:3]) in {calls!r}:
     os.execv({served!r}, [{served!r}, *sys.argv[1:]])
 os.execv({python!r}, [{python!r}, *sys.argv[1:]])
 """
@@ -77,12 +86,16 @@ def programs(folder: Path, modules: Sequence[str]) -> Iterator[Path]:
         server.wait()
 
 
-def only_for(modules: Sequence[str], folder: Path) -> Path:
-    """Write a `python` that runs these modules as the folder's does, and the rest by itself."""
-    path = folder / "python-for-some"
+def only_for(name: str, calls: Sequence[tuple[str, str]], folder: Path) -> Path:
+    """Write a `python` that answers some calls as the folder's does, and the rest by itself.
+
+    Args:
+        name: of the program, which is written into the folder.
+        calls: the first two arguments of each, as `("-m", MODULE)`.
+    """
     served = str(folder / "python")
-    _write(path, _ONLY.format(python=sys.executable, modules=tuple(modules), served=served))
-    return path
+    _write(folder / name, _ONLY.format(python=sys.executable, calls=tuple(calls), served=served))
+    return folder / name
 
 
 def _write(path: Path, script: str) -> None:
@@ -106,11 +119,11 @@ def _answer(call: socket.socket) -> None:
 
     The fork is killed with the process that called.
     """
-    _, standard, _, _ = socket.recv_fds(call, 1, 3)
+    _, given, _, _ = socket.recv_fds(call, 1, 250)
     text = b"".join(iter(lambda: call.recv(65536), b""))
     child = os.fork()
     if child:
-        for descriptor in standard:
+        for descriptor in given:
             os.close(descriptor)
         either = select.poll()
         either.register(call, 0)  # only that it is closed
@@ -122,8 +135,11 @@ def _answer(call: socket.socket) -> None:
             call.sendall(str(os.waitstatus_to_exitcode(status)).encode())
         os._exit(0)
     call.close()
-    folder, variables, arguments = json.loads(text)
-    for number, descriptor in enumerate(standard):
+    folder, variables, arguments, passed = json.loads(text)
+    away = [fcntl.fcntl(descriptor, fcntl.F_DUPFD, 512) for descriptor in given]
+    for descriptor in given:
+        os.close(descriptor)
+    for number, descriptor in zip((0, 1, 2, *passed), away, strict=True):
         os.dup2(descriptor, number)
         os.close(descriptor)
     # What these know of their files, whether one can seek, say, is of the files before.

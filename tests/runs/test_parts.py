@@ -101,6 +101,7 @@ def test_a_part_is_a_run_of_its_own(made: Path) -> None:
         part[":output"][0]
 
 
+@pytest.mark.usefixtures("quick_workers")
 def test_parts_computed_by_workers_are_the_same(tmp_path: Path, whole: dict[str, object]) -> None:
     for number in (1, 2):
         make(tmp_path / "run", f"{number}/2", engine="processes")

@@ -362,6 +362,7 @@ def test_checkpoints_are_the_first_axis_of_results(tmp_path: Path) -> None:
         np.testing.assert_array_equal(at.moments.mean, single.moments.mean[0])
 
 
+@pytest.mark.usefixtures("quick_workers")
 def test_two_workers_have_the_bits_of_one_process(tmp_path: Path) -> None:
     paths = files(tmp_path, [0, 1])
     one = executed(tmp_path / "one", over(paths, COUNTED, shard_size=7))

@@ -102,6 +102,7 @@ def test_the_other_run_is_recorded_and_not_needed_any_more(tmp_path: Path) -> No
     assert again.manifest.components == run.manifest.components
 
 
+@pytest.mark.usefixtures("quick_workers")
 def test_workers_and_joined_parts_have_the_same_bits(tmp_path: Path) -> None:
     with_components(tmp_path / "pca")
     selectors = onto(tmp_path / "pca", to=2)

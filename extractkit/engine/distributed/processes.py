@@ -22,10 +22,12 @@ from extractkit.engine.distributed.worker import work
 from extractkit.engine.threads import Inbox
 from extractkit.errors import JobError
 
-_PROGRAM = (
+PROGRAM = (
     f"import json, sys; sys.path[:] = json.loads(sys.argv[2]); "
     f"from {__name__} import serve; serve(int(sys.argv[1]))"
 )
+"""What each worker's interpreter runs, with the descriptor of its pipe and the search path."""
+
 _LAST_WORDS = 4000
 _SECONDS_TO_END = 10.0
 _ORPHANED = 3
@@ -61,7 +63,7 @@ class _Process:
         with theirs:
             try:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-c", _PROGRAM, str(theirs.fileno()), json.dumps(sys.path)],
+                    [sys.executable, "-c", PROGRAM, str(theirs.fileno()), json.dumps(sys.path)],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.STDOUT,

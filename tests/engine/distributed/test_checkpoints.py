@@ -26,6 +26,7 @@ def local(tmp_path_factory: pytest.TempPathFactory, paths: list[str]) -> dict[st
     )
 
 
+@pytest.mark.usefixtures("quick_workers")
 def test_two_processes_make_the_same_run(
     tmp_path: Path, paths: list[str], local: dict[str, object]
 ) -> None:

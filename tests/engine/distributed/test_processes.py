@@ -30,6 +30,9 @@ from tests.faults.runs import content
 
 ROOT = Path(__file__).parents[3]
 
+# Those of the first test, and of drivers that are processes themselves, start as they are.
+quick = pytest.mark.usefixtures("quick_workers")
+
 
 @pytest.fixture(scope="module")
 def local(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
@@ -55,6 +58,7 @@ def test_two_processes_make_the_same_run(tmp_path: Path, local: dict[str, object
     assert machine == run.manifest.volatile.host
 
 
+@quick
 @pytest.mark.parametrize(
     ("trouble", "reported"),
     [
@@ -90,6 +94,7 @@ def test_what_a_worker_in_trouble_held_is_computed_by_another(
     assert notes[0] in (run.path / LOG).read_text("utf-8")
 
 
+@quick
 def test_a_shard_that_fails_three_workers_ends_the_job_and_is_named(
     tmp_path: Path, local: dict[str, object]
 ) -> None:
@@ -106,6 +111,7 @@ def test_a_shard_that_fails_three_workers_ends_the_job_and_is_named(
     assert content(tmp_path / "run") == local
 
 
+@quick
 @pytest.mark.parametrize(
     ("trouble", "kind", "reported"),
     [
@@ -126,6 +132,7 @@ def test_what_fails_anywhere_ends_the_job_at_once(
     assert not [note for note in notes.notes if note.startswith("worker ")]
 
 
+@quick
 def test_a_run_that_a_worker_refuses_to_go_on_with_is_not_left_as_started(tmp_path: Path) -> None:
     with pytest.raises(JobError):
         executed(tmp_path / "run", wanted(tmp_path, "job", 1, engine="processes"))
@@ -136,6 +143,7 @@ def test_a_run_that_a_worker_refuses_to_go_on_with_is_not_left_as_started(tmp_pa
     assert manifest.read(tmp_path / "run").status is Status.FAILED
 
 
+@quick
 def test_workers_that_never_start_end_the_job(tmp_path: Path) -> None:
     with pytest.raises(JobError) as caught:
         executed(tmp_path / "run", wanted(tmp_path, "start", 99, engine="processes"))
@@ -143,6 +151,7 @@ def test_workers_that_never_start_end_the_job(tmp_path: Path) -> None:
     assert str(caught.value).endswith(" was killed by SIGKILL")
 
 
+@quick
 def test_a_worker_that_takes_too_long_to_start_is_replaced(
     tmp_path: Path, local: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,6 +166,7 @@ def test_a_worker_that_takes_too_long_to_start_is_replaced(
     assert content(run.path) == local
 
 
+@quick
 def test_a_sample_that_a_model_fails_on_is_skipped_as_in_one_process(tmp_path: Path) -> None:
     kept = []
     for engine in ("local", "processes"):
