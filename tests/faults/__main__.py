@@ -1,4 +1,4 @@
-"""Faults brought upon runs: `python -m tests.faults [NAME …] [--count N] [--seed S]`.
+"""Faults brought upon runs: `python -m tests.faults [NAME[=COUNT] …] [--seed S]`.
 
 Prints a table of figures for each campaign, and every fault found; ends with 1 where there was one.
 This process imports no TensorFlow and starts no thread, so it can fork a child in an instant.
@@ -40,21 +40,27 @@ _MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 def main() -> int:
     """Run the campaigns that the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(CAMPAIGNS))
-    parser.add_argument("--count", type=int, help="of faults; without it, all or a usual number")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "campaigns",
+        nargs="*",
+        metavar="NAME[=COUNT]",
+        help=f"{', '.join(CAMPAIGNS)}; COUNT of faults, without it all or a usual number",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="another one chooses other faults")
     parser.add_argument("--json", action="store_true", help="print the figures for programs")
     given = parser.parse_args()
     os.environ["PATH"] = ""  # no git: each job would wait for two processes
     faults = 0
-    for name in given.names or CAMPAIGNS:
+    for campaign in given.campaigns or CAMPAIGNS:
+        name, _, number = campaign.partition("=")
+        count = int(number) if number else None
         with tempfile.TemporaryDirectory(dir=_MEMORY) as scratch:
-            figures = CAMPAIGNS[name](Path(scratch).resolve(), given.count, given.seed)
+            figures = CAMPAIGNS[name](Path(scratch).resolve(), count, given.seed)
         faults += len(figures.faults)
         for fault in figures.faults:
             print(f"  {name}: {fault}", file=sys.stderr)
         if given.json:
-            print(json.dumps({"campaign": name, **figures.counts}))
+            print(json.dumps({"campaign": name, **figures.counts}), flush=True)
         else:
             print(f"{name}\n{figures.table()}", flush=True)
     return 1 if faults else 0

@@ -1,7 +1,11 @@
-"""What a campaign of faults came to."""
+"""The faults of a campaign: which of them are brought about, and what they came to."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
+
+Item = TypeVar("Item")
 
 
 @dataclass
@@ -22,3 +26,14 @@ class Figures:
         lines = [f"  {what:<{width}}  {count:>6}" for what, count in self.counts.items()]
         lines.append(f"  {'faults':<{width}}  {len(self.faults):>6}")
         return "\n".join(lines)
+
+
+def every_nth(found: Sequence[Item], count: int | None, seed: int) -> Sequence[Item]:
+    """At most so many, evenly spaced; None: all.
+
+    Seeds that follow one another shift the choice by one, so that together they choose each.
+    """
+    if count is None or count >= len(found):
+        return found
+    step = -(-len(found) // count)
+    return found[seed % step :: step]

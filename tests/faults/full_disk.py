@@ -2,7 +2,6 @@
 
 import errno
 import os
-import random
 import resource
 import shutil
 import subprocess
@@ -15,9 +14,12 @@ from extractkit.runs import JOURNAL, journal
 from extractkit.runs.shards import check_entry
 from tests.faults.calls import Around, Call, failing, full
 from tests.faults.children import watched
-from tests.faults.figures import Figures
+from tests.faults.figures import Figures, every_nth
 from tests.faults.runs import SINKS, Undisturbed, begin, resume_run
 from tests.fuzz.outcomes import Outcome, outcome
+
+_ENOUGH = 120
+"""Pages of room with which a run comes to its end."""
 
 ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
@@ -26,7 +28,7 @@ def filling_up(scratch: Path, count: int | None, seed: int) -> Figures:
     """The disk is full from some call of a run on, until somebody makes room and goes on.
 
     Args:
-        count: of the calls that take room, drawn by chance; None: all.
+        count: of the calls that take room, evenly spaced; None: all.
     """
     trial = _Trial(scratch)
     takers = [call for call in trial.undisturbed.calls if call.takes_room]
@@ -37,7 +39,7 @@ def refusing(scratch: Path, count: int | None, seed: int) -> Figures:
     """One call of a run fails, with each of several errors.
 
     Args:
-        count: of failures, drawn by chance; None: each call with each error.
+        count: of failures, evenly spaced; None: each call with each error.
     """
     trial = _Trial(scratch)
     # A lock that cannot be removed stays behind: nobody holds it.
@@ -50,11 +52,11 @@ def limited(scratch: Path, count: int | None, seed: int) -> Figures:
     """Files may not become larger than so many bytes, from 0 to beyond the largest file.
 
     Args:
-        count: of limits, evenly spaced; None: forty.
+        count: of limits, evenly spaced; None: forty and the largest.
     """
     trial = _Trial(scratch)
     sizes = [path.stat().st_size for path in trial.undisturbed.directory.rglob("*")]
-    for size in range(0, max(sizes) + 1, max(sizes) // (count or 40)):
+    for size in every_nth(range(0, max(sizes) + 1, max(sizes) // 40), count, seed):
         trial.place.mkdir()
         ended = outcome(lambda size=size: _begin_limited(trial.place / "run", size))
         trial.judge(f"no file larger than {size} bytes", *ended)
@@ -68,7 +70,8 @@ def really_full(scratch: Path, count: int | None, seed: int) -> Figures:
     Where this process may not mount one, nothing is counted.
 
     Args:
-        count: of amounts of room that are left, from none to enough, page by page; None: all.
+        count: of amounts of room that are left, from none to enough, evenly spaced; None: page by
+            page.
     """
     trial = _Trial(scratch)
     trial.place.mkdir()
@@ -79,7 +82,7 @@ def really_full(scratch: Path, count: int | None, seed: int) -> Figures:
     except (OSError, subprocess.CalledProcessError):
         return trial.figures
     try:
-        for pages in range(count or 120):
+        for pages in every_nth(range(_ENOUGH), count, seed):
             ended = outcome(
                 lambda pages=pages: begin(trial.place / "run", _Filler(trial.place, pages))
             )
@@ -124,9 +127,7 @@ class _Trial:
         seed: int,
     ) -> Figures:
         """Have each of these calls, or so many of them, fail with its error."""
-        if count is not None and count < len(failures):
-            failures = random.Random(seed).sample(failures, count)
-        for call, error in failures:
+        for call, error in every_nth(failures, count, seed):
             self.place.mkdir()
             ended = watched(begin, self.place / "run", around(call.number, error))
             self.judge(f"{errno.errorcode[error]} at {call}", *ended)

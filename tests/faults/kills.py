@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.faults.calls import Call, killed
 from tests.faults.children import Action, recorded, watched
-from tests.faults.figures import Figures
+from tests.faults.figures import Figures, every_nth
 from tests.faults.runs import (
     Undisturbed,
     begin,
@@ -37,7 +37,7 @@ def every_instant(
     """A run, and the resume of one that was killed, each killed at every instant there is.
 
     Args:
-        count: of the instants of each, drawn by chance; None: all.
+        count: of the instants of each, evenly spaced; None: all.
         begin, resume_run: run a job, and resume what is left of it.
     """
     figures = Figures()
@@ -52,7 +52,7 @@ def every_instant(
     calls = recorded(resume_run, place / "run")
     shutil.rmtree(place)
     for what, action, found in (("run", begin, every), ("resume", resume_run, instants(calls))):
-        for instant in drawn(found, count, seed):
+        for instant in every_nth(found, count, seed):
             if action is resume_run:
                 shutil.copytree(stopped, place)
             _kill(action, instant, place)
@@ -111,14 +111,6 @@ def instants(calls: list[Call]) -> list[tuple[Call, str]]:
         for when in ("before", "within", "after")
         if when != "within" or call.name == "write"
     ]
-
-
-def drawn(instants: list[tuple[Call, str]], count: int | None, seed: int) -> list[tuple[Call, str]]:
-    """So many of the instants, in their order, by chance; None: all."""
-    if count is None or count >= len(instants):
-        return instants
-    chosen = random.Random(seed).sample(range(len(instants)), count)
-    return [instants[index] for index in sorted(chosen)]
 
 
 def _kill(action: Action, instant: tuple[Call, str], place: Path) -> None:

@@ -12,8 +12,8 @@ from extractkit.engine.execute import execute
 from extractkit.runs.parts import join
 from tests.faults.calls import killed
 from tests.faults.children import recorded, watched
-from tests.faults.figures import Figures
-from tests.faults.kills import drawn, instants
+from tests.faults.figures import Figures, every_nth
+from tests.faults.kills import instants
 from tests.faults.runs import HYDRA_FILES, Undisturbed, several_shards
 from tests.fuzz.outcomes import Outcome, outcome
 
@@ -24,7 +24,7 @@ def every_instant(scratch: Path, count: int | None, seed: int) -> Figures:
     """The joining of three parts, killed at every instant there is, and again where it goes on.
 
     Args:
-        count: of the instants, drawn by chance; None: all.
+        count: of the instants, evenly spaced; None: all.
     """
     figures = Figures()
     undisturbed = Undisturbed(scratch)
@@ -36,7 +36,7 @@ def every_instant(scratch: Path, count: int | None, seed: int) -> Figures:
     found = instants(recorded(join, place / "run"))
     _judge(undisturbed, place, "undisturbed", figures)
     shutil.rmtree(place)
-    for instant in drawn(found, count, seed):
+    for instant in every_nth(found, count, seed):
         call, when = instant
         shutil.copytree(parts, place)
         how, words = watched(join, place / "run", killed(call.number, when))

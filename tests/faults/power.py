@@ -1,7 +1,6 @@
 """Power failures: the calls of a run replayed up to each of them, everything that was not forced
 out being lost, kept or torn; what is left is resumed, and has to end as if nothing had happened."""
 
-import hashlib
 import random
 import shutil
 from collections.abc import Iterator, Mapping
@@ -13,7 +12,7 @@ from extractkit.runs.shards import check_entry
 from tests.faults.calls import Call, killed
 from tests.faults.children import recorded, watched
 from tests.faults.disk import Change, Data, Disk, File, Names, Tree, lay_out
-from tests.faults.figures import Figures
+from tests.faults.figures import Figures, every_nth
 from tests.faults.runs import SINKS, Undisturbed, begin, resume_run
 from tests.fuzz.outcomes import Outcome, outcome
 
@@ -25,7 +24,7 @@ def every_call(scratch: Path, count: int | None, seed: int) -> Figures:
     """The power fails after each call of a run, and after each of the resume of a killed one.
 
     Args:
-        count: of directories to resume, drawn by chance; None: every one that differs.
+        count: of directories to resume in each case, evenly spaced; None: every one that differs.
     """
     figures = Figures()
     place = scratch / "place"
@@ -40,12 +39,8 @@ def every_call(scratch: Path, count: int | None, seed: int) -> Figures:
     for what, calls, first in campaigns:
         failures = list(_failures(calls, first, seed))
         figures.counts[f"power failures in a {what}"] += len(failures)
-        different = list(
-            {_digest(tree): (reported, tree, n) for reported, tree, n in failures}.values()
-        )
-        if count is not None and count < len(different):
-            different = random.Random(seed).sample(different, count)
-        for reported, tree, promised in different:
+        different = {tuple(tree.items()): (reported, tree, n) for reported, tree, n in failures}
+        for reported, tree, promised in every_nth(list(different.values()), count, seed):
             place.mkdir()
             lay_out(tree, place)
             wrong = []
@@ -150,10 +145,3 @@ def _whole(directory: Path) -> int:
             continue
         whole += 1
     return whole
-
-
-def _digest(tree: Tree) -> bytes:
-    sha = hashlib.sha256()
-    for name, content in tree.items():
-        sha.update(f"{name} {content is None} {len(content or b'')} ".encode() + (content or b""))
-    return sha.digest()

@@ -1,40 +1,30 @@
-"""Short forms of the fuzzing of configurations and runs."""
+"""A short form of the fuzzing of configurations and runs."""
 
 import os
 import re
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
-import pytest
+CASES = 30
+"""Of each subject; every day has the next of the 10,000 that `make fuzz-runs` tries."""
 
-PROCESSES = 2
-"""At work on the cases of one subject at a time: each case is a short process by itself."""
-
-
-@pytest.mark.parametrize(("subject", "cases"), [("configs", 80), ("runs", 40)])
-def test_mutations_are_answered_or_refused_in_one_message(subject: str, cases: int) -> None:
-    share = cases // PROCESSES
-    parts = [fuzzing(subject, first, share) for first in range(0, cases, share)]
-    answered = 0
-    for part in parts:
-        said, failed = part.communicate(timeout=900)
-        assert part.returncode == 0, said + failed
-        counts = said.rpartition(f"{subject}: ")[2].split(", ")
-        answered += sum(int(re.match(r"\d+", one)[0]) for one in counts)
-    assert answered == cases
+FIRST = datetime.now(UTC).toordinal() * CASES % 10_000
 
 
-def fuzzing(subject: str, first: int, cases: int) -> subprocess.Popen[str]:
-    """A process that tries some of the cases."""
-    return subprocess.Popen(
-        [
-            *(sys.executable, "-m", "tests.fuzz", subject),
-            *("--first", str(first), "--cases", str(cases)),
-        ],
+def test_mutations_are_answered_or_refused_in_one_message() -> None:
+    cases = ("--first", str(FIRST), "--cases", str(CASES))
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.fuzz", "configs", "runs", *cases],
         cwd=Path(__file__).parents[2],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
+        check=False,
+        timeout=900,
     )
+    assert done.returncode == 0, done.stdout + done.stderr
+    for subject in ("configs", "runs"):
+        (counts,) = re.findall(rf"^{subject}: (.*)", done.stdout, re.MULTILINE)
+        assert sum(map(int, re.findall(r"(?:^|, )(\d+)", counts))) == CASES
