@@ -1,6 +1,7 @@
 """Runs made to hold their reader up, or to lead it to files outside: pipes, links, other names."""
 
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -26,13 +27,19 @@ NAMES = (
 )
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run, of which one shard has to be stored again."""
-    path = tmp_path / "run"
+    path = tmp_path_factory.mktemp("made") / "run"
     extractkit.extract(SELECTED, run_dir=path, **LIVE)  # type: ignore[arg-type]
     (path / "shards" / "000000000-000000002.h5").unlink()
     return path
+
+
+@pytest.fixture
+def run(made: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return shutil.copytree(made, tmp_path / "run")
 
 
 @pytest.fixture(autouse=True)
