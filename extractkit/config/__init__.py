@@ -182,7 +182,7 @@ def _one(path: str) -> ModelFile | None:
         if not _exists(path):
             return None
         raise ConfigError(
-            f"model={path} is there, but no format of models is recognized in it. "
+            f"model={path} exists, but its format is not recognized. "
             f"{choices('', options('model'))} Name the format: model=NAME {override(_PATH, path)}"
         )
     if found.model is None:

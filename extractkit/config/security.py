@@ -147,7 +147,7 @@ def _odd_keys(value: object, *keys: str) -> Iterator[tuple[_Keys, object]]:
 
 
 def _no_target(keys: _Keys, value: str) -> bool:
-    """Nothing else is called."""
+    """Accept any key but `_target_`, so nothing else is called."""
     return name(keys) != _TARGET
 
 

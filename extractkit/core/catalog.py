@@ -148,7 +148,7 @@ class TensorRecord:
 
 @dataclass(frozen=True)
 class Layout:
-    """How a tensor is brought from the model's layout into stored order, sample axis first.
+    """The steps from a model's layout to the stored order, in which the sample axis comes first.
 
     Attributes:
         axis: the axis of the samples; None for a tensor that does not depend on the inputs.
@@ -187,12 +187,12 @@ class Layout:
 
 
 class Edges:
-    """What is consumed to make each tensor, found when it is first asked for.
+    """The tensors that each tensor is computed from, looked up on first use.
 
     Args:
-        find: Returns, for each record, the positions in the catalog of the tensors that the
-            operation or layer call behind it consumes: one that several records list, such as an
-            operation's result that is also a layer's output, is at several positions.
+        find: Returns, for each record, the catalog positions of the tensors that its operation or
+            layer call consumes. A tensor that several records list, such as an operation's result
+            that is also a layer's output, has several positions.
     """
 
     def __init__(self, find: Callable[[], Sequence[Collection[int]]]) -> None:

@@ -14,7 +14,7 @@ from extractkit.errors import ConfigError, choices
 
 
 class Effect(Enum):
-    """What a key changes. The identity, and what a resume, a part or a worker must match, follow.
+    """The effect of a key. It decides the identity, and what a resume, part or worker must match.
 
     The value is shown in the reference.
 

@@ -101,14 +101,14 @@ class PlannedTensor:
 
     @property
     def stored(self) -> Stored:
-        """What is stored of it. A tensor whose axes have not been measured has samples."""
+        """The kind of result stored. A tensor whose axes have not been measured has samples."""
         if self.layout is not None and self.layout.axis is None:
             return Constant()
         return OverSamples(self.asked) if self.asked else PerSample()
 
     @property
     def statistics(self) -> Asked:
-        """The statistics that are stored of it; empty if its values are."""
+        """The statistics stored in place of its values; empty if its values are stored."""
         stored = self.stored
         return stored.statistics if isinstance(stored, OverSamples) else Asked()
 

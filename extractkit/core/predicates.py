@@ -222,7 +222,7 @@ class Where(Predicate):
 
 @dataclass(frozen=True)
 class All(Predicate):
-    """True if every part is; true without parts."""
+    """True if all parts are true, or there are none."""
 
     parts: tuple[Predicate, ...]
 
@@ -235,7 +235,7 @@ class All(Predicate):
 
 @dataclass(frozen=True)
 class Any(Predicate):
-    """True if at least one part is; false without parts."""
+    """True if at least one part is true."""
 
     parts: tuple[Predicate, ...]
 

@@ -16,7 +16,7 @@ from extractkit.errors import SelectionError
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is asked of a model for one tensor. Each kind is a subclass.
+    """A request to a model for one tensor. Each kind is a subclass.
 
     Attributes:
         what: what the kind asks for, in the plural ("values"), for messages.

@@ -101,7 +101,7 @@ class Dim:
 
     @property
     def label(self) -> str | None:
-        """Its text beside its size, in JSON documents; None for a fixed axis without a name."""
+        """The text in JSON documents, beside the size; None for a fixed axis without a name."""
         fixed = self.size is not None and not self.factors and not self.of
         if fixed or self.name == self.follows is not None:
             return self.name
@@ -114,7 +114,7 @@ class Dim:
 
     @property
     def title(self) -> str | None:
-        """What the axis is called in arrays and messages: its name, else how its length varies."""
+        """The name of the axis in arrays and messages. Without one, the way its length varies."""
         return self.name or self.label
 
     @property

@@ -294,7 +294,7 @@ class Assembly:
         if len(batch) != len(positions):
             raise JobError(
                 f"{counted(len(positions), 'sample')} have {counted(len(batch), 'row')} of it: "
-                f"their values decide how many, so none of them belongs to a sample"
+                f"the number of rows depends on the values, so a row does not belong to a sample"
             )
         if not varies(self._shape) and self._values is not None:
             self._check(batch.shape[1:], self._shape)

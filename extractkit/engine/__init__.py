@@ -82,18 +82,18 @@ class Silent:
     """A listener that ignores all events."""
 
     def stage(self, name: str) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def planned(
         self, tensors: Sequence[PlannedTensor], samples: int, total_bytes_estimate: int
     ) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def advanced(self, samples: int, stored: int) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def note(self, message: str) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def finished(self, summary: Summary) -> None:
-        """Nothing."""
+        """Do nothing."""

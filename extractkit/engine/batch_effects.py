@@ -151,11 +151,12 @@ class Effect:
 class SpotCheck:
     """Comparison of a few samples of each shard with their values alone.
 
-    Compared are up to two samples of a batch with the longest samples and of the one with the most
-    padding, and padded samples that hold more values that look like padding than those before them.
-    Of either kind, there are none while the samples so far are too few for the cost. Whole numbers
-    and texts are not compared: rounding may move a maximum to another position. A tensor is not
-    compared any further once a difference of it could not be distinguished from rounding.
+    It compares up to two samples each of the batch with the longest samples and of the batch with
+    the most padding. It also compares padded samples that hold more values that look like padding
+    than any sample before them. Neither is done while too few samples have been computed to justify
+    the cost. Whole numbers and texts are not compared: rounding may move a maximum to another
+    position. Once one of its differences cannot be distinguished from rounding, a tensor is not
+    compared any more.
 
     Attributes:
         tensors: the tensors that the program computes.
@@ -387,7 +388,7 @@ class SpotCheck:
             finite = np.isfinite(own)
             found, own = found[finite], own[finite]
         if not compare_arrays(found, own, coarse=self.coarse).beyond:
-            return None  # values near zero may be rounding altogether
+            return None  # values near zero may consist of rounding only
         most = tolerance(tensor, many, np.inf, coarse=self.coarse)
         apart = difference(found, own)
         return Effect(row, tensor.key, apart, most) if apart > most else None

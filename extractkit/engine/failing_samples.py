@@ -179,7 +179,7 @@ def _tried_once(model: Model, source: Source, attempt: Callable[[Source], Result
         failure = str(error).removesuffix(".")
         message = f"{failure}. It was tried on the first samples, from {first} on"
         if isinstance(model, CarriesState):
-            # None may be missing: each starts from the state after those before it.
+            # No sample can be missing: each starts from the state after the previous ones.
             raise SampleError(message) from error
         raise BadSampleError(f"{message}. {WAY_OUT}") from error
 

@@ -359,7 +359,7 @@ class _Others:
 
     @property
     def few(self) -> Sequence[Encoded]:
-        """The next samples, after the smallest and the largest of all that are read."""
+        """The samples after the first. The smallest and the largest of those read come first."""
         count = min(_TOGETHER, len(self.source))
         if all(spec.dtype != TEXT for spec in self.model.signature.specs):
             return self.model.encode(self.source.read(1, count)) if count > 1 else ()

@@ -53,10 +53,10 @@ class Sharing(StrEnum):
 
 @dataclass(frozen=True)
 class Shared:
-    """Which samples may share a batch, and why not more.
+    """The samples that may share a batch, and the reason if not all may.
 
     Attributes:
-        reason: why no more do; None if nothing forbids it.
+        reason: why not all samples may share a batch; None if all may.
         measured: the measurement that decided it; None if the model was not run.
     """
 

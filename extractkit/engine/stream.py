@@ -161,9 +161,9 @@ class Stream:
                     yield work.batch, partial(self._run, work, work.batch)
 
     def _read(self, shards: Iterable[Shard]) -> Iterator[Sequence[_Work]]:
-        """Yield batches as they are read, or all of a shard at once if they are in memory already.
+        """Yield each batch when it is read, or a shard's batches at once if they are in memory.
 
-        Handing over each of those alone would take as long as a small model does.
+        Handing these over one by one would take as long as a small model takes to compute them.
         """
         for shard in shards:
             works = self._works(shard)

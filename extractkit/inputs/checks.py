@@ -177,7 +177,7 @@ def check_dtype(spec: InputSpec, dtype: DType, signature: Signature, at: str) ->
     when they are read (`check_held`).
 
     Raises:
-        InputError: It is real for a whole input, and the like.
+        InputError: The conversion would change the meaning, as from real numbers to integers.
     """
     if dtype.names is not None:
         raise InputError(

@@ -104,7 +104,7 @@ class Feature:
         return np.frombuffer(data, dtype)
 
     def _advised(self, **more: object) -> str:
-        """Return the override of all features, with more settings for this one."""
+        """Return the override `inputs.features=…`, with further settings for this feature."""
         own = {**self.settings.get(self.input, {}), **more}
         return _override({**self.settings, self.input: own})
 

@@ -138,7 +138,7 @@ def find_file(given: PathLike, suffix: str, key: str = "inputs.path") -> Path:
         raise _missing(at, path)
     if not path.is_file():
         raise InputError(
-            f"{at} is not a regular file, and inputs are read at random. Save its content to a file"
+            f"{at} is not a regular file, and inputs need random access. Save its content to a file"
         )
     if not os.access(path, os.R_OK):
         mend = shlex.join(["chmod", "u+r", str(path)])

@@ -217,7 +217,7 @@ def _quantised(pixels: Array, dtype: str, scale: str | None, quantized: Quantize
 
 
 def _shift(dtype: str) -> int:
-    """Return the whole number of a type that a black pixel is, if pixels are taken as they are."""
+    """Return the integer that represents black in this dtype, if pixels are not scaled."""
     limits = np.iinfo(dtype)
     return int(limits.min) if limits.bits == 8 else 0
 
@@ -285,12 +285,11 @@ def _quantised_note(
 ) -> str | None:
     """Return what the user should know about pictures for a quantised input, or None.
 
-    Pixels are given as they are if the input is quantised so that this is right: they are then what
-    a model takes that was trained on pixels from 0 to 255, from 0 to 1 or from -1 to 1.
+    Unscaled pixels need no note if the quantisation shows that the model was trained on pixels from
+    0 to 255, from 0 to 1 or from -1 to 1.
 
     Raises:
-        InputError: Pixels as they are have another meaning, and are not of the type that the input
-            takes.
+        InputError: Unscaled pixels have another meaning, and do not have the dtype of the input.
     """
     assert spec.quantized is not None
     if scale is not None or any(_fits(spec, usual) for usual in (None, *SCALES)):

@@ -268,7 +268,7 @@ def with_names(dims: Dims, names: Names | None) -> Dims:
 
 @dataclass(frozen=True)
 class Operation(Generic[K]):
-    """What an operation does to the names of axes.
+    """The effect of an operation on the names of axes.
 
     Attributes:
         type: its type.

@@ -294,7 +294,7 @@ def may_be_missing(model: Any, path: str) -> bool:
 def may_be_left(model: Any, key: str, dtype: str) -> bool:
     """Return whether a weight of a file may be unused by a transformers model.
 
-    Such are the weights of a head that the model lacks, and PyTorch's buffers of whole numbers:
+    These are the weights of a head that the model lacks, and integer buffers of PyTorch, such as
     masks and positions.
     """
     from extractkit.models.keras_internals import keys_to_ignore

@@ -82,7 +82,7 @@ def loops_3() -> tuple[ModuleType, ...]:
 
 
 def loops_2(package: Any) -> tuple[ModuleType, ...]:
-    """Return the same of tf-keras: that of users' code, and that of its own layers.
+    """Return the corresponding modules of tf-keras: one for users' code, one for its own layers.
 
     Uses `tf_keras.src.backend`, which the public `tf_keras.backend` only copies.
     """

@@ -196,7 +196,7 @@ def _meta_prefix(path: str) -> str:
     expanded = str(Path(path).expanduser())
     if Path(expanded).is_dir():
         return _prefix_in(path, Path(expanded), _META)
-    # Any file of a checkpoint may name it.
+    # The path may be any file of the checkpoint.
     prefix = prefix_of(expanded) or expanded
     for one in (prefix, expanded):
         if Path(one + _META).is_file():

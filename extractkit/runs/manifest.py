@@ -155,7 +155,7 @@ class RunPlan:
 
 @dataclass(frozen=True)
 class Actual:
-    """What a finished run holds.
+    """The content of a finished run.
 
     Attributes:
         samples, shards: the committed numbers. With checkpoints, samples count once for each.

@@ -187,7 +187,7 @@ class Run(Mapping[str, TensorView]):
         The coordinate `sample` holds the samples' ids. If samples are missing, `missing` (bool)
         marks them. `checkpoint` holds the checkpoints' steps, or labels if they have no steps.
 
-        Statistics are labelled apart: `run.statistics.to_xarray()`.
+        Statistics have a dataset of their own: `run.statistics.to_xarray()`.
 
         Raises:
             MissingExtraError: xarray is not installed.

@@ -218,7 +218,7 @@ _CHECKSUM = "checksum"
 
 @dataclass(frozen=True)
 class ChecksummedRecord(Generic[T]):
-    """How one kind of record is written to and read from a file.
+    """The file format of one kind of record: how it is written and read.
 
     Attributes:
         kind: the frozen dataclass. It has a field `schema`, the version of its fields.

@@ -105,7 +105,7 @@ class TrajectoryView(TensorView):
     def _of(
         self, positions: Iterable[int], rest: Sequence[Any] | None, fill: object = None
     ) -> Array:
-        """Return some positions, or what `rest` indexes in each of them."""
+        """Return the values at some positions, each indexed by `rest` if it is given."""
         wide = self.shape[1:]
         blank = self.blank if fill is None else fill
         result = []

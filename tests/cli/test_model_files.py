@@ -68,7 +68,7 @@ def test_a_file_is_replaced_by_its_format_and_path(
 @pytest.mark.parametrize(
     ("typed", "message"),
     [
-        (["notes.txt"], "model=notes.txt is there, but no format of models is recognized in it. "
+        (["notes.txt"], "model=notes.txt exists, but its format is not recognized. "
          "Available: 'applications', "),
         (["weights.pkl"], "model=weights.pkl is a pickle. Reading a pickle runs code"),
         (["s3://bucket/net"], "model=s3://bucket/net is not on this machine. Copy it to "

@@ -88,7 +88,7 @@ class Accumulator(Protocol[B_contra, P, R_co]):
 
 
 class Configured(Protocol):
-    """What all statistics have. Instances are frozen dataclasses of their options.
+    """The members that all statistics have. Instances are frozen dataclasses of their options.
 
     Attributes:
         name: its key in configuration.

@@ -31,7 +31,7 @@ _PAIRS = (FEATURE, f"{OTHER}{FEATURE}")
 
 
 class _Products:
-    """What is common to statistics that need the products of all pairs of features."""
+    """The base of statistics that need the products of all pairs of features."""
 
     at: str
 

@@ -102,7 +102,7 @@ def _printable(text: str | None) -> str:
 
 @dataclass(frozen=True)
 class Places:
-    """How a position in the results of `top` leads to a token.
+    """The way from a position in the results of `top` to a token.
 
     Attributes:
         sizes: sizes of the axes between samples and features; None for those that vary.

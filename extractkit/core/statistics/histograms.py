@@ -79,7 +79,7 @@ class Histogram:
 
     @property
     def dims(self) -> Mapping[str, tuple[str, ...]]:
-        """The intervals, after the features if these are taken apart."""
+        """The axes of each result: the intervals, preceded by the features with `per: feature`."""
         found = self.edges is None
         outside = dict.fromkeys(("below", "above", "nan"), axes(self.per))
         edges = axes(self.per, EDGE) if found else (EDGE,)
@@ -98,7 +98,7 @@ class Histogram:
         return f"{drawn}; {apart}" if apart else drawn
 
     def check(self, operand: Operand) -> None:
-        """Check that the last axis has one size, if its elements are counted apart."""
+        """Check that the last axis has one size, if features are counted separately."""
         most = LARGEST_PARTIAL // (8 * max(1, width(operand, self.per, self.at))) - 5
         fewer = f"Take at most {self.at}.bins={most}"
         all_together = f"count all elements together: {self.at}.per=all"
@@ -159,10 +159,10 @@ def _bars(counts: Array) -> str:
 
 
 def _counted(place: Array, counted: Array, bins: int) -> npt.NDArray[np.int64]:
-    """Return how many elements of each feature are at each place: (features, bins).
+    """Return the number of elements of each feature in each bin: (features, bins).
 
     Args:
-        place: int64 (rows, features).
+        place: the bin of each element, int64 (rows, features).
         counted: bool (rows, features), the elements to count.
     """
     count = place.shape[1]

@@ -61,7 +61,7 @@ class Moments:
         )
 
     def check(self, operand: Operand) -> None:
-        """Check that the last axis has one size, if its elements are treated apart."""
+        """Check that the last axis has one size, if features are treated separately."""
         instead = f"Take them over all elements: {self.at}.per=all"
         fits(self.partial_bytes(operand), operand, self.at, instead)
 
@@ -109,7 +109,7 @@ class Moments:
         nothing = np.full_like(partial["mean"], np.nan)
         least, most = (partial[name] if count else nothing for name in ("min", "max"))
         finite = np.isfinite(least) & np.isfinite(most)
-        # What infinite elements leave of sums depends on the shards, and the extremes do not.
+        # With infinite elements, sums depend on the division into shards, but extremes do not.
         mean, variance = partial["mean"], partial["squares"] / max(1, count)
         ends = np.where(np.isinf(least), least, 0) + np.where(np.isinf(most), most, 0)
         found = {

@@ -35,7 +35,7 @@ def rows_per(block: Block, per: str) -> Array:
 
 
 def width(operand: Operand, per: str, at: str) -> int:
-    """Return how many features are counted apart.
+    """Return the number of features that are counted separately.
 
     Raises:
         SelectionError: the size of the features differs from sample to sample, or is 0.

@@ -63,7 +63,7 @@ class Quantiles:
 
     @property
     def dims(self) -> Mapping[str, tuple[str, ...]]:
-        """The quantiles, after the features if these are taken apart."""
+        """The axes of each result: the quantiles, preceded by the features with `per: feature`."""
         return {QUANTILES: (QUANTILE,), "values": axes(self.per, QUANTILE)}
 
     def summary(self, results: Arrays) -> str:

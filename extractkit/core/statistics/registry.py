@@ -150,7 +150,7 @@ class Group:
 
     @property
     def key(self) -> str:
-        """What it has in place of a tensor's key. No tensor has such a key."""
+        """The key of the group, which no tensor can have."""
         return f"@{self.selector}"
 
 

@@ -266,8 +266,8 @@ def _unbiased(rows: Sequence[Array]) -> npt.NDArray[np.float64]:
     count = len(rows[0])
     grams = np.empty((len(rows), count, count))
     for gram, one in zip(grams, rows, strict=True):
-        # An offset changes nothing in exact arithmetic, and costs digits otherwise. Features that
-        # do not vary are exactly 0 after the first step, which the mean alone does not ensure.
+        # Remove offsets, which only cost digits. Subtracting the first row makes features that do
+        # not vary exactly 0; subtracting the mean alone would leave rounding.
         moved = one - one[0]
         moved -= moved.mean(0)
         with one_thread():

@@ -137,7 +137,7 @@ class Top:
 
 
 def _exact(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """Return the smallest type with fast comparisons that holds all values of a type."""
+    """Return the smallest dtype that holds all values of a dtype and compares them quickly."""
     if dtype in (np.int64, np.uint64):
         return dtype
     return np.dtype(np.float32 if dtype in (np.float32, np.float16) else np.float64)

@@ -87,7 +87,7 @@ class Cast:
         return self.dtype != "bool" and not np.can_cast(operand.dtype, self.dtype, "safe")
 
     def lengths(self, xp: Any, operand: Operand, lengths: AxisLengths) -> Sequence[AxisLengths]:
-        """Return the same lengths, and none for one number a sample."""
+        """Return the same lengths. The counts beyond the range are one number per sample."""
         return [lengths, {}] if self._may_overflow(operand) else [lengths]
 
     def _limits(self) -> tuple[int, int]:

@@ -112,7 +112,7 @@ class Pipeline:
 
     @property
     def decisive(self) -> tuple[object, ...]:
-        """What decides its values: `decisive` of `written`."""
+        """Everything in `written` that decides the values."""
         return decisive(self.written)
 
     def same_as(self, other: "Pipeline") -> bool:

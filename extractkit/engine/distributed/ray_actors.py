@@ -41,7 +41,7 @@ class Actor:
 
     def begin(self, pickled: bytes) -> None:
         """Start the worker's thread."""
-        # Imported before anything of the environment has been read, which the task sets.
+        # Imported before libraries read the environment, which the task sets.
         from extractkit.engine.distributed.worker import work
 
         def run() -> None:

@@ -309,8 +309,8 @@ class EagerModel:
         excluded even if its value is the same.
         """
         before = {a: tensor for a, tensor in self._values(call).items() if a in addresses}
-        # A state may hold only the last values, and so show only after a call with different ones.
-        # If the function fails on those, no state can be found.
+        # A state may just hold the values of the last call, so it shows only after a call with
+        # different values. If the function fails on these, no state can be found.
         with suppress(JobError):
             self._called(self._made_up(at, seed=1), frozenset())
         after = self._values(self._called(self._made_up(at), None))

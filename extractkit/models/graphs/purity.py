@@ -142,7 +142,7 @@ def _never_runs(nested: NestedGraph) -> bool:
 
 
 def run_after(graph: AnyGraph, fed: Container[str] = frozenset()) -> dict[str, list[Any]]:
-    """Return the operations with a control edge from each operation, by the latter's name.
+    """Return, by the name of each operation, the operations with a control edge from it.
 
     Args:
         fed: Names of tensors that are fed. Control edges from an operation with only such tensors

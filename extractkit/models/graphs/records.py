@@ -196,7 +196,7 @@ _REDUCING = frozenset({"Mean", "Sum", "Max", "Min", "Prod"})
 
 
 def _named(graph: AnyGraph, found: Sequence[Found]) -> dict[str, Names]:
-    """Return the names of axes by the tensor's name, from those of records and from operations."""
+    """Return the axes' names of each tensor, inferred from records and operations, by its name."""
     known: dict[str, Names] = {}
     for one in found:
         names = tuple(dim.name for dim in one.record.spec.dims or ())
@@ -295,9 +295,9 @@ def unextractable_reason(dims: Dims, depends: bool) -> str | None:
 
 
 def of_one_sample(dims: Dims) -> tuple[Dims, bool]:
-    """Return the dims of a model that takes one sample per call, with an axis of samples.
+    """Return a tensor's dims with an axis of samples, for a model that takes one sample per call.
 
-    Also returns whether the value itself lacks that axis, of size 1.
+    Also returns whether the value lacks this axis, so that it has to be added.
     """
     if dims is None:
         return None, True
@@ -368,8 +368,8 @@ _Value = tuple[int, str]
 def consumed_by(found: Sequence[Found]) -> list[tuple[int, ...]]:
     """Return, for each record, the positions of the tensors that make it; see `Edges`.
 
-    What an operation only passes on, such as a variable that it reads, is consumed together with
-    its result. The edges of loops and branches end at their own graphs.
+    If an operation only passes on its input, such as one that reads a variable, consumers of its
+    result also consume that input. Edges do not enter the graphs of loops and branches.
     """
     return _Consumption(found).positions()
 

@@ -1,8 +1,6 @@
 """The adapter of Keras models, including stateful and image models.
 
-Layers that keep a state (`stateful=True`), and where each call starts from.
-
-The setting is checked before a model is loaded, so Keras is imported late.
+`model.state` is checked before a model is loaded, so Keras is imported late.
 """
 
 import logging

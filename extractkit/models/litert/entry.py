@@ -259,7 +259,7 @@ class Flow:
 
     @cached_property
     def blocked(self) -> Mapping[int, int]:
-        """For each operation that needs one that cannot run, the number of the latter.
+        """For each operation that depends on one that cannot run, the number of that one.
 
         An operation that cannot run needs itself. After a state that is not written, no later
         operation on a state has the right value.

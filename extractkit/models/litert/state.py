@@ -1,8 +1,9 @@
 """The state that a TFLite file keeps from call to call, and the way to read and assign it.
 
 It is in variable tensors, such as those of recurrent operations, and in resource variables. An
-interpreter reads and writes the former like any tensor. Only operations can access the latter, so
-two subgraphs are added to such a file: one that reads all of them, and one that assigns them.
+interpreter reads and writes variable tensors like any others. Only operations can access resource
+variables, so two subgraphs are added to such a file: one that reads all of them, and one that
+assigns them.
 """
 
 from collections.abc import Iterator, Sequence

@@ -94,7 +94,7 @@ def shard_files(
 
 
 def other_files(directory: Path, manifest: Manifest, entries: Entries) -> Check:
-    """List other files in the run directory. They do no harm, so they are notes."""
+    """List other files in the run directory as notes, not failures, since they are harmless."""
     known = {MANIFEST, JOURNAL, LOG, *(file.name for file in manifest.files)}
     known |= {file.name for entry in entries.values() for file in entry.stored}
     unknown = [name for name in _names(directory) if name not in known]

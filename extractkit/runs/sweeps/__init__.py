@@ -109,14 +109,15 @@ class SweepRecord:
     """A sweep: its request and its result.
 
     Attributes:
-        started, finished: times in UTC, ISO 8601; the latter is that of the last launch.
+        started: time of the first launch, UTC, ISO 8601.
+        finished: time at which the last launch ended.
         overrides: the overrides as typed, including those of Hydra's own keys.
         config_dir, config_path, config_name: Hydra's options of these names.
         fail_fast: start no further job once one has failed.
         working_directory: the directory that relative paths refer to.
         attempt: the number of launches.
-        status: its state. It is finished if all jobs are, and has failed otherwise.
-        jobs: the jobs by number. Until the end, as known before the first one started.
+        status: finished if all jobs are, otherwise failed.
+        jobs: the jobs by number. They are updated only when the launch ends.
         schema: version of these fields.
     """
 
