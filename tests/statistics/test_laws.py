@@ -199,6 +199,26 @@ def test_components_are_those_of_a_singular_value_decomposition() -> None:
     np.testing.assert_allclose(found["explained_variance_ratio"], ratio, rtol=1e-9)
 
 
+@pytest.mark.oracle
+def test_components_are_those_of_scikit_learn() -> None:
+    decomposition = pytest.importorskip("sklearn.decomposition")
+    draw = np.random.default_rng(7)
+    mixing = draw.normal(size=(6, 6))
+    rows = [draw.normal(size=(n, 6)) @ mixing - 3 for n in (40, 1, 11)]
+    found = over(one({"pca": {"components": 4}}), rows, [1, 2])
+    count = sum(map(len, rows))
+    expected = decomposition.PCA(4).fit(np.concatenate(rows))
+    signs = np.sign((expected.components_ * found["components"]).sum(1, keepdims=True))
+    np.testing.assert_allclose(found["components"], expected.components_ * signs, atol=1e-9)
+    np.testing.assert_allclose(found["mean"], expected.mean_, rtol=1e-12)
+    # scikit-learn divides by one less than the number of rows.
+    variance = expected.explained_variance_ * (count - 1) / count
+    np.testing.assert_allclose(found["explained_variance"], variance, rtol=1e-9)
+    np.testing.assert_allclose(
+        found["explained_variance_ratio"], expected.explained_variance_ratio_, rtol=1e-9
+    )
+
+
 @pytest.mark.parametrize("sign", [1, -1])
 def test_top_is_what_a_search_finds(sign: int) -> None:
     rows = [np.round(sample, 1) for sample in many(4)]
