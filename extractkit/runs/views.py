@@ -175,6 +175,11 @@ class TensorView:
         return self._tensor.record
 
     @property
+    def transforms(self) -> tuple[object, ...] | None:
+        """The transforms that lead to it, in the full form (`do`); None if they are unknown."""
+        return self._tensor.transforms
+
+    @property
     def constant(self) -> bool:
         """Whether the tensor does not depend on the inputs, and so has no sample axis."""
         return False

@@ -22,6 +22,7 @@ from extractkit.models import Compilation, Fetch, Model, isolation
 from extractkit.models.litert.model import TFLiteModel
 from extractkit.models.process import intra_op_threads
 from extractkit.models.tflite import load
+from extractkit.runs.comparing import diff
 from extractkit.testing.models import ModelContract, drawn
 from tests.models.tflite_zoo import (
     KERNEL,
@@ -216,6 +217,34 @@ def test_quantised_tensors_are_had_raw_and_as_real_numbers(folder: Path) -> None
     np.testing.assert_array_equal(real, by_hand.astype(np.float32))
     (floats,) = run(exact, [":output.y"], *({"x": image} for image in given))
     assert np.abs(real - floats).max() < 0.05 * np.abs(floats).max()
+
+
+def test_raw_integers_are_compared_with_floats_by_their_recorded_scale(
+    folder: Path, tmp_path: Path
+) -> None:
+    given = images(20)
+    np.save(tmp_path / "float32.npy", given)
+    parameters = load(str(written("int8", folder))).entry
+    spec = parameters.subgraph.tensors[parameters.inputs["x"]].quantization
+    assert spec is not None
+    q = np.clip(np.round(given / spec.scales + spec.zero_points), -128, 127).astype(np.int8)
+    np.save(tmp_path / "int8.npy", q)
+    runs = {
+        name: extract(
+            [
+                *("model=tflite", f"model.path={written(name, folder)}", "selectors=none"),
+                *("inputs=arrays", f"inputs.path={tmp_path / f'{name}.npy'}"),
+                "+selectors.y={path: ':output.*'}",
+            ],
+            run_dir=tmp_path / name,
+        )
+        for name in ("int8", "float32")
+    }
+    (found,) = diff(*runs.values(), only=":output.y").tensors
+    real = np.asarray(runs["int8"][":output.y.dequantized"], np.float64)
+    expected = np.abs(real - np.asarray(runs["float32"][":output.y"])).max()
+    assert found.errors is not None
+    assert found.errors.max_abs == pytest.approx(expected, rel=1e-6)
 
 
 def test_what_is_advised_for_real_numbers_quantises_them_as_the_file_does(folder: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import extractkit
 from extractkit.errors import ConfigError, RunDirectoryError, SelectionError
 from extractkit.runs.comparing import diff, measures
 from extractkit.runs.comparing.result import (
@@ -21,6 +22,7 @@ from extractkit.runs.comparing.result import (
     Verdict,
 )
 from extractkit.runs.reader import Run
+from extractkit.testing.reference import ReferenceModel
 from tests.runs.diff_examples import Samples, made_run
 
 F32, F16 = np.dtype("float32"), np.dtype("float16")
@@ -229,7 +231,11 @@ def test_samples_of_any_length_are_compared_unpadded(make: Make) -> None:
     ("one", "other", "reason"),
     [
         ([np.zeros((2, 3), F32)], [np.zeros((3, 2), F32)], "'s0': shape [2, 3] against [3, 2]"),
-        ([np.zeros(1, F32)], [np.zeros(1, "int32")], "float32 against int32"),
+        (
+            [np.zeros(1, F32)],
+            [np.zeros(1, "int32")],
+            "int32, and the integers have no recorded scale",
+        ),
         ([np.zeros(1, F32)], np.zeros(1, F32), "has samples in A"),
         (np.zeros(1, F32), np.zeros(2, F32), "shape [1] against [2]"),
         ([np.zeros(1, bool)], [np.zeros(1, "int8")], "bool against int8"),
@@ -242,6 +248,77 @@ def test_what_cannot_be_compared_says_why(
     assert only(found).verdict is Verdict.INCOMPARABLE
     assert reason in str(only(found).reason)
     assert found.beyond
+
+
+def quantized(make: Make, values: object, scale: float, zero_point: int, key: str = "x") -> Run:
+    recorded = {key: [{"scale": scale, "zero_point": zero_point}]}
+    return make({"x": values}, model={"quantized": recorded})
+
+
+@pytest.mark.parametrize("constant", [False, True])
+def test_quantised_integers_are_compared_with_floats_in_their_scale(
+    make: Make, constant: bool
+) -> None:
+    integers = np.arange(-8, 8, dtype=np.int8).reshape(4, 4)
+    real = (integers.astype(np.float64) - 3) * 0.25
+    other = (real + np.linspace(-0.1, 0.1, 16).reshape(4, 4)).astype(F32)
+    sides = [side if constant else list(side) for side in (integers, other)]
+    one, two = quantized(make, sides[0], 0.25, 3), make({"x": sides[1]})
+    for found in (diff(one, two), diff(two, one)):
+        assert only(found).verdict is Verdict.BEYOND
+        assert only(found).errors is not None
+        assert only(found).errors.max_abs == pytest.approx(np.abs(real - other).max(), rel=1e-6)
+    assert only(diff(one, two, atol=0.11)).verdict is Verdict.WITHIN
+
+
+def test_quantised_integers_of_two_scales_are_compared_as_real_numbers(make: Make) -> None:
+    coarse = [np.int8([1, -2, 3]), np.int8([4, 5, 0])]
+    fine = [(2 * one + 7).astype(np.int8) for one in coarse]
+    one, same = quantized(make, coarse, 0.5, 0), quantized(make, coarse, 0.5, 0)
+    assert only(diff(one, quantized(make, fine, 0.25, 7))).verdict is Verdict.EQUAL
+    assert only(diff(one, quantized(make, coarse, 0.25, 7))).verdict is Verdict.BEYOND
+    assert only(diff(one, same)).verdict is Verdict.EQUAL
+    steps = quantized(make, [coarse[0] + np.int8(1), coarse[1]], 0.5, 0)
+    found = only(diff(one, steps, atol=2))  # integers of one scale are compared as such
+    assert found.errors is not None
+    assert (found.verdict, found.errors.max_abs) == (Verdict.WITHIN, 1)
+
+
+@pytest.mark.parametrize(
+    "recorded",
+    [
+        None,
+        {"other": [{"scale": 1, "zero_point": 0}]},
+        {"x": [{"scale": 1, "zero_point": 0}, {"scale": 2, "zero_point": 0}]},
+        {"x": [{"scale": "much"}]},
+        ["x"],
+    ],
+    ids=str,
+)
+def test_integers_without_one_recorded_scale_are_not_compared_with_floats(
+    make: Make, recorded: object
+) -> None:
+    one = make({"x": [np.int8([1])]}, model={"quantized": recorded})
+    found = only(diff(one, make({"x": [F32.type([1])]})))
+    assert found.reason == "int8 against float32, and the integers have no recorded scale"
+
+
+def test_numbers_that_a_run_quantises_differ_by_their_recorded_error(tmp_path: Path) -> None:
+    for name, do in (("whole", []), ("small", [{"quantize": "int8"}])):
+        extractkit.extract(
+            model=ReferenceModel(),
+            inputs=["one", "a", "seven letters", "at"],
+            selectors={"mine": {"path": "embedding:output", "do": do}},
+            run_dir=tmp_path / name,
+        )
+    whole, small = (extractkit.open(tmp_path / name) for name in ("whole", "small"))
+    errors = np.asarray(small["embedding:output@error"])
+    found = diff(whole, small, only="embedding:output")
+    (one,) = (tensor for tensor in found.tensors if tensor.b == "embedding:output")
+    assert one.errors is not None
+    assert one.errors.max_abs == pytest.approx(errors.max(), rel=1e-5)
+    assert one.worst is not None
+    assert one.worst.a == errors.argmax()
 
 
 def test_samples_belong_together_by_their_ids(make: Make) -> None:

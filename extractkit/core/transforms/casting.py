@@ -21,6 +21,9 @@ CASTS = (
 OVERFLOW = "overflow"
 """The result that counts elements beyond the range of a type."""
 
+SCALE = "scale"
+"""The result with the scales of quantised elements."""
+
 
 def _floating(dtype: str) -> bool:
     return dtype == BFLOAT16 or np.dtype(dtype).kind == "f"
@@ -165,7 +168,7 @@ class Quantize:
         """Return the specs of the elements, of the scales and of the errors."""
         operand.needs_numbers(self.at)
         one = replace(operand, axes=operand.axes[: operand.first], dtype="float32")
-        return {"": replace(operand, dtype="int8"), "scale": one, "error": one}
+        return {"": replace(operand, dtype="int8"), SCALE: one, "error": one}
 
     def lengths(self, xp: Any, operand: Operand, lengths: AxisLengths) -> Sequence[AxisLengths]:
         """Return the same lengths, and none for the results with one number per sample."""

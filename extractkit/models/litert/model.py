@@ -314,10 +314,22 @@ class TFLiteModel(HasOwnCall):
             "parameters": sum(int(np.prod([size or 0 for size in shape])) for shape in sizes),
             "preserving_intermediates_changes_outputs_by": self.probed.change,
             "lacking": sorted({*self.probed.lacking.values()}),
+            **self._quantized(),
             **({"state": self.state_policy, "states": self.kept.names} if self.kept.names else {}),
             "path": str(self.file.path.resolve()),
             **({} if self.file.member is None else {"member": self.file.member}),
         }
+
+    def _quantized(self) -> Mapping[str, object]:
+        """Return the scales of quantised tensors by address, without those that have several."""
+        found: dict[str, list[Mapping[str, float]]] = {}
+        for one in self.found.values():
+            parameters = self.graph.subgraphs[one.subgraph].tensors[one.index].quantization
+            raw = one.quantization is None and one.record.spec.dtype.startswith(("int", "uint"))
+            if raw and parameters is not None and len(parameters.scales) == 1:
+                scale, zero_point = float(parameters.scales[0]), int(parameters.zero_points[0])
+                found[one.record.address] = [{"scale": scale, "zero_point": zero_point}]
+        return {"quantized": found} if found else {}
 
     def _weights(self) -> list[Found]:
         return [

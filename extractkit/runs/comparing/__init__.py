@@ -1,14 +1,21 @@
 """Comparison of two runs, tensor by tensor and sample by sample. Needs no TensorFlow."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import repeat
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from extractkit.advice import command
 from extractkit.core.statistics import Merging
 from extractkit.core.statistics.results import Statistics
+from extractkit.core.transforms import named_entry
+from extractkit.core.transforms.casting import SCALE, Quantize
+from extractkit.core.transforms.flattening import Flatten
+from extractkit.core.transforms.pipeline import names
+from extractkit.core.transforms.slicing import Slice
 from extractkit.core.values import Array
 from extractkit.errors import RunDirectoryError
 from extractkit.runs.comparing.measures import IncomparableError, Tallying, blocks, compare, family
@@ -51,7 +58,8 @@ def diff(
 
     Tensors are streamed, with a shard of each run in memory at a time. Samples are paired by their
     ids if those are unique in both runs, otherwise by their numbers. Runs with checkpoints are
-    compared checkpoint by checkpoint, paired by label, or else by step.
+    compared checkpoint by checkpoint, paired by label, or else by step. Quantised integers are
+    compared as the real numbers that they stand for, unless both runs have them in the same scale.
 
     Args:
         a, b: runs, or their directories.
@@ -88,7 +96,7 @@ def diff(
         samples=aligned.found,
         tensors=tuple(
             replace(
-                _compared(first[one], second[other], aligned, tolerance),
+                _compared(*_in_one_scale(first, one, second, other), aligned, tolerance),
                 checkpoint=label,
                 checkpoint_b=other_label,
             )
@@ -102,6 +110,97 @@ def diff(
         checkpoints_only_in_b=pairs.only_in_b,
         circumstances=circumstances(a.manifest, b.manifest),
     )
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """The scale of quantised integers: real = (q - zero point) · scale.
+
+    Attributes:
+        scale: one number, or a tensor with one for each sample.
+    """
+
+    scale: float | TensorView
+    zero_point: float = 0.0
+
+    def real(self, integers: Array, scale: float | Array) -> Array:
+        """Return the real numbers, float32."""
+        wide = (integers.astype(np.float64) - self.zero_point) * np.float64(scale)
+        return np.asarray(wide, np.float32)
+
+
+class _Dequantized(TensorView):
+    """A view of the real numbers that quantised integers stand for."""
+
+    def __init__(self, view: TensorView, scale: _Scale) -> None:
+        super().__init__(view._tensor, view._committed)
+        self._view, self._scale = view, scale
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return np.dtype(np.float32)
+
+    @property
+    def constant(self) -> bool:
+        return self._view.constant
+
+    def sample(self, index: int) -> Array:
+        scale = self._scale.scale
+        own = scale if isinstance(scale, float) else scale.sample(index)
+        return self._scale.real(self._view.sample(index), own)
+
+    def __iter__(self) -> Iterator[Array]:
+        scale = self._scale.scale
+        scales: Iterator[float | Array]
+        scales = repeat(scale) if isinstance(scale, float) else iter(scale)
+        for integers, own in zip(self._view, scales, strict=False):
+            yield self._scale.real(integers, own)
+
+    def padded(self, fill: object = None) -> Array:
+        """Return the whole tensor, which is a constant: samples are read one by one."""
+        scale = self._scale.scale
+        own = scale if isinstance(scale, float) else np.asarray(scale)
+        return self._scale.real(self._view.padded(fill), own)
+
+
+def _in_one_scale(a: Run, one: str, b: Run, other: str) -> tuple[TensorView, TensorView]:
+    """Return two tensors, quantised integers as real numbers unless both have the same scale."""
+    views = a[one], b[other]
+    scales = _scale(a, views[0]), _scale(b, views[1])
+    if scales[0] == scales[1]:
+        return views
+    comparable = [
+        scale is not None or family(view.dtype) == "real"
+        for view, scale in zip(views, scales, strict=True)
+    ]
+    if not all(comparable):
+        return views
+    first, second = (
+        view if scale is None else _Dequantized(view, scale)
+        for view, scale in zip(views, scales, strict=True)
+    )
+    return first, second
+
+
+def _scale(run: Run, view: TensorView) -> _Scale | None:
+    """Return the recorded scale of quantised integers; None for all other tensors.
+
+    Of transforms, only those that move elements keep it.
+    """
+    if family(view.dtype) != "integer" or view.transforms is None:
+        return None
+    if view.transforms and named_entry(view.transforms[-1]) == (Quantize.name, "int8"):
+        key = f"{view.key}@{SCALE}"
+        return _Scale(run[key]) if key in run else None
+    recorded = run.manifest.model.get("quantized")
+    kept = all(name in (Slice.name, Flatten.name) for name in names(view.transforms))
+    if not kept or not isinstance(recorded, Mapping):
+        return None
+    match recorded.get(view.record.address):
+        case [{"scale": int() | float() as scale, "zero_point": int() | float() as zero_point}]:
+            return _Scale(float(scale), float(zero_point))
+        case _:
+            return None
 
 
 def _compared(
@@ -182,7 +281,11 @@ def _pairs(a: TensorView, b: TensorView, aligned: Alignment) -> Alignment | None
             pairs = None
         case _:
             pairs = aligned
-    if family(a.dtype) != family(b.dtype):
+    if (families := {family(a.dtype), family(b.dtype)}) == {"integer", "real"}:
+        raise IncomparableError(
+            f"{a.dtype} against {b.dtype}, and the integers have no recorded scale"
+        )
+    if len(families) > 1:
         raise IncomparableError(f"{a.dtype} against {b.dtype}")
     if pairs is not None and not len(pairs):
         raise IncomparableError("the runs have no sample in common with values")
