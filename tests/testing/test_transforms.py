@@ -21,6 +21,7 @@ OPTIONS: Mapping[str, Sequence[object]] = {
     "histogram": [{"edges": [-1, 0, 3]}],
     "topk": [{"axis": 1, "k": 2, "smallest": True}, {"axis": 1, "k": 4}],
     "flatten": [None],
+    "channels_last": [None],
     "abs": [None],
     "softmax": ["*"],
     "normalize": [1],

@@ -186,6 +186,15 @@ def plain(name: str, options: Any, operand: Operand, sample: Array) -> list[Any]
                     index[axis] = at
                 found[tuple(index)] = value
         return [found]
+    if name == "channels_last":
+        named = [at for at, axis in enumerate(operand.axes[1:]) if axis.dim.name == "channel"]
+        (axis,) = named if len(named) == 1 else (sample.ndim - 1,)
+        rest = (*sample.shape[:axis], *sample.shape[axis + 1 :])
+        found = np.empty((*rest, *sample.shape[axis : axis + 1]), object)
+        for index in np.ndindex(*sample.shape):
+            moved = (*index[:axis], *index[axis + 1 :], *index[axis : axis + 1])
+            found[moved] = number(sample[index])
+        return [found]
     most = largest_of(sample.dtype) if sample.dtype.kind in "iub" else math.inf
     elements = {
         "abs": lambda one: min(abs(one), most),

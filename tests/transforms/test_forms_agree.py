@@ -34,10 +34,11 @@ SCALES = {
     **dict.fromkeys(("int64", "uint64"), (2.0, 2.0**54)),
 }
 """Sizes of numbers, with some whose sums or squares a type of the same width could not hold."""
-TENSORS: dict[str, tuple[str | int, ...]] = {
+TENSORS: dict[str, tuple[str | int | Dim, ...]] = {
     "hidden states": ("token", 3),
     "attention": (2, "token", "token"),
     "images": ("height", "width", 2),
+    "channels first": (Dim("channel", 2), "height", "width"),
     "features": (5,),
     "one number": (),
 }
@@ -86,6 +87,7 @@ OPTIONS: dict[str, Callable[[Draw, Operand], object]] = {
         "smallest": draw(st.booleans()),
     },
     "flatten": lambda draw, operand: "*",
+    "channels_last": lambda draw, operand: None,
     "abs": lambda draw, operand: None,
     "softmax": _over,
     "normalize": _over,
@@ -138,7 +140,10 @@ def cases(draw: Draw, first: str | None = None, most: int = 4) -> Case:
         axis: draw(st.lists(st.integers(0, 5), min_size=count, max_size=count))
         for axis in ("token", "height", "width")
     }
-    dims = (Dim(size=one) if isinstance(one, int) else Dim.along(one) for one in own)
+    dims = (
+        one if isinstance(one, Dim) else Dim(size=one) if isinstance(one, int) else Dim.along(one)
+        for one in own
+    )
     spec = TensorSpec(dtype, (SAMPLES, *dims))
     names = [first] if first is not None else []
     names += draw(st.lists(st.sampled_from(sorted(OPTIONS)), max_size=most - len(names)))
@@ -167,7 +172,10 @@ def cases(draw: Draw, first: str | None = None, most: int = 4) -> Case:
     scale = draw(st.sampled_from(SCALES.get(dtype, (2.0,))))
     samples = []
     for position in range(count):
-        shape = [one if isinstance(one, int) else lengths[one][position] for one in own]
+        shape = [
+            lengths[str(dim.free)][position] if dim.size is None else dim.size
+            for dim in spec.axes[1:]
+        ]
         values = numbers.normal(scale=scale, size=shape)
         samples.append((np.abs(values) if dtype[0] == "u" else values).astype(dtype))
     return Case(spec, samples, lengths, written, dict(results), scale)

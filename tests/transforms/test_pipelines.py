@@ -312,7 +312,8 @@ SAMPLE_STAYS = "The sample axis cannot be sliced or reduced; inputs.limit takes 
         ),
         (
             {"slice": {"token": 0, 1: "0:4"}},
-            "selectors.mine.slice names an axis of 'a:output' twice",
+            "selectors.mine.slice names an axis of 'a:output' with dims ['sample', 'token', None] "
+            "twice, by 'token' and 1",
         ),
     ],
 )

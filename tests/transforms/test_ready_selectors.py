@@ -135,6 +135,32 @@ def test_pooled_pictures_are_means_over_height_and_width(tmp_path: Path) -> None
     np.testing.assert_allclose(np.asarray(run["filters:output"]), expected, rtol=1e-5, atol=1e-6)
 
 
+def channels_first() -> tf.types.experimental.GenericFunction:
+    """Layers on pictures in the layout of PyTorch, which TensorFlow's CPU kernels transpose."""
+    kernel = np.random.default_rng(2).normal(size=(2, 2, 1, 3)).astype(np.float32)
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 1, 6, 5], tf.float32, name="picture")])
+    def net(picture: tf.Tensor) -> tf.Tensor:
+        return tf.nn.conv2d(picture, kernel, 1, "VALID", data_format="NCHW")
+
+    return net
+
+
+def test_channels_are_features_also_where_they_come_first(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    samples = draw.normal(size=(4, 1, 6, 5)).astype(np.float32)
+    net = channels_first()
+    run = extractkit.extract(
+        ["selectors=[pooled,statistics]"], model=net, inputs=samples, run_dir=tmp_path / "run"
+    )
+    expected = np.asarray(net(samples)).astype(np.float64)
+    means = np.asarray(run[":output@pooled"])
+    np.testing.assert_allclose(means, expected.mean((2, 3)), rtol=1e-5, atol=1e-6)
+    found = run.statistics[":output@statistics"].moments
+    np.testing.assert_allclose(found.mean, expected.mean((0, 2, 3)), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found.variance, expected.var((0, 2, 3)), rtol=1e-5, atol=1e-6)
+
+
 def test_statistics_leave_out_layers_whose_last_axis_differs(tmp_path: Path) -> None:
     frames = keras.Input((None, 3), name="frames")
     lifted = keras.layers.Dense(4, name="lift")(frames)

@@ -104,11 +104,16 @@ class Operand:
         Raises:
             SelectionError: there is no such axis, or one is named twice.
         """
-        found: list[int] = []
+        found: dict[int, AxisName] = {}
         for name in names:
-            found.extend(self._find(name, at))
-        if len(set(found)) != len(found):
-            raise SelectionError(f"{at} names an axis of {self.source!r} twice")
+            for position in self._find(name, at):
+                if position in found:
+                    both = " and ".join(repr(one) for one in (found[position], name))
+                    raise SelectionError(
+                        f"{at} names an axis of {self.source!r} with dims {list(self.titles)} "
+                        f"twice, by {both}"
+                    )
+                found[position] = name
         return tuple(sorted(found))
 
     def find_some(self, names: Sequence[AxisName], at: str) -> tuple[int, ...]:

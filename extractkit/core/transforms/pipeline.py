@@ -30,7 +30,7 @@ TRANSFORMS = (
     Key(
         *("slice", "mapping", None),
         "indices along an axis, by dim or number (0 is the sample): `{token: 0}`, "
-        "`{1: '0:4', token: '-4:'}`; one number drops the axis",
+        "`{token: '-4:', 2: '0:4'}`; one number drops the axis",
         Effect.RECORDED,
     ),
     Key(

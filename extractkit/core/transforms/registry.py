@@ -8,6 +8,7 @@ from extractkit.core.transforms.distributions import Histogram, Quantile
 from extractkit.core.transforms.elementwise import Abs, Normalize, Softmax, Threshold
 from extractkit.core.transforms.flattening import Flatten
 from extractkit.core.transforms.largest import Argmax, Argmin, Sparsify, TopK
+from extractkit.core.transforms.ordering import ChannelsLast
 from extractkit.core.transforms.plugins import Plugins
 from extractkit.core.transforms.pooling import Pool
 from extractkit.core.transforms.projection import Project
@@ -26,7 +27,7 @@ from extractkit.errors import ConfigError, choices
 _OWN: tuple[type[Transform], ...] = (
     *(Slice, Mean, Sum, Min, Max, Norm, StandardDeviation, Variance, Argmax, Argmin, Quantile),
     *(Histogram, TopK, Flatten, Abs, Softmax, Normalize, Pool, Project, Threshold, Sparsify),
-    *(Cast, Quantize),
+    *(ChannelsLast, Cast, Quantize),
 )
 
 REDUCTIONS: Mapping[str, type[Transform]] = {
