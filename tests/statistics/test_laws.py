@@ -178,6 +178,39 @@ def test_products_of_numbers_that_are_not_finite_are_nan(name: str) -> None:
         np.testing.assert_allclose(matrix[::2, ::2], expected, rtol=1e-12)
 
 
+@pytest.mark.parametrize("elements", [1, 7, 1000])
+def test_counts_of_a_few_rows_at_a_time_are_those_of_numpy(
+    elements: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("extractkit.core.statistics.COUNTED", elements)
+    whole = np.random.default_rng(6).normal(size=(50, WIDTH)) * 5
+    whole[3, 0], whole[4:6, 1], whole[49, 2] = np.nan, np.inf, -np.inf
+    shard = Block(Dense(whole), np.arange(50), WIDTH)
+
+    def found(options: object) -> Arrays:
+        return one(options).finish(one(options).of(shard))
+
+    columns = [column[np.isfinite(column)] for column in whole.T]
+    own, given_edges = found("histogram"), found({"histogram": {"edges": [-4, 0, 3]}})
+    for at, column in enumerate(columns):
+        for edges, counts in (
+            (own["edges"][at], own["counts"]),
+            ([-4, 0, 3], given_edges["counts"]),
+        ):
+            np.testing.assert_array_equal(counts[at], np.histogram(column, edges)[0])
+    assert [own[name].tolist() for name in ("nan", "above", "below")] == [
+        [1, 0, 0],
+        [0, 2, 0],
+        [0, 0, 1],
+    ]
+    np.testing.assert_array_equal(given_edges["below"], (whole < -4).sum(0))
+    quantiles = found({"quantiles": {"q": [0.25], "per": "feature"}})["values"][:, 0]
+    expected = [np.quantile(x[~np.isnan(x)], 0.25, method="lower") for x in whole.T]
+    np.testing.assert_allclose(quantiles, expected, rtol=0.011)
+    active = (whole > 0).astype(int)
+    np.testing.assert_array_equal(found("coactivation")["both"], active.T @ active)
+
+
 def test_covariance_is_that_of_numpy() -> None:
     rows = many(2)
     found = over(one("covariance"), rows, [5, 30])

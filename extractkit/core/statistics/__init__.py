@@ -247,7 +247,7 @@ _FEWEST = 16
 """Fewest dimensions of a projection that a message proposes."""
 
 
-def added(one: Arrays, other: Arrays) -> Arrays:
+def added(one: Arrays, other: Arrays) -> dict[str, Array]:
     """Return the sums of two partial results that are counts."""
     return {name: one[name] + other[name] for name in one}
 
@@ -306,6 +306,15 @@ def in_blocks(sets: Sequence[Array], step: int) -> Iterator[npt.NDArray[np.float
         for one, (first, last) in zip(sets, pairwise(ends), strict=True):
             np.copyto(block[:, first:last], one[start : start + step], casting="unsafe")
         yield block
+
+
+COUNTED = 1 << 20
+"""Elements that are counted at once: few beside a shard, and many beside the counts."""
+
+
+def to_count(rows: Array) -> Iterator[npt.NDArray[np.float64]]:
+    """Yield rows as `in_blocks` does, for counts, which need arrays several times as large."""
+    yield from in_blocks([rows], max(1, COUNTED // max(1, rows.shape[1])))
 
 
 def numbers(rows: Array) -> npt.NDArray[np.float64]:

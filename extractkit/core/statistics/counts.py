@@ -6,7 +6,16 @@ from typing import ClassVar
 
 import numpy as np
 
-from extractkit.core.statistics import FEATURE, OTHER, Arrays, Block, added, features, fits
+from extractkit.core.statistics import (
+    FEATURE,
+    OTHER,
+    Arrays,
+    Block,
+    added,
+    features,
+    fits,
+    to_count,
+)
 from extractkit.core.transforms import Operand, no_options
 
 _FEW = 5
@@ -115,9 +124,12 @@ class Coactivation:
 
     def of(self, block: Block) -> Arrays:
         """Multiply indicators. Sums of ones are exact in float64."""
-        active = (block.rows() > 0).astype(np.float64)
-        both = (active.T @ active).astype(np.int64)
-        return {"count": np.asarray(len(active), np.int64), "both": both}
+        rows = block.rows()
+        both = np.zeros((block.width, block.width), np.int64)
+        for part in to_count(rows):
+            active = np.greater(part, 0, out=part)
+            both += (active.T @ active).astype(np.int64)
+        return {"count": np.asarray(len(rows), np.int64), "both": both}
 
     def merge(self, one: Arrays, other: Arrays) -> Arrays:
         """Add the counts."""

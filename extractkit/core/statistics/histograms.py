@@ -17,7 +17,7 @@ from extractkit.core.statistics import (
     Block,
     added,
     fits,
-    numbers,
+    to_count,
 )
 from extractkit.core.statistics.per import axes, parse_per, rows_per, width
 from extractkit.core.transforms import Operand, as_options, whole_number
@@ -117,19 +117,14 @@ class Histogram:
 
     def of(self, block: Block) -> Arrays:
         """Count the elements of each feature."""
-        rows = numbers(rows_per(block, self.per))
+        rows = rows_per(block, self.per)
         if self.edges is None:
             return _found(rows, self.bins)
-        edges, bins = np.asarray(self.edges), self.bins
-        place = np.searchsorted(edges, rows, side="right") - 1
-        place[rows == edges[-1]] = bins - 1
-        inside = (rows >= edges[0]) & (rows <= edges[-1])
-        return {
-            "counts": _counted(place, inside, bins),
-            "below": (rows < edges[0]).sum(0),
-            "above": (rows > edges[-1]).sum(0),
-            "nan": np.isnan(rows).sum(0),
-        }
+        edges = np.asarray(self.edges)
+        found = _no_counts(rows.shape[1], self.bins)
+        for part in to_count(rows):
+            found = added(found, _between(edges, part))
+        return found
 
     def merge(self, one: Arrays, other: Arrays) -> Arrays:
         """Add the counts, of intervals of one width."""
@@ -179,26 +174,57 @@ def _intervals(elements: Array, exponent: Array) -> Array:
     return np.where((elements < 0) & (number >= 0), -1, number)
 
 
+def _no_counts(features: int, bins: int) -> dict[str, Array]:
+    apart = {name: np.zeros(features, np.int64) for name in ("below", "above", "nan")}
+    return {"counts": np.zeros((features, bins), np.int64), **apart}
+
+
+def _between(edges: Array, rows: Array) -> dict[str, Array]:
+    """Return the counts of rows between given edges."""
+    bins = len(edges) - 1
+    place = np.searchsorted(edges, rows, side="right") - 1
+    place[rows == edges[-1]] = bins - 1
+    inside = (rows >= edges[0]) & (rows <= edges[-1])
+    return {
+        "counts": _counted(place, inside, bins),
+        "below": (rows < edges[0]).sum(0),
+        "above": (rows > edges[-1]).sum(0),
+        "nan": np.isnan(rows).sum(0),
+    }
+
+
 def _found(rows: Array, bins: int) -> dict[str, Array]:
     """Return the counts of a shard, in intervals as narrow as its elements allow."""
-    finite = np.isfinite(rows)
-    low = rows.min(0, where=finite, initial=np.inf)
-    high = rows.max(0, where=finite, initial=-np.inf)
-    low, high = (np.where(low > high, 0, end) for end in (low, high))
+    low, high = _finite_ends(rows)
     size = np.maximum(-low, high)
     exponent = np.where(size > 0, np.maximum(np.frexp(size)[1] - _DIGITS, _LEAST), _LEAST)
     while (wide := _intervals(high, exponent) - _intervals(low, exponent) >= bins).any():
         exponent = exponent + wide
     first = _intervals(low, exponent)
-    place = np.where(finite, _intervals(np.where(finite, rows, 0), exponent) - first, 0)
-    return {
-        "counts": _counted(place.astype(np.int64), finite, bins),
-        "exponent": exponent.astype(np.int64),
-        "first": first.astype(np.int64),
-        "below": (rows == -np.inf).sum(0),
-        "above": (rows == np.inf).sum(0),
-        "nan": np.isnan(rows).sum(0),
-    }
+    found = _no_counts(rows.shape[1], bins)
+    for part in to_count(rows):
+        finite = np.isfinite(part)
+        place = np.where(finite, _intervals(np.where(finite, part, 0), exponent) - first, 0)
+        one = {
+            "counts": _counted(place.astype(np.int64), finite, bins),
+            "below": (part == -np.inf).sum(0),
+            "above": (part == np.inf).sum(0),
+            "nan": np.isnan(part).sum(0),
+        }
+        found = added(found, one)
+    found["exponent"], found["first"] = exponent.astype(np.int64), first.astype(np.int64)
+    return found
+
+
+def _finite_ends(rows: Array) -> tuple[Array, Array]:
+    """Return the smallest and the largest finite element of each feature; 0 if there is none."""
+    low, high = np.full(rows.shape[1], np.inf), np.full(rows.shape[1], -np.inf)
+    for part in to_count(rows):
+        finite = np.isfinite(part)
+        low = np.minimum(low, part.min(0, where=finite, initial=np.inf))
+        high = np.maximum(high, part.max(0, where=finite, initial=-np.inf))
+    nothing = low > high
+    return np.where(nothing, 0, low), np.where(nothing, 0, high)
 
 
 def _merged(one: Arrays, other: Arrays) -> dict[str, Array]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
 from extractkit.core.statistics import (
     FEATURE,
@@ -15,8 +16,8 @@ from extractkit.core.statistics import (
     Block,
     added,
     fits,
-    numbers,
     span,
+    to_count,
 )
 from extractkit.core.statistics.per import ALL, axes, parse_per, rows_per, width
 from extractkit.core.transforms import Operand, as_options, number
@@ -82,18 +83,11 @@ class Quantiles:
 
     def of(self, block: Block) -> Arrays:
         """Count elements in buckets of growing width: negative ones, zeros, positive ones."""
-        rows = numbers(rows_per(block, self.per))
-        size = np.clip(np.abs(rows), 0, _LARGEST)
-        tiny = size < _SMALLEST
-        with np.errstate(divide="ignore", invalid="ignore"):
-            bucket = np.ceil(np.log(np.where(tiny, 1, size)) / _LOG_GAMMA) - _FIRST
-        present = ~np.isnan(rows)
-        bucket = np.where(present, np.clip(bucket, 0, _BUCKETS - 1), 0).astype(np.int64)
-        place = np.where(rows < 0, _BUCKETS - 1 - bucket, _BUCKETS + 1 + bucket)
-        place = np.where(tiny, _BUCKETS, place)
-        every, count = 2 * _BUCKETS + 1, rows.shape[1]
-        flat = (np.broadcast_to(np.arange(count), rows.shape) * every + place)[present]
-        return {"counts": np.bincount(flat, minlength=count * every).reshape(count, every)}
+        rows = rows_per(block, self.per)
+        counts = np.zeros((rows.shape[1], 2 * _BUCKETS + 1), np.int64)
+        for part in to_count(rows):
+            counts += _counted(part)
+        return {"counts": counts}
 
     def merge(self, one: Arrays, other: Arrays) -> Arrays:
         """Add the counts."""
@@ -113,3 +107,18 @@ class Quantiles:
             first = (upto > rank[:, None]).argmax(1)
             found[:, at] = np.where(total > 0, values[first], np.nan)
         return {"q": np.asarray(self.q), "values": found if self.per == FEATURE else found[0]}
+
+
+def _counted(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    """Return how many elements of each feature are in each bucket: (features, buckets)."""
+    size = np.clip(np.abs(rows), 0, _LARGEST)
+    tiny = size < _SMALLEST
+    with np.errstate(divide="ignore", invalid="ignore"):
+        bucket = np.ceil(np.log(np.where(tiny, 1, size)) / _LOG_GAMMA) - _FIRST
+    present = ~np.isnan(rows)
+    bucket = np.where(present, np.clip(bucket, 0, _BUCKETS - 1), 0).astype(np.int64)
+    place = np.where(rows < 0, _BUCKETS - 1 - bucket, _BUCKETS + 1 + bucket)
+    place = np.where(tiny, _BUCKETS, place)
+    every, count = 2 * _BUCKETS + 1, rows.shape[1]
+    flat = (np.broadcast_to(np.arange(count), rows.shape) * every + place)[present]
+    return np.bincount(flat, minlength=count * every).reshape(count, every)
