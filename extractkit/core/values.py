@@ -263,6 +263,7 @@ class Assembly:
         count: int,
     ) -> None:
         self._shape = tuple(shape)
+        self._by_rows = only_rows_vary(shape)
         self._dtype = numpy_dtype(dtype)
         self._shapes = shapes
         self._single: list[Array | None] = []
@@ -275,11 +276,10 @@ class Assembly:
             self._lay_out(shapes)
 
     def _lay_out(self, shapes: Sequence[tuple[int, ...]]) -> None:
-        by_rows = only_rows_vary(self._shape)
-        counts = [size[0] if by_rows else math.prod(size) for size in shapes]
+        counts = [size[0] if self._by_rows else math.prod(size) for size in shapes]
         self._offsets = np.zeros(len(counts) + 1, np.int64)
         np.cumsum(counts, out=self._offsets[1:])
-        fixed = [size or 0 for size in self._shape[1:]] if by_rows else []
+        fixed = [size or 0 for size in self._shape[1:]] if self._by_rows else []
         self._values = np.empty((int(self._offsets[-1]), *fixed), self._dtype)
 
     def put(self, positions: Sequence[int], batch: Array, padded: bool = True) -> None:
@@ -321,7 +321,7 @@ class Assembly:
     def _put_ragged(self, position: int, value: Array) -> None:
         assert self._values is not None
         begin, end = self._offsets[position], self._offsets[position + 1]
-        self._values[begin:end] = value if only_rows_vary(self._shape) else value.reshape(-1)
+        self._values[begin:end] = value if self._by_rows else value.reshape(-1)
 
     def finish(self, absent: Sequence[int] = ()) -> Values:
         """Return the values, once all positions except those of absent samples are filled."""
@@ -338,7 +338,7 @@ class Assembly:
         assert self._values is not None
         if not varies(self._shape):
             return Dense(self._values)
-        if only_rows_vary(self._shape):
+        if self._by_rows:
             return Ragged(self._values, self._offsets)
         shapes = np.asarray(self._shapes, dtype=np.int64).reshape(-1, len(self._shape))
         return Ragged(self._values, self._offsets, shapes)

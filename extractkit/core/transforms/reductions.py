@@ -117,7 +117,10 @@ def _zeroed(tf: Any, tensor: Tensor, mask: Tensor) -> Tensor:
 
 
 def _count(tf: Any, tensor: Tensor, mask: Tensor, over: list[int]) -> Tensor:
-    ones = tf.broadcast_to(tf.cast(mask, tensor.dtype), tf.shape(tensor))
+    # The other axes stay as in the mask, since the number is the same along them.
+    reduced = [axis in over for axis in range(tensor.shape.rank)]
+    sizes = tf.where(reduced, tf.shape(tensor), tf.shape(mask) if mask.shape.rank else 1)
+    ones = tf.broadcast_to(tf.cast(mask, tensor.dtype), sizes)
     return tf.reduce_sum(ones, over, keepdims=True)
 
 
