@@ -16,13 +16,14 @@ from extractkit.core.plan import (
     PerSample,
     PlannedTensor,
     SampleLengths,
-    bytes_per_sample,
     divided,
+    held_per_sample,
     plan_tensors,
 )
 from extractkit.core.selectors import parse_selector
 from extractkit.core.shards import CONSTANTS_SHARD, Part, Shard, plan_shards
 from extractkit.core.spec import TensorSpec, numpy_dtype
+from extractkit.core.statistics.registry import Asked
 from extractkit.core.values import Assembly
 from extractkit.errors import SelectionError
 
@@ -130,7 +131,7 @@ def test_the_size_of_texts_is_not_known_in_advance() -> None:
     assert varying.bytes_per_sample(lengths) is None
     assert varying.sample_shapes(lengths) == [(3,), (3,)]
     assert constant.stored_bytes(SampleLengths(0, {}), 1) is None
-    assert bytes_per_sample([varying], lengths).tolist() == [0, 0]
+    assert held_per_sample([varying], lengths).tolist() == [0, 0]
     assembly = Assembly(
         varying.spec.sample_shape, varying.spec.dtype, varying.sample_shapes(lengths), 2
     )
@@ -179,7 +180,7 @@ def test_predicted_bytes_and_shapes_are_those_of_the_arrays(
         whole = np.ones([dim.size or own[str(dim)] for dim in tensor.layout.dims[1:]])
         values.append(tensor.bound.in_numpy(whole).astype(tensor.spec.dtype))
     assert tensor.sample_shapes(lengths) == [value.shape for value in values]
-    assert bytes_per_sample([tensor], lengths).tolist() == [value.nbytes for value in values]
+    assert held_per_sample([tensor], lengths).tolist() == [value.nbytes for value in values]
 
 
 def test_the_bytes_of_a_constant_are_those_of_its_array() -> None:
@@ -189,7 +190,16 @@ def test_the_bytes_of_a_constant_are_those_of_its_array() -> None:
     assert kernel.stored_bytes(SampleLengths(2, {}), 3) == np.ones((3, 2), "float16").nbytes
     counter = replace(record((), (), "int64"), depends_on_inputs=False)
     assert planned(counter).stored_bytes(SampleLengths(2, {}), 3) == 8
-    assert bytes_per_sample([kernel], SampleLengths(2, {})).tolist() == [0, 0]
+    assert held_per_sample([kernel], SampleLengths(2, {})).tolist() == [0, 0]
+
+
+def test_values_of_statistics_count_a_quarter_of_those_that_are_stored() -> None:
+    lengths = SampleLengths(2, {"token": np.array([3, 5])})
+    stored = planned(record(("sample", "token", None), (None, None, 3), "float16"))
+    counted = replace(stored, asked=Asked.parse("moments", "s"))
+    assert held_per_sample([stored], lengths).tolist() == [18, 30]
+    assert held_per_sample([counted], lengths).tolist() == [5, 8]  # rounded up
+    assert held_per_sample([stored, counted], lengths).tolist() == [23, 38]
 
 
 def test_a_length_that_the_model_computes_is_not_predicted() -> None:
@@ -201,7 +211,7 @@ def test_a_length_that_the_model_computes_is_not_predicted() -> None:
     assert stored.bytes_per_sample(lengths) is None
     reduced = planned(pooled, reduce={1: "mean"})
     assert not reduced.computed_lengths
-    assert bytes_per_sample([reduced], lengths).tolist() == [16, 16]
+    assert held_per_sample([reduced], lengths).tolist() == [16, 16]
     # Padding could not be distinguished while reducing, so both want batches without it.
     assert not stored.bears_padding
     assert not reduced.bears_padding

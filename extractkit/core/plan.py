@@ -381,12 +381,21 @@ def divided(
     return tuple(constants), tuple(varying)
 
 
-def bytes_per_sample(
+def held_per_sample(
     tensors: Iterable[PlannedTensor], lengths: SampleLengths
 ) -> npt.NDArray[np.int64]:
-    """Return the predictable bytes of each sample's values over all tensors that have samples."""
+    """Return the predictable bytes of each sample that count towards the size of its shard.
+
+    Values that are stored are in memory up to four times, in the shards that are assembled, wait
+    and are written, and in the file that is written. Those of statistics are only assembled, so
+    they count a quarter.
+    """
     total = np.zeros(lengths.samples, np.int64)
     for tensor in divided(tensors)[1]:
         if (one := tensor.bytes_per_sample(lengths)) is not None:
-            total += one
+            total += -(-one // _TIMES_STORED) if tensor.statistics else one
     return total
+
+
+_TIMES_STORED = 4
+"""How often values that are stored are in memory, compared with those of statistics."""

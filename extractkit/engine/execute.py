@@ -12,7 +12,7 @@ from typing import cast
 
 from extractkit.advice import command
 from extractkit.core.job import Job
-from extractkit.core.plan import bytes_per_sample
+from extractkit.core.plan import held_per_sample
 from extractkit.core.shards import Shard
 from extractkit.engine import Listener, Summary
 from extractkit.engine.distributed.driver import Hired, hired
@@ -288,8 +288,7 @@ class _Execution:
     def _plan(self, prepared: Prepared, found: Survey, recorder: Recorder) -> RunPlan:
         lengths = found.lengths
         unforeseen = prepared.trial.scaled(lengths)
-        # Shards are bounded by what is in memory, of which statistics keep only partial results.
-        held = bytes_per_sample(prepared.tensors, lengths) + unforeseen
+        held = held_per_sample(prepared.tensors, lengths) + unforeseen
         shards = prepared.opened.shards(lengths, held, self.job.runtime.shard_size)
         times, sinks = prepared.opened.sets_of_weights, len(self.job.sinks)
         stored = prepared.opened.stored_bytes(lengths, len(shards))

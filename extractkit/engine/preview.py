@@ -7,7 +7,7 @@ from pathlib import Path
 from extractkit.core.catalog import TensorRecord
 from extractkit.core.checkpoints import Checkpoint, ExcludedCheckpoint
 from extractkit.core.job import Job
-from extractkit.core.plan import PlannedTensor, SampleLengths, bytes_per_sample, groups_of
+from extractkit.core.plan import PlannedTensor, SampleLengths, groups_of, held_per_sample
 from extractkit.core.shards import Shard
 from extractkit.core.values import varies
 from extractkit.engine.loading import Opened, open_job
@@ -144,7 +144,7 @@ def _planned(
     shared: Shared | None,
 ) -> Preview:
     lengths = bounds or _lengths(opened)
-    held = bytes_per_sample(opened.tensors, lengths)
+    held = held_per_sample(opened.tensors, lengths)
     shards = opened.shards(lengths, held, job.runtime.shard_size)
     sizes = opened.stored_bytes(lengths, len(shards))
     ragged = any(varies(tensor.spec.sample_shape) for tensor in opened.varying)
