@@ -2,13 +2,23 @@
 
 import sys
 
-from benchmarks import checkpoints, first_layer, hidden_states, memory, pooled, scale, workers
+from benchmarks import (
+    checkpoints,
+    first_layer,
+    hidden_states,
+    memory,
+    pooled,
+    scale,
+    statistics_memory,
+    workers,
+)
 
 BENCHMARKS = {
     "hidden_states": hidden_states.main,
     "first_layer": first_layer.main,
     "pooled": pooled.main,
     "memory": memory.main,
+    "statistics_memory": statistics_memory.main,
     "workers": workers.main,
     "checkpoints": checkpoints.main,
     "scale": scale.main,

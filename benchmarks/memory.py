@@ -1,10 +1,9 @@
-"""Peak resident memory of a whole run with N samples and with 20 N, each in its own process."""
+"""Peak resident memory of a whole run with few samples and with many, each in its own process."""
 
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
+from benchmarks.peak import peak_of
 from tests.corpus import stdlib_docstrings
 
 SAMPLES = 400
@@ -27,13 +26,9 @@ def _peak(folder: Path, count: int) -> int:
     texts = stdlib_docstrings(SAMPLES) * (count // SAMPLES)
     path = folder / f"{count}.txt"
     path.write_text("\n".join(texts), encoding="utf-8")
-    measured = subprocess.run(
+    return peak_of(
         [
-            *(sys.executable, "-m", "benchmarks.peak", sys.executable, "-m", "extractkit"),
             *("model=bert", "+selectors.hidden.regex='^transformer_layer_[0-9]+:output'"),
             *(f"inputs.path={path}", f"run_dir={folder / str(count)}"),
-        ],
-        stdout=subprocess.PIPE,
-        check=True,
+        ]
     )
-    return int(measured.stdout)

@@ -6,6 +6,17 @@ A process of its own, for a child starts out with its parent's peak, and this on
 import resource
 import subprocess
 import sys
+from collections.abc import Sequence
+
+
+def peak_of(arguments: Sequence[str]) -> int:
+    """Return the peak resident bytes of extractkit with these arguments."""
+    command = (sys.executable, "-m", "extractkit", *arguments)
+    measured = subprocess.run(
+        [sys.executable, "-m", "benchmarks.peak", *command], stdout=subprocess.PIPE, check=True
+    )
+    return int(measured.stdout)
+
 
 if __name__ == "__main__":
     done = subprocess.run(
