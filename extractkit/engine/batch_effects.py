@@ -54,17 +54,17 @@ _WITNESSES = 3
 _MOST_WITNESSES = 8
 
 
-def lengths_of(sizes: Mapping[str, int]) -> SampleLengths:
-    """Return the lengths of one sample."""
-    return SampleLengths(1, {axis: np.array([size], np.int64) for axis, size in sizes.items()})
+def lengths_of(sizes: Sequence[Mapping[str, int]]) -> SampleLengths:
+    """Return the lengths of samples from the sizes of each."""
+    axes = {axis: np.array([one[axis] for one in sizes], np.int64) for axis in sizes[0]}
+    return SampleLengths(len(sizes), axes)
 
 
-def own_values(tensor: PlannedTensor, row: Array, sizes: Mapping[str, int]) -> Array:
-    """Return a sample's row without padding, as far as its lengths are known."""
-    shapes = tensor.sample_shapes(lengths_of(sizes))
+def own_values(row: Array, shapes: Sequence[tuple[int, ...]] | None, at: int) -> Array:
+    """Return the row of one of several samples without padding, as far as shapes are known."""
     if shapes is None:
         return row
-    own: tuple[Any, ...] = (*map(slice, shapes[0]), ...)
+    own: tuple[Any, ...] = (*map(slice, shapes[at]), ...)
     return np.asarray(row[own])
 
 
@@ -382,7 +382,7 @@ class SpotCheck:
         own = np.asarray(one[0, ...])
         if _has_nan(own):
             return None  # as for NaN in inputs
-        found = own_values(tensor, many[row, ...], sizes)
+        found = own_values(many[row, ...], tensor.sample_shapes(lengths_of([sizes])), 0)
         if found.shape == own.shape:
             # Masks of minus infinity, and the logarithm of what rounds to 0.
             finite = np.isfinite(own)

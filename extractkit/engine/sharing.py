@@ -255,7 +255,7 @@ class _Trial:
 
     def fits(self, sample: Encoded) -> bool:
         """Return whether a sample is long enough for the slices."""
-        lengths = lengths_of(sample.sizes)
+        lengths = lengths_of([sample.sizes])
         return not any(tensor.too_short(lengths) for tensor in self.tensors)
 
     def takes(self, samples: Sequence[Encoded]) -> bool:
@@ -413,12 +413,14 @@ class _Trial:
         why: str,
     ) -> str | None:
         self._nearest.run(len({id(one) for one, _ in alone}))
+        lengths = lengths_of([sample.sizes for sample, _ in alone])
         for at, (tensor, rows) in enumerate(zip(self.tensors, together, strict=True)):
             most = tolerance(tensor, rows, noise[at], coarse=self.coarse)
-            for row, (sample, values) in enumerate(alone):
+            shapes = tensor.sample_shapes(lengths)
+            for row, (_, values) in enumerate(alone):
                 apart = np.inf
                 if len(rows) == len(alone):
-                    apart = difference(own_values(tensor, rows[row, ...], sample.sizes), values[at])
+                    apart = difference(own_values(rows[row, ...], shapes, row), values[at])
                 self._nearest.found(tensor.key, apart, most)
                 if apart > most:
                     return why.format(tensor.address)

@@ -84,12 +84,20 @@ def canonical_json(data: object) -> str:
 
 def digest(value: object) -> str:
     """Return the SHA-256 of the canonical line, in hexadecimal."""
-    return hashlib.sha256(canonical(value).encode(errors="surrogatepass")).hexdigest()
+    return _digest(canonical(value))
+
+
+def _digest(line: str) -> str:
+    return hashlib.sha256(line.encode(errors="surrogatepass")).hexdigest()
 
 
 def document(value: object) -> bytes:
     """Serialise a value as JSON for people: indented, fields in order, with a final newline."""
-    text = json.dumps(plain(value), indent=1, ensure_ascii=False)
+    return _document(plain(value))
+
+
+def _document(data: object) -> bytes:
+    text = json.dumps(data, indent=1, ensure_ascii=False)
     # File names need not be UTF-8. Python represents such names with surrogates.
     return f"{text}\n".encode(errors="surrogatepass")
 
@@ -282,7 +290,7 @@ class ChecksummedRecord(Generic[T]):
             data.pop(_CHECKSUM, None)
         try:
             whole = content == (with_checksum(data) if has_checksum else document(data))
-        except RecursionError:
+        except (RecursionError, ValueError):  # nested too deeply, or it holds NaN
             whole = False
         if not whole:
             checked = (
@@ -295,5 +303,12 @@ class ChecksummedRecord(Generic[T]):
 
 
 def with_checksum(data: Mapping[str, object]) -> bytes:
-    """Serialise fields as a file whose last field is a checksum over the others."""
-    return document({**data, _CHECKSUM: digest(data)})
+    """Serialise fields as a file whose last field is a checksum over the others.
+
+    Args:
+        data: plain data, as `plain` returns it.
+
+    Raises:
+        ValueError: the data holds NaN or an infinity.
+    """
+    return _document({**data, _CHECKSUM: _digest(canonical_json(data))})

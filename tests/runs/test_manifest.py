@@ -185,7 +185,10 @@ def test_an_unknown_status_is_refused(tmp_path: Path) -> None:
 DEEP = b'{"schema":2,"a":' + b"[" * 900 + b"]" * 900 + b"}"
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe\xfa", b"[1]", DEEP, b"[" * 99999])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"\xff\xfe\xfa", b"[1]", DEEP, b"[" * 99999, b'{"schema":2,"a":NaN}'],
+)
 def test_a_damaged_file_is_named(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_bytes(content)
     with pytest.raises(RunDirectoryError, match=re.escape(str(tmp_path / "manifest.json"))):
