@@ -37,6 +37,7 @@ _ON_RUNS = {
     "rerun": runs.rerun,
     "verify": runs.verify,
     "diff": runs.diff,
+    "similarity": runs.similarity,
 }
 
 

@@ -16,6 +16,7 @@ from extractkit.config.compose import compose
 from extractkit.runs import checking as verification
 from extractkit.runs import manifest, sweeps
 from extractkit.runs.comparing import result as comparison
+from extractkit.runs.comparing import similarity
 from tests.pages import matches, run_page
 from tests.real_models import FOLDER, real_model
 
@@ -29,7 +30,7 @@ FENCED = re.compile(r"^ *```.*?^ *```", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"^ {4,}(?:python -m )?extractkit((?: .*\\\n)* .*)$", re.MULTILINE)
 YAML = re.compile(r"^```yaml\n(.*?)^```", re.MULTILINE | re.DOTALL)
 # These take a run.
-ON_RUNS = {"show", "verify", "diff"}
+ON_RUNS = {"show", "verify", "diff", "similarity"}
 
 
 def composed(page: Path) -> list[list[str]]:
@@ -89,6 +90,7 @@ def test_the_versions_of_json_documents_are_those_that_the_page_names() -> None:
         "show SWEEP": sweeps.SCHEMA,
         "verify": verification.SCHEMA,
         "diff": comparison.SCHEMA,
+        "similarity": similarity.SCHEMA,
     }
 
 

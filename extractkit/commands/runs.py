@@ -1,4 +1,4 @@
-"""Verbs on runs and sweeps: show, resume, join, rerun, verify, diff."""
+"""Verbs on runs and sweeps: show, resume, join, rerun, verify, diff, similarity."""
 
 import os
 import shlex
@@ -244,6 +244,24 @@ def diff(arguments: Sequence[str]) -> bool:
     else:
         write_rendered(diff_overview(found))
     return not found.beyond
+
+
+def similarity(arguments: Sequence[str]) -> bool:
+    """Compare all tensors of two runs with each other by linear CKA."""
+    from extractkit.display.checks import similarity_overview
+    from extractkit.display.progress import waiting
+    from extractkit.runs.comparing.similarity import similarity
+
+    given = RunOptions("similarity").read(arguments)
+    with waiting(sys.stderr, f"comparing {given.a} and {given.b}"):
+        found = similarity(
+            given.a, given.b, trust=given.trust, only=given.only or None, batch=given.batch
+        )
+    if given.json:
+        write_json(found.to_json())
+    else:
+        write_rendered(similarity_overview(found))
+    return True
 
 
 def _directory(text: str) -> Path:

@@ -240,6 +240,26 @@ VERBS: Mapping[str, Verb] = {
         ),
         operands=("a", "b"),
     ),
+    "similarity": Verb(
+        summary="find the tensors of two runs that are alike, by linear CKA",
+        usage="A B",
+        text="""\
+        For each tensor of A: its centered kernel alignment (CKA) with the tensor of the same key in
+        B, and the most similar tensor of B. CKA is 1 for tensors that differ only by an orthogonal
+        transform, a factor and an offset. Both runs store values of the same samples, and --json
+        prints the CKA of all pairs. The same run twice compares its tensors with each other.
+
+          extractkit similarity runs/first runs/second
+          extractkit similarity runs/first runs/second --only 'encoder/*:output' --batch 256
+        """,
+        options=(
+            Option("--only", "compare only tensors whose address matches", "GLOB", repeated=True),
+            Option("--batch", "estimate from minibatches of N rows, with less memory", "N", _count),
+            JSON,
+            TRUST,
+        ),
+        operands=("a", "b"),
+    ),
     "show": Verb(
         summary="show the content of a run or a sweep",
         usage="RUN|SWEEP",

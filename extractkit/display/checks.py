@@ -1,9 +1,10 @@
-"""Output of `extractkit verify` and `diff`: checks, and differences of two runs."""
+"""Output of `extractkit verify`, `diff` and `similarity`: checks, and comparisons of two runs."""
 
 import re
 from collections import Counter
 from collections.abc import Sequence
 
+import numpy as np
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -19,6 +20,7 @@ from extractkit.runs.comparing.result import (
     TensorComparison,
     Verdict,
 )
+from extractkit.runs.comparing.similarity import SimilarityMatrix
 
 _STYLES = {Outcome.OK: "green", Outcome.FAILED: "red", Outcome.NOT_CHECKED: "yellow"}
 _MOST_LINES = 100
@@ -114,6 +116,28 @@ def diff_overview(found: Comparison) -> RenderableType:
         parts += [*_tensors(found.tensors), *_lone(found.tensors), ""]
     parts += _one_sided(found)
     parts.append(_verdict(found))
+    return Group(*parts)
+
+
+def similarity_overview(found: SimilarityMatrix) -> RenderableType:
+    """Return a line for each tensor of the first run: its counterpart, and the one most like it."""
+    table = Table("tensor", "CKA with it", "most similar", "CKA", box=None, pad_edge=False)
+    for key, row in zip(found.a[:MOST_ROWS], found.cka, strict=False):
+        same = f"{row[found.b.index(key)]:.4f}" if key in found.b else ""
+        if np.isnan(row).all():
+            table.add_row(Text(safe(key)), same, Text("it never changes"), "")
+            continue
+        nearest = int(np.nanargmax(row))
+        table.add_row(Text(safe(key)), same, Text(safe(found.b[nearest])), f"{row[nearest]:.4f}")
+    parts: list[RenderableType] = [table, ""]
+    if (hidden := len(found.a) - MOST_ROWS) > 0:
+        parts.insert(1, Text(f"… and {hidden:,} more; --json lists all pairs"))
+    compared = f"{len(found.a):,} × {counted(len(found.b), 'tensor')}"
+    rows = f"{counted(found.count, 'row')} of {counted(found.samples.compared, 'sample')}"
+    parts.append(Text(f"{compared} compared in {rows}, paired by {found.samples.aligned_by}"))
+    if found.samples.one_sided:
+        lone = counted(found.samples.one_sided, "sample")
+        parts.append(Text(f"{lone} of one run alone: not compared", style="yellow"))
     return Group(*parts)
 
 

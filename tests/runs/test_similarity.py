@@ -1,13 +1,17 @@
 """Relative norm, cosine and linear CKA, against NumPy and the definition by Gram matrices."""
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from extractkit import cli
 from extractkit.core.statistics import Arrays
+from extractkit.errors import ConfigError, SelectionError
 from extractkit.runs.drift import (
     UNDEFINED,
     WIDEST,
@@ -17,6 +21,7 @@ from extractkit.runs.drift import (
     sums_of,
     to_itself,
 )
+from tests.runs.diff_examples import made_run
 
 Array = np.ndarray
 
@@ -227,3 +232,43 @@ def test_a_side_may_move_far_from_where_it_was(seed: int) -> None:
     x, y = drawn(seed, 30, 3), drawn(seed + 1, 30, 3)
     far = measured(x, y + 1e7).cka
     assert far == pytest.approx(by_gram(x, (y + 1e7) - 1e7), abs=1e-6)
+
+
+def test_the_command_line_finds_the_tensors_that_are_alike(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    x, y = drawn(1, 12), drawn(2, 12)
+    turned = 3 * x @ np.linalg.qr(drawn(3, 5, 5))[0] + 7
+    constant = np.ones((12, 2))
+    a = made_run(tmp_path / "a", {"x": list(x), "y": list(y), "still": list(constant)})
+    b = made_run(tmp_path / "b", {"x": list(y + x), "z": list(turned)})
+    assert cli.execute(["similarity", str(a.path), str(b.path), "--json"]) == cli.DONE
+    document = json.loads(capsys.readouterr().out)
+    assert (document["a"], document["b"], document["count"]) == (
+        ["x", "y", "still"],
+        ["x", "z"],
+        12,
+    )
+    expected = [[by_gram(one, other) for other in (y + x, turned)] for one in (x, y)]
+    np.testing.assert_allclose(document["cka"][:2], expected, rtol=1e-9)
+    assert document["cka"][2] == [None, None]
+    assert cli.execute(["similarity", str(a.path), str(b.path)]) == cli.DONE
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[1] == ["x", f"{expected[0][0]:.4f}", "z", "1.0000"]
+    assert lines[2] == ["y", "x", f"{expected[1][0]:.4f}"]
+    assert lines[3] == ["still", "it", "never", "changes"]
+    assert lines[-1][:5] == ["3", "×", "2", "tensors", "compared"]
+
+
+def test_the_command_line_chooses_tensors_and_estimates(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = {"x": list(drawn(1, 16)), "long": [drawn(2, 3)] * 16}
+    run = made_run(tmp_path / "a", values)
+    given = ["similarity", str(run.path), str(run.path)]
+    with pytest.raises(SelectionError, match="on the command line --only GLOB"):
+        cli.execute(given)
+    assert cli.execute([*given, "--only", "x", "--batch", "8", "--json"]) == cli.DONE
+    assert json.loads(capsys.readouterr().out)["cka"] == [[pytest.approx(1)]]
+    with pytest.raises(ConfigError, match=r"similarity\.batch=2"):
+        cli.execute([*given, "--only", "x", "--batch", "2"])

@@ -25,7 +25,11 @@ from extractkit.runs.comparing.pairing import Alignment, align, wanted
 from extractkit.runs.comparing.result import SampleComparison
 from extractkit.runs.manifest import Status
 from extractkit.runs.reader import Run, open_run
+from extractkit.runs.schema import plain
 from extractkit.runs.views import TensorView
+
+SCHEMA = 1
+"""Version of the document's fields. Raise it with every change of them."""
 
 _AT = "similarity"
 
@@ -60,6 +64,12 @@ class SimilarityMatrix:
             if key not in known:
                 raise UnknownTensorError(f"{key!r} was not compared. {choices(key, known)}")
         return float(self.cka[self.a.index(keys[0]), self.b.index(keys[1])])
+
+    def to_json(self) -> dict[str, object]:
+        """Return the document that `extractkit similarity --json` prints: null in place of NaN."""
+        cka = [[None if np.isnan(one) else one for one in row] for row in self.cka.tolist()]
+        keys: dict[str, object] = {"schema": SCHEMA, "a": list(self.a), "b": list(self.b)}
+        return {**keys, "cka": cka, "count": self.count, "samples": plain(self.samples)}
 
     def to_xarray(self) -> Any:
         """Return an `xarray.DataArray` with the keys along its axes, `tensor` and `other`.
@@ -170,7 +180,7 @@ def _check(
         for key, view in views.items()
     ]
     operands = [operand for _, operand in named]
-    choose = "Choose tensors by their addresses: only=[…]"
+    choose = "Choose tensors by their addresses: only=[…], on the command line --only GLOB"
     if len(operands) < 2:
         raise SelectionError(f"{a.path} stores one such tensor, {next(iter(ours))!r}. {choose}")
     for operand in operands:
