@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from extractkit.core.catalog import Catalog, Layout, TensorRecord
-from extractkit.core.requests import Request, Value
+from extractkit.core.requests import BoundTarget, Gradient, Request
 from extractkit.core.selectors import Selector
 from extractkit.core.spec import TEXT, Dim, TensorSpec, file_dtype, storable
 from extractkit.core.statistics.registry import Asked, Group, groups
@@ -65,9 +65,9 @@ class PlannedTensor:
     """What a run stores of one tensor.
 
     Attributes:
-        key: its name in the run: the address, or `address@selector` if several selectors store the
-            same tensor with different transforms, followed by `@result` for a further result of a
-            transform.
+        key: its name in the run: the address, followed by `@grad` for a gradient, by `@selector`
+            if several selectors store the same with different transforms or targets, and by
+            `@result` for a further result of a transform.
         request: what is asked of the model.
         record: the catalog record, with its axes as measured.
         selectors: names of the selectors that match it.
@@ -150,19 +150,24 @@ class PlannedTensor:
         """
         return self.layout is not None and not _any_computed(self.layout.dims)
 
+    @property
+    def target(self) -> BoundTarget | None:
+        """The target of a gradient; None if something else is stored."""
+        return self.request.of if isinstance(self.request, Gradient) else None
+
     def check_lengths(self, lengths: SampleLengths) -> None:
-        """Check that every sample has the single elements that a slice takes.
+        """Check that every sample has the single elements that a slice or a target takes.
 
         Raises:
             SelectionError: a sample is too short.
         """
-        for at, dim, index, own, short in self._short(lengths):
+        for at, source, dim, index, own, short in self._short(lengths):
             after = _after(own, lengths.axes[str(dim.free)])
+            range_ = "" if source != self.address else ". Take a range, as in '0:4'"
             raise SelectionError(
                 f"{at} takes element {index} of {dim.title!r} in "
-                f"{self.address!r}, but {len(short)} of {lengths.samples} samples are shorter"
-                f"{after}, first sample {short[0]} with {own[short[0]]}. "
-                f"Take a range, as in '0:4'"
+                f"{source!r}, but {len(short)} of {lengths.samples} samples are shorter"
+                f"{after}, first sample {short[0]} with {own[short[0]]}{range_}"
             )
 
     def check_ranges(self, lengths: SampleLengths) -> None:
@@ -186,28 +191,36 @@ class PlannedTensor:
                 )
 
     def too_short(self, lengths: SampleLengths) -> dict[int, str]:
-        """Return, by position, the samples that lack an element taken by a slice, with a reason."""
+        """Return, by position, the samples that lack an element that is taken, with a reason."""
         return {
             int(position): f"it has {own[position]} along {dim.title!r}"
             f"{_after(own, lengths.axes[str(dim.free)])}, and "
-            f"{at} takes element {index} of that in {self.address!r}"
-            for at, dim, index, own, short in self._short(lengths)
+            f"{at} takes element {index} of that in {source!r}"
+            for at, source, dim, index, own, short in self._short(lengths)
             for position in short
         }
 
     def _short(
         self, lengths: SampleLengths
-    ) -> Iterator[tuple[str, Dim, int, Array, npt.NDArray[np.intp]]]:
-        """Yield slices that take an element of a free axis too short for it in some samples.
+    ) -> Iterator[tuple[str, str, Dim, int, Array, npt.NDArray[np.intp]]]:
+        """Yield elements that are taken of a free axis too short for them in some samples.
 
-        Each with its key, the axis, the element, the lengths that it finds, and the samples.
+        Each with its key, the address of the tensor that it is taken of, the axis, the element, the
+        lengths along it, and the samples.
         """
-        if self.bound is None:
-            return
-        for at, dim, index, own in self.bound.elements(self._free_lengths(lengths)):
+        for at, source, dim, index, own in self._elements(lengths):
             short = np.flatnonzero(own < (index + 1 if index >= 0 else -index))
             if len(short):
-                yield at, dim, index, own, short
+                yield at, source, dim, index, own, short
+
+    def _elements(self, lengths: SampleLengths) -> Iterator[tuple[str, str, Dim, int, Array]]:
+        """Yield the single elements that transforms, and the target of a gradient, take."""
+        if self.bound is not None:
+            for at, dim, index, own in self.bound.elements(self._free_lengths(lengths)):
+                yield at, self.address, dim, index, own
+        if (target := self.target) is not None:
+            for at, dim, index, own in target.elements(lengths.axes):
+                yield at, target.tensor, dim, index, own
 
     def _free_lengths(self, lengths: SampleLengths) -> dict[int, Array]:
         """Return the lengths of the tensor's free axes by position, before any transform."""
@@ -267,28 +280,62 @@ def _any_computed(dims: Iterable[Dim] | None) -> bool:
     return any(dim.computed for dim in dims or ())
 
 
+@dataclass(frozen=True, eq=False)
+class _Wanted:
+    """What the selectors of these names ask to be stored of one tensor, all of them the same."""
+
+    request: Request
+    record: TensorRecord
+    selector: Selector
+    names: list[str]
+
+    def same_as(self, other: "_Wanted") -> bool:
+        one, two = self.selector, other.selector
+        return (
+            self.request.written == other.request.written
+            and one.pipeline.same_as(two.pipeline)
+            and one.asked.same_as(two.asked)
+        )
+
+    def planned(self, key: str) -> "Iterator[PlannedTensor]":
+        one = self.selector
+        return _planned(key, self.request, self.record, one.pipeline, one.asked, tuple(self.names))
+
+
+def _check_keys(planned: Sequence[PlannedTensor]) -> None:
+    """Check that every key is unique: a selector may be named like a mark or a result."""
+    seen: dict[str, PlannedTensor] = {}
+    for one in planned:
+        if (other := seen.setdefault(one.key, one)) is not one:
+            raise SelectionError(
+                f"selectors.{other.selectors[0]} and selectors.{one.selectors[0]} would both store "
+                f"{one.key!r}. Give one of these selectors another name"
+            )
+
+
 def plan_tensors(catalog: Catalog, selectors: Sequence[Selector]) -> tuple[PlannedTensor, ...]:
     """Return what the selectors ask to be stored, in the catalog's order.
 
     Raises:
         SelectionError: a selector matches nothing, or asks for axes that its tensors do not have.
     """
-    wanted: dict[str, list[tuple[Pipeline, Asked, list[str]]]] = {}
+    wanted: dict[str, list[_Wanted]] = {}
     for selector in selectors:
         for record in selector.select(catalog):
-            groups = wanted.setdefault(record.address, [])
-            for pipeline, asked, names in groups:
-                if pipeline.same_as(selector.pipeline) and asked.same_as(selector.asked):
-                    names.append(selector.name)
-                    break
-            else:
-                groups.append((selector.pipeline, selector.asked, [selector.name]))
+            asked = _Wanted(selector.request(record), record, selector, [])
+            known = wanted.setdefault(record.address, [])
+            same = next((one for one in known if one.same_as(asked)), None)
+            if same is None:
+                known.append(same := asked)
+            same.names.append(selector.name)
     planned: list[PlannedTensor] = []
     for record in catalog.records:
-        groups = wanted.get(record.address, [])
-        for pipeline, asked, names in groups:
-            key = key_of(record.address, names, alone=len(groups) == 1)
-            planned.extend(_planned(key, record, pipeline, asked, tuple(names)))
+        known = wanted.get(record.address, [])
+        for one in known:
+            marked = f"{record.address}@{one.request.mark}" if one.request.mark else record.address
+            several = sum(other.request.mark == one.request.mark for other in known) > 1
+            planned.extend(one.planned(key_of(marked, one.names, alone=not several)))
+    _check_keys(planned)
     for group in groups_of(planned):
         group.check()
     return tuple(planned)
@@ -338,13 +385,18 @@ def groups_of(tensors: Iterable[PlannedTensor]) -> tuple[PlannedGroup, ...]:
 
 
 def _planned(
-    key: str, record: TensorRecord, pipeline: Pipeline, asked: Asked, names: tuple[str, ...]
+    key: str,
+    request: Request,
+    record: TensorRecord,
+    pipeline: Pipeline,
+    asked: Asked,
+    names: tuple[str, ...],
 ) -> Iterator[PlannedTensor]:
     """Yield what is stored of a tensor: the pipeline's main result, then the further ones.
 
     Statistics are those of the main result. Further results have a value per sample all the same.
     """
-    of_record = (Value(record.address), record, names, pipeline)
+    of_record = (request, record, names, pipeline)
     layout = Layout.of(record)
     if layout is None:
         stored = TensorSpec(pipeline.cast or storable(record.spec.dtype), None)
@@ -367,7 +419,8 @@ def measured(tensor: PlannedTensor, record: TensorRecord) -> tuple[PlannedTensor
     Raises:
         SelectionError: it does not have the axes that a transform asks for.
     """
-    return tuple(_planned(tensor.key, record, tensor.pipeline, tensor.asked, tensor.selectors))
+    of = (tensor.pipeline, tensor.asked, tensor.selectors)
+    return tuple(_planned(tensor.key, tensor.request, record, *of))
 
 
 def divided(

@@ -1,17 +1,29 @@
 """Requests: what a job asks of a model for one tensor. Plain values, no TensorFlow.
 
 A plan holds the request of each tensor and hands it to the model's adapter, which alone knows how
-to compute it (`Model.program`). A further kind of request, such as a gradient of a target or a
-value at every step of a loop, is a further subclass, with what it needs beside the address.
-Planning, measuring, streaming and storing treat all requests alike. All that distinguishes requests
-of one address has to enter the key of the tensor and the identity of the run.
+to compute it (`Model.program`). A further kind of request, such as a value at every step of a loop,
+is a further subclass, with what it needs beside the address. Planning, measuring, streaming and
+storing treat all requests alike. All that distinguishes requests of one address has to enter the
+key of the tensor and the identity of the run.
+
+A gradient is that of a target: one number of each sample. `Target` is a target as written,
+`BoundTarget` the same for the tensors of a model. The gradient has the axes of the tensor that it
+is with respect to. A model adds up the targets of a batch and differentiates the sum. A row of the
+result is the gradient of one sample if no sample changes the target of another. That is measured on
+the gradients themselves, as for values (`engine/sharing.py`), and padding as well. Where a tensor
+has no axis of samples, as a weight, each call takes one sample.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
-from extractkit.errors import SelectionError
+from extractkit.core.catalog import Catalog, Kind, Layout, TensorRecord
+from extractkit.core.keys import Effect, Key
+from extractkit.core.spec import Dim, TensorSpec
+from extractkit.core.transforms import Array
+from extractkit.core.transforms.pipeline import BoundPipeline, Pipeline
+from extractkit.errors import ConfigError, SelectionError, choices
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,11 +32,18 @@ class Request:
 
     Attributes:
         what: what the kind asks for, in the plural ("values"), for messages.
+        mark: what follows the address in keys, after "@"; empty for values.
         address: the address of the tensor.
     """
 
     what: ClassVar[str]
+    mark: ClassVar[str] = ""
     address: str
+
+    @property
+    def written(self) -> Mapping[str, object]:
+        """What is asked for beside the value, as plain data. It decides what is stored."""
+        return {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +51,297 @@ class Value(Request):
     """The value of a tensor: one for each sample, or a constant."""
 
     what = "values"
+
+
+GRADIENT = "gradient"
+
+GRADIENT_KEY = Key(
+    *(GRADIENT, "mapping", None),
+    "gradients with respect to what matches, in place of its values: `{of: TARGET}`. A target is "
+    "the address of a tensor with one number per sample, `argmax` for the largest element of the "
+    "model's only output, or `{tensor: ADDRESS, index: 3}`, where `index` is one number for each "
+    "axis or `argmax`, and a second one may be subtracted: `minus: 5`",
+    Effect.RECORDED,
+)
+"""The key of a selector for gradients."""
+
+_EXAMPLE = "{of: {tensor: ADDRESS, index: 3}}"
+
+
+@dataclass(frozen=True)
+class Element:
+    """The element of a sample at an index: one number for each axis but that of the samples.
+
+    Along free axes, negative numbers count from the end of each sample.
+    """
+
+    index: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Largest:
+    """The largest element of each sample, such as the class that the model chooses.
+
+    The first of several equal ones. Padding is ignored.
+    """
+
+
+Pick = Element | Largest
+"""The choice of a number in a tensor of a sample."""
+
+_ARGMAX = "argmax"
+
+
+@dataclass(frozen=True)
+class Target:
+    """A target as written: a number in a tensor, or the difference of two.
+
+    Attributes:
+        tensor: address of the tensor; None: the model's only output.
+        pick: the number.
+        minus: the number to subtract from it, or None.
+        at: the configuration key, for messages.
+    """
+
+    tensor: str | None
+    pick: Pick
+    minus: Pick | None
+    at: str
+
+    @classmethod
+    def parse(cls, value: object, at: str) -> "Target":
+        """Parse the value of a selector's key `gradient`.
+
+        Raises:
+            ConfigError: it is not `{of: TARGET}`, or the target is not of a known form.
+        """
+        if not isinstance(value, Mapping) or set(value) != {"of"}:
+            raise ConfigError(f"{at}={value!r} is not {{of: TARGET}}, as in {at}='{_EXAMPLE}'")
+        of, at = value["of"], f"{at}.of"
+        if of == _ARGMAX:
+            return cls(None, Largest(), None, at)
+        if isinstance(of, str) and of:
+            return cls(of, Element(()), None, at)
+        if not isinstance(of, Mapping):
+            raise ConfigError(
+                f"{at}={of!r} is not a target. Give the address of a tensor with one number per "
+                f"sample, {_ARGMAX}, or a mapping as in {_EXAMPLE}"
+            )
+        given = {str(key): one for key, one in of.items() if one is not None}
+        for key in given:
+            if key not in ("tensor", "index", "minus"):
+                raise ConfigError(f"{at}.{key} does not exist. {choices(key, _TARGET_KEYS)}")
+        tensor = given.get("tensor")
+        if tensor is not None and not isinstance(tensor, str):
+            raise ConfigError(f"{at}.tensor={tensor!r} is not the address of a tensor")
+        pick = _pick(given.get("index", []), f"{at}.index")
+        minus = _pick(given["minus"], f"{at}.minus") if "minus" in given else None
+        if minus == pick:
+            raise ConfigError(
+                f"{at}.minus={given['minus']!r} is the index itself: the difference is always 0"
+            )
+        return cls(tensor, pick, minus, at)
+
+    def bound(self, catalog: Catalog) -> "BoundTarget":
+        """Return the target for the tensors of a model.
+
+        Raises:
+            UnknownTensorError: the model has no such tensor.
+            SelectionError: the tensor does not have such a number for each sample.
+        """
+        record = catalog[self.tensor] if self.tensor is not None else self._only_output(catalog)
+        if (reason := _unusable(record)) is not None:
+            raise SelectionError(f"{self.at}: {record.address!r} is no target, because {reason}")
+        layout = Layout.of(record)
+        if layout is None:
+            raise SelectionError(
+                f"{self.at}: axes of {record.address!r} are known only once the model runs. Choose "
+                f"a target whose axes are known before: {catalog.listing}"
+            )
+        if any(dim.computed for dim in layout.dims):
+            raise SelectionError(
+                f"{self.at}: the model computes the length of an axis of {record.address!r}, which "
+                f"has dims {_titles(layout.dims[1:])}. Choose a target without such an axis"
+            )
+        minus = None if self.minus is None else self._bound(self.minus, record, layout, "minus")
+        pick = self._bound(self.pick, record, layout, "index")
+        return BoundTarget(
+            record.address, layout, pick, minus, self.written(record.address), self.at
+        )
+
+    def written(self, address: str) -> Mapping[str, object]:
+        """Return the target as plain data, in the full form."""
+        minus = {} if self.minus is None else {"minus": _written(self.minus)}
+        return {"tensor": address, "index": _written(self.pick), **minus}
+
+    def _only_output(self, catalog: Catalog) -> TensorRecord:
+        outputs = [one for one in catalog.records if one.kind is Kind.MODEL_OUTPUT]
+        if len(outputs) != 1:
+            raise SelectionError(
+                f"{self.at} does not name a tensor, and model {catalog.model!r} has "
+                f"{len(outputs)} outputs. Name one: {self.at}.tensor=ADDRESS. "
+                f"{choices('', [one.address for one in outputs])}"
+            )
+        return outputs[0]
+
+    def _bound(self, pick: Pick, record: TensorRecord, layout: Layout, key: str) -> "BoundPick":
+        dims, at = layout.dims[1:], f"{self.at}.{key}"
+        if isinstance(pick, Largest):
+            return pick
+        if len(pick.index) != len(dims):
+            has = f"has dims {_titles(dims)} besides the samples" if dims else "has no other axis"
+            example = ", ".join("0" for _ in dims)
+            raise SelectionError(
+                f"{self.at} is not one number per sample: {record.address!r} {has}, and {at} gives "
+                f"{len(pick.index)} numbers. Give one for each axis"
+                + (f", as in {at}=[{example}], or {at}={_ARGMAX}" if dims else f": {at}=[]")
+            )
+        taken = {"slice": {axis + 1: index for axis, index in enumerate(pick.index)}}
+        spec = TensorSpec(record.spec.dtype, layout.dims)
+        return Pipeline.parse(taken if dims else {}, at).bind(record.address, spec)[""]
+
+
+_TARGET_KEYS = ("tensor", "index", "minus")
+
+REAL = ("float16", "bfloat16", "float32", "float64")
+"""The dtypes of tensors that gradients are defined for."""
+
+BoundPick = BoundPipeline | Largest
+"""A `Pick` for one tensor: an element is a slice."""
+
+
+@dataclass(frozen=True)
+class BoundTarget:
+    """A target of one model.
+
+    Attributes:
+        tensor: address of the tensor.
+        layout: how it is brought into stored order.
+        pick, minus: see `Target`.
+        written: the target as plain data. Targets of equal text are the same number.
+        at: the configuration key, for messages.
+    """
+
+    tensor: str
+    layout: Layout
+    pick: BoundPick
+    minus: BoundPick | None
+    written: Mapping[str, object]
+    at: str = field(compare=False)
+
+    def elements(self, lengths: Mapping[str, Array]) -> Iterator[tuple[str, Dim, int, Array]]:
+        """Yield the single elements taken from free axes; see `BoundPipeline.elements`.
+
+        Args:
+            lengths: the lengths of the samples by free axis.
+        """
+        own = self.layout.of_free_axes(lengths)
+        for one in (self.pick, self.minus):
+            if isinstance(one, BoundPipeline):
+                yield from one.elements(own)
+            elif isinstance(one, Largest):
+                # The largest of none does not exist.
+                yield from ((self.at, self.layout.dims[axis], 0, own[axis]) for axis in own)
+
+
+@dataclass(frozen=True, slots=True)
+class Gradient(Request):
+    """The gradient of a target with respect to a tensor, for each sample."""
+
+    of: BoundTarget
+
+    what = "gradients"
+    mark = "grad"
+
+    @property
+    def written(self) -> Mapping[str, object]:
+        """The target."""
+        return {GRADIENT: self.of.written}
+
+
+@dataclass(frozen=True)
+class BoundGradients:
+    """The gradients that a model can compute of one target.
+
+    Attributes:
+        of: the target.
+        reasons: why tensors have no gradient of it, by address.
+    """
+
+    of: BoundTarget
+    reasons: Mapping[str, str]
+
+    def offered(self, record: TensorRecord) -> TensorRecord:
+        """Return the record of the gradient with respect to a tensor."""
+        reason = record.reason or self.reasons.get(record.address)
+        return replace(record, depends_on_inputs=True, reason=reason)
+
+
+@runtime_checkable
+class Differentiates(Protocol):
+    """The ability to compute gradients, optional for a model."""
+
+    def without_gradient(self, of: BoundTarget, addresses: Sequence[str]) -> Mapping[str, str]:
+        """Return why tensors have no gradient of a target, by address. Others have one."""
+        ...
+
+
+@runtime_checkable
+class LacksGradients(Protocol):
+    """The property of a model that no gradients exist for its format."""
+
+    @property
+    def lacks_gradients(self) -> str:
+        """The reason, as a clause."""
+        ...
+
+
+def unsuited(record: TensorRecord, *, alone: bool) -> str | None:
+    """Return why a gradient with respect to a tensor is not defined or not per sample, or None.
+
+    Args:
+        alone: whether each call of the model takes one sample.
+    """
+    if record.spec.dtype not in REAL:
+        return f"it holds {record.spec.dtype}, and gradients need real numbers"
+    layout = Layout.of(record)
+    if layout is not None and layout.axis is None and not alone:
+        return (
+            "it has no axis of samples, so only a call on one sample gives the gradient of a "
+            "sample: runtime.batch_size=1"
+        )
+    return None
+
+
+def _unusable(record: TensorRecord) -> str | None:
+    """Return why a tensor cannot be a target, or None."""
+    if record.reason is not None:
+        return record.reason
+    if not record.depends_on_inputs:
+        return "it does not depend on the inputs"
+    if record.spec.dtype not in REAL:
+        return f"it holds {record.spec.dtype}, and gradients need real numbers"
+    return None
+
+
+def _pick(value: object, at: str) -> Pick:
+    if value == _ARGMAX:
+        return Largest()
+    listed: Sequence[Any] = value if isinstance(value, list | tuple) else [value]
+    if all(isinstance(one, int) and not isinstance(one, bool) for one in listed):
+        return Element(tuple(listed))
+    raise ConfigError(
+        f"{at}={value!r} is not an index. Write a number, one for each axis as in [0, 3], or "
+        f"{_ARGMAX}"
+    )
+
+
+def _written(pick: Pick) -> Any:
+    return _ARGMAX if isinstance(pick, Largest) else list(pick.index)
+
+
+def _titles(dims: Iterable[Dim]) -> list[str]:
+    return [dim.title or str(dim) for dim in dims]
 
 
 def check_values(requests: Iterable[Request], model: str) -> None:

@@ -27,6 +27,15 @@ from extractkit.core.predicates import (
     is_axis,
     listing,
 )
+from extractkit.core.requests import (
+    GRADIENT,
+    GRADIENT_KEY,
+    BoundGradients,
+    Gradient,
+    Request,
+    Target,
+    Value,
+)
 from extractkit.core.statistics.registry import STATISTICS, Asked
 from extractkit.core.transforms.pipeline import TRANSFORM_KEYS, TRANSFORMS, Pipeline
 from extractkit.core.transforms.slicing import Range, parse_range
@@ -46,9 +55,11 @@ TAKE = Key(
 
 _OF_LAYERS = ("layer_type", "inside")
 _SHOWN = 3
-_OF_VALUES = (*TRANSFORM_KEYS, STATISTICS)
+_OF_VALUES = (GRADIENT, *TRANSFORM_KEYS, STATISTICS)
 _OTHER_KEYS = (TAKE.name, *_OF_VALUES)
-SELECTOR_KEYS = tuple(key.name for key in (*PREDICATE_KEYS, TAKE, *TRANSFORMS, STATISTICS_KEY))
+SELECTOR_KEYS = tuple(
+    key.name for key in (*PREDICATE_KEYS, TAKE, GRADIENT_KEY, *TRANSFORMS, STATISTICS_KEY)
+)
 
 
 @dataclass(frozen=True)
@@ -59,6 +70,8 @@ class Selector:
         take: a slice over what matches and can be extracted.
         asked: the statistics that are stored in place of values per sample.
         given: the selector as written, for messages.
+        gradient: the target whose gradients are stored in place of values: as written, or what a
+            model computes of it. None: values are stored.
     """
 
     name: str
@@ -67,6 +80,21 @@ class Selector:
     given: str = ""
     take: Range | None = None
     asked: Asked = field(default_factory=Asked)
+    gradient: Target | BoundGradients | None = None
+
+    def request(self, record: TensorRecord) -> Request:
+        """Return what is asked of the model for a tensor that matches."""
+        match self.gradient:
+            case None:
+                return Value(record.address)
+            case BoundGradients(of):
+                return Gradient(record.address, of)
+            case Target(at=at):
+                raise ValueError(f"{at} is not bound to a model")
+
+    def _offered(self, record: TensorRecord) -> TensorRecord:
+        gradient = self.gradient
+        return gradient.offered(record) if isinstance(gradient, BoundGradients) else record
 
     def matching(self, catalog: Catalog) -> tuple[TensorRecord, ...]:
         """Return the records that match, in the catalog's order, extractable or not.
@@ -80,7 +108,9 @@ class Selector:
                 and the catalog has no edges.
         """
         predicate = self.predicate.within(catalog)
-        matched = tuple(record for record in catalog.records if predicate.may_match(record))
+        matched = tuple(
+            self._offered(record) for record in catalog.records if predicate.may_match(record)
+        )
         if not matched:
             raise SelectionError(
                 f"selectors.{self.given} matched 0 of {counted(len(catalog), 'tensor')} of model "
@@ -244,7 +274,9 @@ def parse_selector(name: str, mapping: object) -> Selector:
     pipeline = Pipeline.parse({k: v for k, v in entries.items() if k in TRANSFORM_KEYS}, at)
     shown = ", ".join(f"{k}={v!r}" for k, v in entries.items() if k not in _OF_VALUES)
     asked = Asked.parse(entries.get(STATISTICS), f"{at}.{STATISTICS}")
-    return Selector(name, predicate, pipeline, f"{name}.{shown}", take, asked)
+    given_target = entries.get(GRADIENT)
+    target = None if given_target is None else Target.parse(given_target, f"{at}.{GRADIENT}")
+    return Selector(name, predicate, pipeline, f"{name}.{shown}", take, asked, target)
 
 
 def _mapping(value: object, at: str) -> Mapping[str, object]:

@@ -61,6 +61,7 @@ def identity(prepared: Prepared, described: Manifest) -> str | None:
             plain((tensor.key, tensor.pipeline.decisive, _plain_layout(tensor.layout)))
             for tensor in prepared.tensors
         ],
+        **_requests(prepared),
         **_statistics(prepared, described),
         **_components_of_runs(prepared),
         "runtime": prepared.job.runtime.identifying(),
@@ -79,6 +80,12 @@ def identity(prepared: Prepared, described: Manifest) -> str | None:
         },
     }
     return digest(key)
+
+
+def _requests(prepared: Prepared) -> dict[str, Any]:
+    """Return what is asked for in place of values. It has no entry if nothing is."""
+    found = {one.key: plain(one.request.written) for one in prepared.tensors if one.request.written}
+    return {"requests": found} if found else {}
 
 
 def _statistics(prepared: Prepared, described: Manifest) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from extractkit.core.shards import Shard, plan_shards
 from extractkit.engine.carrying import check_count, check_lengths, check_runtime
 from extractkit.engine.conformity import check_plugins
 from extractkit.engine.failing_samples import try_out
+from extractkit.engine.gradients import offered
 from extractkit.engine.measure import measure_axes
 from extractkit.engine.model_cache import forget, model_of
 from extractkit.engine.samples import Record, Surveyor
@@ -188,7 +189,8 @@ def list_tensors(job: Job) -> Listing:
     with without_collections():
         model, _ = _loaded(job)
         catalog = model.catalog.listed_by(job.listing)
-        return Listing(catalog, _matches(catalog, job.selectors))
+        selectors = tuple(offered(model, catalog, one, alone=True) for one in job.selectors)
+        return Listing(catalog, _matches(catalog, selectors))
 
 
 def open_job(
@@ -242,7 +244,7 @@ def open_job(
             raise InputError("inputs holds no sample. Give at least one")
         if carried is not None:
             check_count(len(source), carried)
-    matched = _matches(chosen.catalog, job.selectors)
+    matched = _matches(chosen.catalog, chosen.selectors)
     unextractable = {
         r.address: r for records in matched.values() for r in records if not r.extractable
     }
@@ -285,9 +287,20 @@ class _Chosen:
     """The tensors that selectors choose, for batches or for single samples."""
 
     catalog: Catalog
+    selectors: tuple[Selector, ...]
     tensors: tuple[PlannedTensor, ...]
     alone: bool = False
     why_alone: str | None = None
+
+    @classmethod
+    def of(cls, model: Model, catalog: Catalog, job: Job, *, alone: bool = False) -> "_Chosen":
+        """Plan what the selectors ask of a model.
+
+        Args:
+            alone: whether each call takes one sample.
+        """
+        selectors = tuple(offered(model, catalog, one, alone=alone) for one in job.selectors)
+        return cls(catalog, selectors, plan_tensors(catalog, selectors), alone)
 
 
 def _chosen(model: Model, job: Job) -> _Chosen:
@@ -296,24 +309,26 @@ def _chosen(model: Model, job: Job) -> _Chosen:
     Raises:
         SelectionError: a selector matches nothing, or asks for axes that its tensors do not have.
     """
-    catalog, selectors = model.catalog.listed_by(job.listing), job.selectors
+    catalog = model.catalog.listed_by(job.listing)
     if model.signature.batch == 1:
-        return _Chosen(catalog, plan_tensors(catalog, selectors), alone=True)
+        return _Chosen.of(model, catalog, job, alone=True)
     single = of_single_calls(catalog)
     if job.runtime.batch_size == 1:
-        return _Chosen(single, plan_tensors(single, selectors), alone=True)
+        return _Chosen.of(model, single, job, alone=True)
     try:
-        return _Chosen(catalog, plan_tensors(catalog, selectors))
-    except SelectionError:
+        return _Chosen.of(model, catalog, job)
+    except SelectionError as error:
         try:
-            tensors = plan_tensors(single, selectors)
+            chosen = _Chosen.of(model, single, job, alone=True)
         except SelectionError:
-            tensors = ()
-        first = next((t.address for t in tensors if not catalog[t.address].extractable), None)
+            raise error from None
+        together = [offered(model, catalog, one) for one in job.selectors]
+        reasons = {r.address: r.reason for one in together for r in one.matching(catalog)}
+        first = next((t.address for t in chosen.tensors if reasons.get(t.address)), None)
         if first is None:
             raise
-    why = f"{first!r} has no value per sample in a batch: {catalog[first].reason}"
-    return _Chosen(single, tensors, alone=True, why_alone=why)
+    why = f"{first!r} has no value per sample in a batch: {reasons[first]}"
+    return replace(chosen, why_alone=why)
 
 
 def _loaded(job: Job) -> tuple[Model, CheckpointAxis | None]:

@@ -85,6 +85,11 @@ class Checkpoint(HasCheckpoints):
         assert self.file is not None, "a checkpoint has to be chosen first"
         return self.file
 
+    @property
+    def lacks_gradients(self) -> str:
+        """Why no gradients exist."""
+        return "a file of weights computes nothing"
+
     def become(self, file: WeightFile) -> None:
         """Switch to another file with the same arrays."""
         self.file = file

@@ -14,7 +14,7 @@ from tensorflow.python.eager import context
 from tensorflow.python.framework import importer, op_callbacks, op_def_registry
 from tensorflow.python.framework.convert_to_constants import _run_inline_graph_optimization
 from tensorflow.python.framework.function_def_to_graph import function_def_to_graph
-from tensorflow.python.framework.ops import Operation, SymbolicTensor
+from tensorflow.python.framework.ops import Operation, SymbolicTensor, gradient_registry
 from tensorflow.python.ops.resource_variable_ops import BaseResourceVariable
 
 from extractkit.models.axes import RawShape
@@ -94,6 +94,18 @@ def inlined_graph_def(function: Any) -> Any:
     return _run_inline_graph_optimization(
         function, lower_control_flow=False, aggressive_inlining=True
     )
+
+
+def has_gradient(op_type: str) -> bool | None:
+    """Return whether a type of operations has a gradient; None if it is declared to have none.
+
+    `tf.gradients` fails at an operation without one, and ends at one that is declared so. Uses
+    `ops.gradient_registry`. There is no public way to read what `tf.RegisterGradient` adds to.
+    """
+    try:
+        return None if gradient_registry.lookup(op_type) is None else True
+    except LookupError:
+        return False
 
 
 def forget_colocation(operation: tf.Operation) -> None:

@@ -87,6 +87,11 @@ class ReferenceModel:
         spec = InputSpec("tokens", "int32", (None,), (_TOKEN,), pad=0, low=0, high=_VOCABULARY)
         return Signature(self.name, (spec,), takes_text=True, longest={_TOKEN: self.longest})
 
+    @property
+    def lacks_gradients(self) -> str:
+        """Why no gradients exist."""
+        return "it is written in NumPy, which does not differentiate"
+
     def become(self, file: WeightFile) -> None:
         """Load the weights of a file that holds `embeddings` and `kernel`."""
         shapes = {key: file.entry(key).shape for key in file}

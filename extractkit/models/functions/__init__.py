@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from extractkit.core.requests import check_values
+from extractkit.core.requests import BoundTarget, Differentiates, check_values
 from extractkit.core.values import Array, as_array
 from extractkit.inputs import InputSpec
 from extractkit.models import (
@@ -25,8 +25,16 @@ from extractkit.models import (
 )
 from extractkit.models.failures import batch_failure, own_call_failure
 from extractkit.models.functions.eager_calls import restored
-from extractkit.models.functions.function_graph import captured_contents
+from extractkit.models.functions.function_graph import captured_contents, handle_in
 from extractkit.models.graphs.feeding import Argument, given, given_names, part_specs, sample_count
+from extractkit.models.graphs.gradients import (
+    SAMPLES,
+    Differentiability,
+    GradientGraph,
+    copied,
+    gradient_targets,
+    lengths_input,
+)
 from extractkit.models.graphs.model import CompiledOnce, GraphModel, transformed
 from extractkit.models.graphs.purity import changes_containers
 from extractkit.models.graphs.rebuilding import SourceGraph, tensors_in_graph
@@ -101,7 +109,7 @@ def _results(structure: Any) -> dict[str, tf.Tensor]:
 
 
 @dataclass(frozen=True, eq=False)
-class FunctionModel(GraphModel, ConvertsArguments, HasOwnCall):
+class FunctionModel(GraphModel, ConvertsArguments, HasOwnCall, Differentiates):
     """The graph of one function with captured variables, as a `Model`.
 
     Subclasses provide the graph and the model's own call.
@@ -166,9 +174,36 @@ class FunctionModel(GraphModel, ConvertsArguments, HasOwnCall):
 
     def program(self, fetches: Sequence[Fetch], compilation: Compilation) -> Program:
         """Compile a program that computes the fetches and their dependencies."""
-        check_values((fetch.request for fetch in fetches), self.name)
-        names = [self._values[fetch.address].name for fetch in fetches]
-        return self.compiled(self.graph, names, fetches, compilation)
+        targets = gradient_targets(fetches)
+        if not targets:
+            names = [self._values[fetch.address].name for fetch in fetches]
+            return self.compiled(self.graph, names, fetches, compilation)
+        addresses = dict.fromkeys([*(fetch.address for fetch in fetches), *targets])
+        graph = self.differentiable(list(addresses))
+        names = graph.answering(fetches, self._transformed, self.signature.free_axes)
+        return self.compiled(graph, names, fetches, compilation)
+
+    def differentiable(self, addresses: Sequence[str]) -> GradientGraph:
+        """Return a graph of the tensors at these addresses to which gradients may be added."""
+        names = {address: self._graph_name(address) for address in addresses}
+        return copied(self.graph, names, self.signature.free_axes)
+
+    @property
+    def differentiability(self) -> Differentiability:
+        """What TensorFlow can differentiate in the graph."""
+        return Differentiability(self.graph.graph, custom=False)
+
+    def without_gradient(self, of: BoundTarget, addresses: Sequence[str]) -> Mapping[str, str]:
+        """Return why tensors have no gradient of a target, by address."""
+        names = {address: self._graph_name(address) for address in addresses}
+        return self.differentiability.reasons(self._graph_name(of.tensor), names)
+
+    def _graph_name(self, address: str) -> str:
+        """Return the name of a tensor of the graph, or of a variable's handle in it."""
+        value = self._values[address]
+        if isinstance(value, tf.Tensor):
+            return str(value.name)
+        return str(handle_in(self.graph.graph, value).name)
 
     def compiled(
         self,
@@ -191,9 +226,14 @@ class FunctionModel(GraphModel, ConvertsArguments, HasOwnCall):
         def compute(features: list[tf.Tensor], lengths: list[tf.Tensor]) -> list[tf.Tensor]:
             with tf.device(compilation.device):
                 own = self._taken(dict(zip(inputs, features, strict=True)))
-                tensors = tensors_in_graph(graph, own, names)
                 count = sample_count(specs[0], dict(zip(inputs, features, strict=True)))
                 by_axis = dict(zip(axes, lengths, strict=True))
+                counted = {
+                    **{lengths_input(axis): n for axis, n in by_axis.items()},
+                    SAMPLES: count,
+                }
+                own |= {name: one for name, one in counted.items() if name in graph.inputs}
+                tensors = tensors_in_graph(graph, own, names)
                 fetched = [
                     self._transformed(tensor, fetch, count, by_axis)
                     for tensor, fetch in zip(tensors, fetches, strict=False)

@@ -143,6 +143,11 @@ class EagerModel:
     origin: Mapping[str, object]
     keep: object = None
 
+    @property
+    def lacks_gradients(self) -> str:
+        """Why no gradients are computed."""
+        return "it runs operation by operation (model.eager=true), and a gradient needs a graph"
+
     @cached_property
     def catalog(self) -> Catalog:
         """Inputs, operations, outputs and weights, from calls with generated values."""

@@ -65,6 +65,14 @@ def captured_variables(graph: Any) -> dict[int, Any]:
         return {id(variable.handle): variable for variable in _orphaned(graph)}
 
 
+def handle_in(graph: Any, variable: Any) -> tf.Tensor:
+    """Return the placeholder of a captured variable's handle."""
+    found: tf.Tensor = next(
+        inside for outside, inside in graph.captures if outside is variable.handle
+    )
+    return found
+
+
 def _orphaned(graph: Any) -> Iterator[OrphanedVariable]:
     for outside, inside in graph.captures:
         held = _HANDLE.search(repr(outside)) if outside.dtype == tf.resource else None

@@ -17,7 +17,7 @@ from extractkit.core.catalog import Kind
 from extractkit.core.checkpoints import KEY as SEVERAL
 from extractkit.core.checkpoints import STEP_KEY
 from extractkit.core.values import Array
-from extractkit.errors import ConfigError, ModelError, counted
+from extractkit.errors import ConfigError, JobError, ModelError, counted
 from extractkit.inputs import InputSpec, Sample, Signature
 from extractkit.models import (
     CARRY,
@@ -36,6 +36,7 @@ from extractkit.models.failures import attribute, error_summary
 from extractkit.models.functions import FunctionModel
 from extractkit.models.functions.function_graph import captured_variables
 from extractkit.models.given_weights import ONE
+from extractkit.models.graphs.gradients import Differentiability, GradientGraph, counts
 from extractkit.models.graphs.records import Found
 from extractkit.models.keras_internals import layers_in
 from extractkit.models.keras_models.catalog import find_tensors
@@ -223,6 +224,30 @@ class KerasModel(FunctionModel):
     def _retracing(self) -> Retracing:
         assert self.checkpoints is not None
         return Retracing(self, self.checkpoints, lambda: replace(self))
+
+    @property
+    def differentiability(self) -> Differentiability:
+        """See `FunctionModel`. Custom gradients exist in the process that traces the model."""
+        return Differentiability(self.graph.graph, custom=True)
+
+    def differentiable(self, addresses: Sequence[str]) -> GradientGraph:
+        """See `FunctionModel`. A further trace, since custom gradients belong to one graph.
+
+        Raises:
+            JobError: The model has other tensors when traced again.
+        """
+        again = replace(self)
+        if again.catalog.records != self.catalog.records:
+            raise JobError(
+                f"model {self.name!r} has other tensors each time that it is called, so that its "
+                f"gradients cannot be computed"
+            )
+        graph = again.graph.graph
+        with graph.as_default():
+            inputs = {**again.graph.inputs, **counts(self.signature.free_axes)}
+        named = {address: again._graph_name(address) for address in addresses}
+        tensors = {address: graph.get_tensor_by_name(name) for address, name in named.items()}
+        return GradientGraph(graph, inputs, tensors)
 
     def describe(self) -> Mapping[str, object]:
         """Return the class, number of parameters, and where the model comes from."""

@@ -87,6 +87,11 @@ class TFLiteModel(HasOwnCall):
         """The policy of `model.state` for a file that keeps a state."""
         return RESET
 
+    @property
+    def lacks_gradients(self) -> str:
+        """Why no gradients exist."""
+        return "the interpreter of TensorFlow Lite has no derivatives of its operations"
+
     @cached_property
     def signature(self) -> Signature:
         """The inputs of the signature. Each call takes one sample."""

@@ -1,0 +1,343 @@
+"""Gradients of targets in a TensorFlow graph, which are added to it or to a copy of it.
+
+TensorFlow differentiates a graph by functions that are registered for the types of operations. Some
+operations have none. A custom gradient (`tf.custom_gradient`) is a Python function: it exists in
+the process and for the graph in which it was traced, and not in a copy of the graph or a file. A
+graph that lacks it looks like one of an operation that passes its input on, or, worse, names the
+custom gradient of another model in this process. Both are refused.
+"""
+
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import tensorflow as tf
+
+from extractkit.core.requests import BoundPick, BoundTarget, Gradient, Largest, Value
+from extractkit.core.transforms import Masked
+from extractkit.core.transforms.pipeline import BoundPipeline
+from extractkit.errors import SelectionError
+from extractkit.models import Fetch
+from extractkit.models.graphs import AnyGraph, AnyTensor
+from extractkit.models.graphs.rebuilding import SourceGraph, needed_part
+from extractkit.models.tensorflow_internals import capturing_graph, has_gradient
+
+_CUSTOM = "_gradient_op_type"
+_CALLS = ("PartitionedCall", "StatefulPartitionedCall")
+_FRAME = re.compile(r"^(Ref)?(Enter|Exit|NextIteration|Switch|Merge)$|^LoopCond$")
+_HANDLES = (tf.resource, tf.variant)
+
+SAMPLES = "extractkit.samples"
+"""Name of an input of graphs with gradients: the number of samples, int32."""
+
+_LENGTHS = "extractkit.lengths"
+
+
+def lengths_input(axis: str) -> str:
+    """Return the name of an input: the lengths of the samples along an axis, int32 (samples,)."""
+    return f"{_LENGTHS}.{axis}"
+
+
+def gradient_targets(fetches: Sequence[Fetch]) -> list[str]:
+    """Return the addresses of the tensors that gradients among the fetches are of."""
+    requests = (fetch.request for fetch in fetches)
+    return [one.of.tensor for one in requests if isinstance(one, Gradient)]
+
+
+@dataclass(frozen=True, eq=False)
+class Differentiability:
+    """What TensorFlow can differentiate in a graph.
+
+    Attributes:
+        graph: the graph.
+        custom: whether its custom gradients exist, because it was traced in this process.
+        functions: whether operations may call functions: loops, branches and calls.
+    """
+
+    graph: AnyGraph
+    custom: bool
+    functions: bool = True
+
+    def reasons(self, target: str, tensors: Mapping[str, str]) -> dict[str, str]:
+        """Return why tensors have no gradient, by the same keys. Others have one.
+
+        Args:
+            target: name of the tensor to differentiate (`op:0`).
+            tensors: names of tensors, or of handles of variables, by any keys.
+        """
+        before: dict[str, AnyTensor] = {}
+        obstacles: dict[str, str] = {}
+        inputs: list[AnyTensor] = []
+        for tensor in self._upstream([self._tensor(target)]):
+            before[tensor.name] = tensor
+            operation = tensor.op
+            if operation.name not in obstacles and (why := self._obstacle(operation)) is not None:
+                obstacles[operation.name] = why
+                inputs += _differentiable_inputs(operation)
+        behind: dict[str, str] = {}
+        for operation_name, why in obstacles.items():
+            operation = self.graph.get_operation_by_name(operation_name)
+            for tensor in self._upstream(_differentiable_inputs(operation), behind):
+                behind.setdefault(tensor.name, why)
+        found = {}
+        for key, name in tensors.items():
+            if name in behind:
+                found[key] = behind[name]
+            elif name not in before:
+                found[key] = "the target does not depend on it by operations with a gradient"
+        return found
+
+    def _tensor(self, name: str) -> AnyTensor:
+        return self.graph.get_tensor_by_name(name)
+
+    def _upstream(
+        self, tensors: Sequence[AnyTensor], known: Collection[str] = ()
+    ) -> Iterator[AnyTensor]:
+        """Yield the tensors, and those that they are computed from by differentiable operations."""
+        waiting = list(tensors)
+        seen = set(known)
+        while waiting:
+            tensor = waiting.pop()
+            if tensor.name in seen:
+                continue
+            seen.add(tensor.name)
+            yield tensor
+            waiting += _differentiable_inputs(tensor.op)
+
+    def _obstacle(self, operation: Any) -> str | None:
+        """Return why an operation with a differentiable input has no gradient, or None."""
+        if not _differentiable_inputs(operation):
+            return None
+        kind, name = operation.type, operation.name
+        if _custom(operation.node_def) and not self.custom:
+            return (
+                f"operation {name!r} ({kind}) has a custom gradient, which is Python code that "
+                f"this graph does not contain"
+            )
+        if _FRAME.search(kind):
+            return f"operation {name!r} ({kind}) is part of a loop or branch of TensorFlow 1"
+        if called := _called(operation.node_def):
+            if not self.functions or (kind in _CALLS and not self.custom):
+                return f"operation {name!r} ({kind}) calls a function"
+            inner = self._custom_within(called)
+            if inner is not None:
+                return (
+                    f"operation {inner!r}, in a function that {name!r} ({kind}) calls, has a "
+                    f"custom gradient, which is Python code that the graph does not contain"
+                )
+            return None
+        if _custom(operation.node_def):
+            return None
+        if has_gradient(kind) is False:
+            return f"TensorFlow has no gradient of operation {name!r} ({kind})"
+        return None
+
+    def _custom_within(self, functions: Sequence[str]) -> str | None:
+        """Return the name of an operation with a custom gradient in functions, or None."""
+        waiting, seen = list(functions), set()
+        while waiting:
+            name = waiting.pop()
+            if name in seen or name not in self._functions:
+                continue
+            seen.add(name)
+            for node in self._functions[name].node_def:
+                if _custom(node):
+                    return str(node.name)
+                waiting += _called(node)
+        return None
+
+    @cached_property
+    def _functions(self) -> dict[str, Any]:
+        library = self.graph.as_graph_def().library
+        return {one.signature.name: one for one in library.function}
+
+
+def _custom(node: Any) -> bool:
+    return _CUSTOM in node.attr and node.op not in _CALLS
+
+
+def _called(node: Any) -> list[str]:
+    """Return the names of the functions that a node calls."""
+    found = []
+    for value in node.attr.values():
+        if value.HasField("func"):
+            found.append(value.func.name)
+        elif value.HasField("list"):
+            found += [one.name for one in value.list.func]
+    return found
+
+
+def _differentiable_inputs(operation: Any) -> list[AnyTensor]:
+    """Return the inputs that TensorFlow differentiates an operation by."""
+    if not operation.inputs:
+        return []
+    custom = _custom(operation.node_def) or _called(operation.node_def)
+    if not custom and has_gradient(operation.type) is None:
+        return []
+    return [one for one in operation.inputs if _is_differentiable(one.dtype.base_dtype)]
+
+
+def _is_differentiable(dtype: tf.DType) -> bool:
+    return bool(dtype.is_floating or dtype.is_complex or dtype in _HANDLES)
+
+
+@dataclass(frozen=True, eq=False)
+class GradientGraph:
+    """A graph to add gradients to, and to rebuild tensors from as from any `SourceGraph`.
+
+    Attributes:
+        graph: the graph.
+        inputs: the placeholder for each input of the model, and those of `counts`.
+        tensors: tensors, and handles of variables, by address.
+    """
+
+    graph: Any
+    inputs: Mapping[str, tf.Tensor]
+    tensors: Mapping[str, tf.Tensor]
+
+    def answering(
+        self, fetches: Sequence[Fetch], arranged: "Arrange", axes: Sequence[str]
+    ) -> list[str]:
+        """Add the gradients among the fetches, and return the name of the tensor of every fetch.
+
+        Args:
+            arranged: see `answers`.
+            axes: the free axes of the inputs.
+        """
+        lengths = {axis: self.inputs[lengths_input(axis)] for axis in axes}
+        with self.graph.as_default():
+            found = answers(
+                fetches, self.tensors.__getitem__, arranged, self.inputs[SAMPLES], lengths
+            )
+        return [tensor.name for tensor in found]
+
+
+Arrange = Callable[[tf.Tensor, Fetch, tf.Tensor, Mapping[str, tf.Tensor]], tf.Tensor]
+"""Returns a tensor in the layout of a fetch, from the number of samples and their lengths."""
+
+
+def answers(
+    fetches: Sequence[Fetch],
+    tensor_of: Callable[[str], tf.Tensor],
+    arranged: Arrange,
+    samples: tf.Tensor,
+    lengths: Mapping[str, tf.Tensor],
+) -> list[tf.Tensor]:
+    """Return the tensor that answers each request, in the model's layout, in the current graph.
+
+    Args:
+        tensor_of: returns the tensor at an address, or the handle of the variable.
+        arranged: returns a tensor in the layout of a fetch; see `GraphModel`.
+        samples: the number of samples.
+        lengths: int32 (samples,), the samples' lengths along each free axis.
+
+    Raises:
+        SelectionError: TensorFlow cannot differentiate something.
+    """
+    found: dict[int, tf.Tensor] = {}
+    targets: dict[str, list[int]] = {}
+    for at, fetch in enumerate(fetches):
+        if isinstance(fetch.request, Gradient):
+            targets.setdefault(repr(fetch.request.of.written), []).append(at)
+        else:
+            found[at] = tensor_of(fetch.address)
+    for positions in targets.values():
+        first = fetches[positions[0]].request
+        assert isinstance(first, Gradient)
+        of = first.of
+        tensor = arranged(
+            tensor_of(of.tensor), Fetch(Value(of.tensor), of.layout), samples, lengths
+        )
+        numbers = _numbers(of, tensor, lengths)
+        by = {fetches[at].address: tensor_of(fetches[at].address) for at in positions}
+        gradients = _differentiated(of, numbers, by)
+        found |= {at: gradients[fetches[at].address] for at in positions}
+    return [found[at] for at in range(len(fetches))]
+
+
+def _numbers(of: BoundTarget, tensor: tf.Tensor, lengths: Mapping[str, tf.Tensor]) -> tf.Tensor:
+    """Return the target of each sample: (samples,)."""
+    masked = Masked(tensor, of.layout.of_free_axes(lengths))
+    number = _picked(of.pick, masked)
+    return number if of.minus is None else number - _picked(of.minus, masked)
+
+
+def _picked(pick: BoundPick, masked: Masked) -> tf.Tensor:
+    if isinstance(pick, BoundPipeline):
+        return pick.in_graph(tf, masked)
+    assert isinstance(pick, Largest)
+    tensor = masked.tensor
+    shown = tensor
+    for axis, own in masked.lengths.items():
+        inside = tf.range(tf.shape(tensor)[axis])[None, :] < own[:, None]
+        others = [1] * (len(tensor.shape) - axis - 1)
+        shape = tf.concat([tf.shape(own), [1] * (axis - 1), tf.shape(inside)[1:], others], 0)
+        shown = tf.where(tf.reshape(inside, shape), shown, tensor.dtype.min)
+    rows = tf.shape(tensor)[0]
+    chosen = tf.argmax(tf.reshape(shown, [rows, -1]), axis=1)
+    return tf.gather(tf.reshape(tensor, [rows, -1]), chosen, axis=1, batch_dims=1)
+
+
+def _differentiated(
+    of: BoundTarget, numbers: tf.Tensor, by: Mapping[str, tf.Tensor]
+) -> dict[str, tf.Tensor]:
+    """Return the gradients of the sum of numbers with respect to tensors, by address."""
+    try:
+        gradients = tf.gradients(numbers, list(by.values()))
+    except LookupError as error:
+        raise SelectionError(
+            f"{of.at}: TensorFlow cannot differentiate {of.tensor!r}: {error}. Select tensors "
+            f"behind that operation"
+        ) from error
+    found = {}
+    for (address, tensor), gradient in zip(by.items(), gradients, strict=True):
+        if gradient is None:
+            raise SelectionError(
+                f"{of.at}: {of.tensor!r} does not depend on {address!r} by operations with a "
+                f"gradient. Select other tensors"
+            )
+        found[address] = _dense(gradient, tensor)
+    return found
+
+
+def _dense(gradient: Any, tensor: tf.Tensor) -> tf.Tensor:
+    """Return a gradient as a tensor. That of an embedding holds only the rows that were looked up.
+
+    TensorFlow warns if it converts such a gradient itself.
+    """
+    if not isinstance(gradient, tf.IndexedSlices):
+        return gradient
+    return tf.math.unsorted_segment_sum(gradient.values, gradient.indices, gradient.dense_shape[0])
+
+
+def copied(source: SourceGraph, names: Mapping[str, str], axes: Sequence[str]) -> GradientGraph:
+    """Copy the part of a graph that some tensors need to a new graph.
+
+    Args:
+        source: the graph.
+        names: names of the tensors (`op:0`), or of handles of variables, by address.
+        axes: the free axes of the inputs.
+    """
+    part = needed_part(source, source.inputs, list(names.values()))
+    graph = capturing_graph("gradients")
+    with graph.as_default():
+        given = {
+            name: tf.compat.v1.placeholder(tensor.dtype, tensor.shape)
+            for name, tensor in source.inputs.items()
+        }
+        replaced = part.replaced(given)
+        wanted = [name for name in dict.fromkeys(names.values()) if name not in replaced]
+        imported = tf.graph_util.import_graph_def(
+            part.graph_def, input_map=part.input_map(replaced), return_elements=wanted, name="copy"
+        )
+        found = {**replaced, **dict(zip(wanted, imported, strict=True))}
+        tensors = {address: found[name] for address, name in names.items()}
+        return GradientGraph(graph, {**given, **counts(axes)}, tensors)
+
+
+def counts(axes: Sequence[str]) -> dict[str, tf.Tensor]:
+    """Return new placeholders in the current graph: `SAMPLES`, and the lengths along axes."""
+    lengths = {lengths_input(axis): tf.compat.v1.placeholder(tf.int32, [None]) for axis in axes}
+    return {SAMPLES: tf.compat.v1.placeholder(tf.int32, []), **lengths}
