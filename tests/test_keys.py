@@ -27,6 +27,7 @@ from extractkit.core.keys import (
     settings_of,
 )
 from extractkit.core.predicates import PREDICATE_KEYS
+from extractkit.core.requests import GRADIENT_KEY
 from extractkit.core.selectors import SELECTOR_KEYS, STATISTICS_KEY, TAKE
 from extractkit.core.transforms.pipeline import TRANSFORMS
 from extractkit.core.transforms.registry import REDUCTIONS
@@ -85,9 +86,13 @@ def test_a_setting_without_a_declared_effect_is_refused() -> None:
         settings_of(Mine)
 
 
+OF_SELECTORS = (*PREDICATE_KEYS, TAKE, GRADIENT_KEY, *TRANSFORMS, STATISTICS_KEY)
+
+
 def test_every_key_of_a_selector_is_described() -> None:
     described = {
-        key.name: key.description for key in (*PREDICATE_KEYS, TAKE, *TRANSFORMS, STATISTICS_KEY)
+        key.name: key.description
+        for key in (*PREDICATE_KEYS, TAKE, GRADIENT_KEY, *TRANSFORMS, STATISTICS_KEY)
     }
     assert tuple(described) == SELECTOR_KEYS
     assert all(described.values())
@@ -124,7 +129,7 @@ def test_every_argument_of_a_component_has_an_effect(target: str) -> None:
 
 
 def test_every_key_of_a_selector_has_type_and_effect() -> None:
-    for key in (*PREDICATE_KEYS, TAKE, *TRANSFORMS, STATISTICS_KEY):
+    for key in OF_SELECTORS:
         assert key.type, key.name
         assert key.effect is Effect.RECORDED, key.name
 

@@ -332,22 +332,21 @@ def plan_tensors(catalog: Catalog, selectors: Sequence[Selector]) -> tuple[Plann
     for record in catalog.records:
         known = wanted.get(record.address, [])
         for one in known:
-            marked = f"{record.address}@{one.request.mark}" if one.request.mark else record.address
-            several = sum(other.request.mark == one.request.mark for other in known) > 1
-            planned.extend(one.planned(key_of(marked, one.names, alone=not several)))
+            alone = sum(other.request.key == one.request.key for other in known) == 1
+            planned.extend(one.planned(key_of(one.request, one.names, alone=alone)))
     _check_keys(planned)
     for group in groups_of(planned):
         group.check()
     return tuple(planned)
 
 
-def key_of(address: str, selectors: Sequence[str], *, alone: bool) -> str:
+def key_of(request: Request, selectors: Sequence[str], *, alone: bool) -> str:
     """Return the key of what selectors store of a tensor.
 
     Args:
         alone: whether no other selector stores it in another way.
     """
-    return address if alone else f"{address}@{selectors[0]}"
+    return request.key if alone else f"{request.key}@{selectors[0]}"
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ has no axis of samples, as a weight, each call takes one sample.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from extractkit.core.catalog import Catalog, Kind, Layout, TensorRecord
@@ -39,6 +39,11 @@ class Request:
     what: ClassVar[str]
     mark: ClassVar[str] = ""
     address: str
+
+    @property
+    def key(self) -> str:
+        """The key of what is stored, unless selectors store it in several ways."""
+        return f"{self.address}@{self.mark}" if self.mark else self.address
 
     @property
     def written(self) -> Mapping[str, object]:
@@ -152,22 +157,27 @@ class Target:
         record = catalog[self.tensor] if self.tensor is not None else self._only_output(catalog)
         if (reason := _unusable(record)) is not None:
             raise SelectionError(f"{self.at}: {record.address!r} is no target, because {reason}")
+        return self.of(record)
+
+    def of(self, record: TensorRecord) -> "BoundTarget":
+        """Return the target for a tensor, whose axes may still have to be measured.
+
+        Raises:
+            SelectionError: the tensor does not have such a number for each sample.
+        """
+        bound = BoundTarget(record.address, self, None, ())
         layout = Layout.of(record)
         if layout is None:
-            raise SelectionError(
-                f"{self.at}: axes of {record.address!r} are known only once the model runs. Choose "
-                f"a target whose axes are known before: {catalog.listing}"
-            )
+            return bound
         if any(dim.computed for dim in layout.dims):
             raise SelectionError(
                 f"{self.at}: the model computes the length of an axis of {record.address!r}, which "
                 f"has dims {_titles(layout.dims[1:])}. Choose a target without such an axis"
             )
-        minus = None if self.minus is None else self._bound(self.minus, record, layout, "minus")
-        pick = self._bound(self.pick, record, layout, "index")
-        return BoundTarget(
-            record.address, layout, pick, minus, self.written(record.address), self.at
-        )
+        picks = [self._bound(self.pick, record, layout, "index")]
+        if self.minus is not None:
+            picks.append(self._bound(self.minus, record, layout, "minus"))
+        return replace(bound, layout=layout, picks=tuple(picks))
 
     def written(self, address: str) -> Mapping[str, object]:
         """Return the target as plain data, in the full form."""
@@ -187,6 +197,11 @@ class Target:
     def _bound(self, pick: Pick, record: TensorRecord, layout: Layout, key: str) -> "BoundPick":
         dims, at = layout.dims[1:], f"{self.at}.{key}"
         if isinstance(pick, Largest):
+            if not dims:
+                raise SelectionError(
+                    f"{at}={_ARGMAX}: {record.address!r} has no axis besides that of the samples. "
+                    f"Give its address alone: {self.at}={record.address}"
+                )
             return pick
         if len(pick.index) != len(dims):
             has = f"has dims {_titles(dims)} besides the samples" if dims else "has no other axis"
@@ -216,18 +231,30 @@ class BoundTarget:
 
     Attributes:
         tensor: address of the tensor.
-        layout: how it is brought into stored order.
-        pick, minus: see `Target`.
-        written: the target as plain data. Targets of equal text are the same number.
-        at: the configuration key, for messages.
+        target: the target as written.
+        layout: how the tensor is brought into stored order; None until its axes have been measured.
+        picks: the number, and the one to subtract from it if there is one. Empty without a layout.
     """
 
     tensor: str
-    layout: Layout
-    pick: BoundPick
-    minus: BoundPick | None
-    written: Mapping[str, object]
-    at: str = field(compare=False)
+    target: Target
+    layout: Layout | None
+    picks: tuple[BoundPick, ...]
+
+    @property
+    def written(self) -> Mapping[str, object]:
+        """The target as plain data. Targets of equal text are the same number."""
+        return self.target.written(self.tensor)
+
+    @property
+    def at(self) -> str:
+        """The configuration key, for messages."""
+        return self.target.at
+
+    def __str__(self) -> str:
+        """Return address and index, as in `:output[3] - :output[argmax]`."""
+        picks = [self.target.pick, *([self.target.minus] if self.target.minus else [])]
+        return " - ".join(f"{self.tensor}{_shown(one)}" for one in picks)
 
     def elements(self, lengths: Mapping[str, Array]) -> Iterator[tuple[str, Dim, int, Array]]:
         """Yield the single elements taken from free axes; see `BoundPipeline.elements`.
@@ -235,11 +262,13 @@ class BoundTarget:
         Args:
             lengths: the lengths of the samples by free axis.
         """
+        if self.layout is None:
+            return
         own = self.layout.of_free_axes(lengths)
-        for one in (self.pick, self.minus):
+        for one in self.picks:
             if isinstance(one, BoundPipeline):
                 yield from one.elements(own)
-            elif isinstance(one, Largest):
+            else:
                 # The largest of none does not exist.
                 yield from ((self.at, self.layout.dims[axis], 0, own[axis]) for axis in own)
 
@@ -307,8 +336,8 @@ def unsuited(record: TensorRecord, *, alone: bool) -> str | None:
     layout = Layout.of(record)
     if layout is not None and layout.axis is None and not alone:
         return (
-            "it has no axis of samples, so only a call on one sample gives the gradient of a "
-            "sample: runtime.batch_size=1"
+            "it has no axis of samples, so in a batch its gradient is that of all of them "
+            "(runtime.batch_size=1 gives one for each)"
         )
     return None
 
@@ -338,6 +367,12 @@ def _pick(value: object, at: str) -> Pick:
 
 def _written(pick: Pick) -> Any:
     return _ARGMAX if isinstance(pick, Largest) else list(pick.index)
+
+
+def _shown(pick: Pick) -> str:
+    if isinstance(pick, Largest):
+        return f"[{_ARGMAX}]"
+    return str(list(pick.index)) if pick.index else ""
 
 
 def _titles(dims: Iterable[Dim]) -> list[str]:

@@ -188,6 +188,8 @@ def _tensors(plan: Preview) -> Table:
 
 def _stored_text(tensor: PlannedTensor) -> str:
     shape = shape_text(tensor.spec)
+    if tensor.target is not None:
+        shape = f"{shape}, gradient of {safe(str(tensor.target))}"
     match tensor.stored:
         case OverSamples(asked):
             return f"{', '.join(asked.names)} of {shape}"

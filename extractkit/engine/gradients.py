@@ -1,19 +1,27 @@
-"""Which gradients a model can compute of the targets that selectors name."""
+"""Targets of gradients: which gradients of them a model can compute, and their measured axes."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from extractkit.core.catalog import Catalog
+from extractkit.core.plan import PlannedTensor
 from extractkit.core.requests import (
     GRADIENT,
     BoundGradients,
     Differentiates,
+    Gradient,
     LacksGradients,
     Target,
+    Value,
     unsuited,
 )
 from extractkit.core.selectors import Selector
+from extractkit.core.spec import TensorSpec
+from extractkit.core.transforms.pipeline import Pipeline
+from extractkit.engine.measure import measure_axes
 from extractkit.errors import SelectionError
-from extractkit.models import CarriesState, Model
+from extractkit.inputs import Source
+from extractkit.models import CarriesState, Compilation, Model
 
 
 def offered(model: Model, catalog: Catalog, selector: Selector, *, alone: bool = False) -> Selector:
@@ -42,6 +50,51 @@ def offered(model: Model, catalog: Catalog, selector: Selector, *, alone: bool =
     reasons |= model.without_gradient(of, left)
     found = {address: reason for address, reason in reasons.items() if reason is not None}
     return replace(selector, gradient=BoundGradients(of, found))
+
+
+def with_measured_targets(
+    model: Model,
+    source: Source,
+    tensors: Sequence[PlannedTensor],
+    compilation: Compilation,
+    alone: bool,
+) -> tuple[tuple[PlannedTensor, ...], str | None]:
+    """Return the tensors with the axes of all targets known, and why each call takes one sample.
+
+    Args:
+        alone: see `measure_axes`.
+
+    Raises:
+        SelectionError: a target is not one number per sample.
+    """
+    unknown = {
+        one.target.tensor: one
+        for one in tensors
+        if one.target is not None and one.target.layout is None
+    }
+    if not unknown:
+        return tuple(tensors), None
+    values = []
+    for address, one in unknown.items():
+        record = model.catalog[address]
+        spec = TensorSpec(record.spec.dtype, None)
+        of = (Value(address), record, one.selectors, Pipeline(), None, None, spec)
+        values.append(PlannedTensor(address, *of))
+    try:
+        found = measure_axes(model, source, values, compilation, alone=alone)
+    except SelectionError as error:
+        at = next(one.target.at for one in unknown.values() if one.target is not None)
+        raise SelectionError(f"{at}: the target has no number per sample. {error}") from error
+    records = {one.address: one.record for one in found.tensors}
+
+    def known(tensor: PlannedTensor) -> PlannedTensor:
+        target = tensor.target
+        if target is None or target.layout is not None:
+            return tensor
+        bound = target.target.of(records[target.tensor])
+        return replace(tensor, request=Gradient(tensor.address, bound))
+
+    return tuple(map(known, tensors)), found.alone
 
 
 def _none(model: Model) -> str | None:

@@ -61,7 +61,6 @@ def identity(prepared: Prepared, described: Manifest) -> str | None:
             plain((tensor.key, tensor.pipeline.decisive, _plain_layout(tensor.layout)))
             for tensor in prepared.tensors
         ],
-        **_requests(prepared),
         **_statistics(prepared, described),
         **_components_of_runs(prepared),
         "runtime": prepared.job.runtime.identifying(),
@@ -80,12 +79,6 @@ def identity(prepared: Prepared, described: Manifest) -> str | None:
         },
     }
     return digest(key)
-
-
-def _requests(prepared: Prepared) -> dict[str, Any]:
-    """Return what is asked for in place of values. It has no entry if nothing is."""
-    found = {one.key: plain(one.request.written) for one in prepared.tensors if one.request.written}
-    return {"requests": found} if found else {}
 
 
 def _statistics(prepared: Prepared, described: Manifest) -> dict[str, Any]:
@@ -207,11 +200,13 @@ def described(manifest: Manifest, prepared: Prepared) -> Manifest:
 def _recorded(tensor: PlannedTensor) -> RunTensor | RunStatistics:
     """Return the record of what is stored of a tensor."""
     key, spec, written = tensor.key, tensor.spec, tensor.pipeline.written
+    target = None if tensor.target is None else tensor.target.written
     match tensor.stored:
         case OverSamples(asked):
             of = (key, tensor.record, tensor.selectors, written)
-            return RunStatistics(*of, asked.written, asked.names, spec)
+            return RunStatistics(*of, asked.written, asked.names, spec, target)
         case stored:
             constant = isinstance(stored, Constant)
             kept = StoredTensor(key, spec, constant)
-            return RunTensor(kept, tensor.record, tensor.selectors, written, tensor.result)
+            how = (tensor.selectors, written, tensor.result, target)
+            return RunTensor(kept, tensor.record, *how)

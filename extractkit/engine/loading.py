@@ -18,8 +18,8 @@ from extractkit.core.shards import Shard, plan_shards
 from extractkit.engine.carrying import check_count, check_lengths, check_runtime
 from extractkit.engine.conformity import check_plugins
 from extractkit.engine.failing_samples import try_out
-from extractkit.engine.gradients import offered
-from extractkit.engine.measure import measure_axes
+from extractkit.engine.gradients import offered, with_measured_targets
+from extractkit.engine.measure import Measured, measure_axes
 from extractkit.engine.model_cache import forget, model_of
 from extractkit.engine.samples import Record, Surveyor
 from extractkit.errors import ConfigError, InputError, SelectionError
@@ -154,16 +154,19 @@ class Opened:
             SelectionError: no tensor that a selector matches has a value per sample, the axes of
                 none match, or a plugin does not do what it predicts.
         """
-        found = try_out(
-            self.model,
-            self.source,
-            self.bad_samples,
-            lambda samples: measure_axes(
-                *(self.model, samples, self.tensors, self.compilation),
-                alone=self.alone,
+
+        def measure(samples: Source) -> Measured:
+            how = (self.compilation, self.alone)
+            tensors, why = with_measured_targets(self.model, samples, self.tensors, *how)
+            alone = self.alone or why is not None
+            found = measure_axes(
+                *(self.model, samples, tensors, self.compilation),
+                alone=alone,
                 matches=lambda name, *records: self.selectors[name].check_measured(*records),
-            ),
-        )
+            )
+            return replace(found, alone=why or found.alone)
+
+        found = try_out(self.model, self.source, self.bad_samples, measure)
         check_plugins(found.tensors)
         for group in groups_of(found.tensors):
             group.check()

@@ -165,13 +165,14 @@ def _completed(
         record, main = records.get(tensor.address), tensor.bound is None or not tensor.bound.name
         kept = tensor if record is None else still.kept(tensor, record) if main else None
         chosen += [] if kept is None else [kept]
-    ways = Counter(tensor.address for tensor in chosen)
+    ways = Counter(tensor.request.key for tensor in chosen)
     completed: list[PlannedTensor] = []
     for tensor in chosen:
         if (record := records.get(tensor.address)) is None:
             completed.append(tensor)
             continue
-        key = key_of(tensor.address, tensor.selectors, alone=ways[tensor.address] == 1)
+        alone = ways[tensor.request.key] == 1
+        key = key_of(tensor.request, tensor.selectors, alone=alone)
         completed.extend(measured(replace(tensor, key=key), record))
     return completed
 

@@ -59,6 +59,7 @@ class RunTensor:
         transforms: the transforms that lead to it, in the full form (`do`); null if the run is
             older than schema 10 and its configuration does not give them.
         result: the name of a further result of these transforms; empty for the main one.
+        gradient: the target, if the values are gradients with respect to the tensor.
     """
 
     stored: StoredTensor
@@ -66,6 +67,7 @@ class RunTensor:
     selectors: tuple[str, ...]
     transforms: tuple[object, ...] | None = ()
     result: str = ""
+    gradient: Mapping[str, object] | None = None
 
     @property
     def key(self) -> str:
@@ -85,6 +87,7 @@ class RunStatistics:
         statistics: the statistics as configured.
         names: the names of the statistics, in order.
         spec: that of the tensor after the transforms.
+        gradient: as in `RunTensor`.
     """
 
     key: str
@@ -94,6 +97,7 @@ class RunStatistics:
     statistics: tuple[object, ...]
     names: tuple[str, ...]
     spec: TensorSpec = field(metadata=PER_SAMPLE)
+    gradient: Mapping[str, object] | None = None
 
 
 @dataclass(frozen=True)

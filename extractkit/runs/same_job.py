@@ -149,11 +149,16 @@ def _tensor_key(tensor: RunTensor | RunStatistics) -> dict[str, Any]:
     if isinstance(tensor, RunStatistics):
         transforms = decisive(tensor.transforms)
         own = replace(tensor, record=record, transforms=transforms, spec=tensor.spec.undescribed)
-        return dict(plain(own))
+        return _without_nothing(plain(own))
     stored = replace(tensor.stored, spec=tensor.stored.spec.undescribed)
     key = plain(replace(tensor, record=record, stored=stored))
     del key["transforms"], key["result"]
-    return dict(key)
+    return _without_nothing(key)
+
+
+def _without_nothing(key: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a key without a gradient that is not asked for, as before there were gradients."""
+    return {name: value for name, value in key.items() if (name, value) != ("gradient", None)}
 
 
 def _records(manifest: Manifest) -> str:

@@ -165,13 +165,16 @@ def _manifest_10(fields: Mapping[str, Any]) -> dict[str, Any]:
 
     def with_transforms(tensor: Any) -> Any:
         own = {"transforms": _transforms(tensor, selectors), "result": _result(tensor, keys)}
-        return _with(tensor, 9, own)
+        return _with(tensor, 9, {**own, "gradient": None})
 
     added: dict[str, Any] = {"plugins": [], "components": []}
     return {
         **_with(fields, 9, added),
         "inputs": _renamed(fields.get("inputs"), 9, {"fingerprint": "digest"}),
         "tensors": _each(tensors, with_transforms),
+        "statistics": _each(
+            fields.get("statistics"), lambda one: _with(one, 9, {"gradient": None})
+        ),
         "volatile": _with(fields.get("volatile"), 9, {"sharing": None}),
     }
 

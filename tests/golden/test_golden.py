@@ -78,6 +78,7 @@ EXPECTED = Manifest(
             ("mine",),
             transforms=({"mean": 2}, "é"),
             result="count",
+            gradient={"tensor": ":output", "index": [-1]},
         ),
     ),
     components=(
@@ -109,7 +110,9 @@ EXPECTED = Manifest(
 BEFORE_TRANSFORMS = replace(
     EXPECTED,
     # Unknown, as this configuration has no selectors.
-    tensors=tuple(replace(one, transforms=None, result="") for one in EXPECTED.tensors),
+    tensors=tuple(
+        replace(one, transforms=None, result="", gradient=None) for one in EXPECTED.tensors
+    ),
     components=(),
     plugins=(),
     volatile=replace(EXPECTED.volatile, sharing=None),

@@ -30,6 +30,9 @@ NAMES = {
         "models/functions/function_graph.py, to inline functions"
     ),
     "tensorflow.python.framework.ops:Operation._clear_attr": _KERAS,
+    "tensorflow.python.framework.ops:gradient_registry": (
+        "models/graphs/gradients.py, to find operations without a gradient"
+    ),
     "tensorflow.python.ops.resource_variable_ops:BaseResourceVariable._read_variable_op": _KERAS,
     "tensorflow.python.autograph.core.ag_ctx:ControlStatusCtx": _KERAS,
     "tensorflow.python.autograph.core.ag_ctx:Status.ENABLED": _KERAS,

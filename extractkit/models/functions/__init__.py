@@ -181,7 +181,7 @@ class FunctionModel(GraphModel, ConvertsArguments, HasOwnCall, Differentiates):
         addresses = dict.fromkeys([*(fetch.address for fetch in fetches), *targets])
         graph = self.differentiable(list(addresses))
         names = graph.answering(fetches, self._transformed, self.signature.free_axes)
-        return self.compiled(graph, names, fetches, compilation)
+        return _Keeping(self.compiled(graph, names, fetches, compilation), graph)
 
     def differentiable(self, addresses: Sequence[str]) -> GradientGraph:
         """Return a graph of the tensors at these addresses to which gradients may be added."""
@@ -322,6 +322,22 @@ class FunctionModel(GraphModel, ConvertsArguments, HasOwnCall, Differentiates):
     def read(self, variable: Any) -> Array:
         """Return a variable's content."""
         return to_numpy(tf.convert_to_tensor(variable))
+
+
+@dataclass(frozen=True, eq=False)
+class _Keeping:
+    """A program, with the graph that it was made from.
+
+    The functions of loops exist as long as that graph. Without them, TensorFlow crashes.
+    """
+
+    program: Program
+    graph: GradientGraph
+
+    def __call__(
+        self, features: Mapping[str, Array], lengths: Mapping[str, Array]
+    ) -> Sequence[Array]:
+        return self.program(features, lengths)
 
 
 def as_the_model_takes_it(spec: InputSpec, feature: tf.Tensor) -> tf.Tensor:

@@ -15,7 +15,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from extractkit.core.requests import BoundPick, BoundTarget, Gradient, Largest, Value
+from extractkit.core.requests import BoundPick, BoundTarget, Gradient, Value
 from extractkit.core.transforms import Masked
 from extractkit.core.transforms.pipeline import BoundPipeline
 from extractkit.errors import SelectionError
@@ -190,12 +190,12 @@ class GradientGraph:
     Attributes:
         graph: the graph.
         inputs: the placeholder for each input of the model, and those of `counts`.
-        tensors: tensors, and handles of variables, by address.
+        tensor_of: returns the tensor, or the handle of the variable, at an address.
     """
 
     graph: Any
     inputs: Mapping[str, tf.Tensor]
-    tensors: Mapping[str, tf.Tensor]
+    tensor_of: Callable[[str], tf.Tensor]
 
     def answering(
         self, fetches: Sequence[Fetch], arranged: "Arrange", axes: Sequence[str]
@@ -208,9 +208,7 @@ class GradientGraph:
         """
         lengths = {axis: self.inputs[lengths_input(axis)] for axis in axes}
         with self.graph.as_default():
-            found = answers(
-                fetches, self.tensors.__getitem__, arranged, self.inputs[SAMPLES], lengths
-            )
+            found = answers(fetches, self.tensor_of, arranged, self.inputs[SAMPLES], lengths)
         return [tensor.name for tensor in found]
 
 
@@ -228,7 +226,8 @@ def answers(
     """Return the tensor that answers each request, in the model's layout, in the current graph.
 
     Args:
-        tensor_of: returns the tensor at an address, or the handle of the variable.
+        tensor_of: returns the tensor at an address, or the handle of the variable if it is one with
+            a handle. Only gradients are asked of it.
         arranged: returns a tensor in the layout of a fetch; see `GraphModel`.
         samples: the number of samples.
         lengths: int32 (samples,), the samples' lengths along each free axis.
@@ -259,15 +258,15 @@ def answers(
 
 def _numbers(of: BoundTarget, tensor: tf.Tensor, lengths: Mapping[str, tf.Tensor]) -> tf.Tensor:
     """Return the target of each sample: (samples,)."""
+    assert of.layout is not None, "the axes of a target are measured first"
     masked = Masked(tensor, of.layout.of_free_axes(lengths))
-    number = _picked(of.pick, masked)
-    return number if of.minus is None else number - _picked(of.minus, masked)
+    number, *subtracted = (_picked(one, masked) for one in of.picks)
+    return number - subtracted[0] if subtracted else number
 
 
 def _picked(pick: BoundPick, masked: Masked) -> tf.Tensor:
     if isinstance(pick, BoundPipeline):
         return pick.in_graph(tf, masked)
-    assert isinstance(pick, Largest)
     tensor = masked.tensor
     shown = tensor
     for axis, own in masked.lengths.items():
@@ -334,7 +333,7 @@ def copied(source: SourceGraph, names: Mapping[str, str], axes: Sequence[str]) -
         )
         found = {**replaced, **dict(zip(wanted, imported, strict=True))}
         tensors = {address: found[name] for address, name in names.items()}
-        return GradientGraph(graph, {**given, **counts(axes)}, tensors)
+        return GradientGraph(graph, {**given, **counts(axes)}, tensors.__getitem__)
 
 
 def counts(axes: Sequence[str]) -> dict[str, tf.Tensor]:

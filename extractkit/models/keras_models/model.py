@@ -231,13 +231,16 @@ class KerasModel(FunctionModel):
         return Differentiability(self.graph.graph, custom=True)
 
     def differentiable(self, addresses: Sequence[str]) -> GradientGraph:
-        """See `FunctionModel`. A further trace, since custom gradients belong to one graph.
+        """See `FunctionModel`. A further trace, since custom gradients belong to one graph."""
+        return self._traced_for_gradients
 
-        Raises:
-            JobError: The model has other tensors when traced again.
-        """
+    @cached_property
+    def _traced_for_gradients(self) -> GradientGraph:
+        """The further trace, to which the gradients of all programs are added."""
         again = replace(self)
-        if again.catalog.records != self.catalog.records:
+        if [one.record.address for one in again.found] != [
+            one.record.address for one in self.found
+        ]:
             raise JobError(
                 f"model {self.name!r} has other tensors each time that it is called, so that its "
                 f"gradients cannot be computed"
@@ -245,9 +248,15 @@ class KerasModel(FunctionModel):
         graph = again.graph.graph
         with graph.as_default():
             inputs = {**again.graph.inputs, **counts(self.signature.free_axes)}
-        named = {address: again._graph_name(address) for address in addresses}
-        tensors = {address: graph.get_tensor_by_name(name) for address, name in named.items()}
-        return GradientGraph(graph, inputs, tensors)
+
+        def tensor_of(address: str) -> tf.Tensor:
+            return graph.get_tensor_by_name(again._graph_name(address))
+
+        return GradientGraph(graph, inputs, tensor_of)
+
+    @property
+    def _addresses(self) -> list[str]:
+        return [one.record.address for one in self.found]
 
     def describe(self) -> Mapping[str, object]:
         """Return the class, number of parameters, and where the model comes from."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from extractkit.core.requests import check_values
+from extractkit.core.requests import BoundTarget, Differentiates, check_values
 from extractkit.core.values import Array, as_array
 from extractkit.errors import ConfigError, JobError, ModelError
 from extractkit.inputs import InputSpec
@@ -33,6 +33,7 @@ from extractkit.models.graphs.feeding import (
     inner_tensors,
     with_composites,
 )
+from extractkit.models.graphs.gradients import Differentiability, answers
 from extractkit.models.graphs.model import CompiledOnce, GraphModel, transformed
 from extractkit.models.graphs.records import Found, raw_array
 from extractkit.models.sessions.importing import (
@@ -60,7 +61,7 @@ class ReloadedSession:
 
 
 @dataclass(frozen=True, eq=False)
-class SessionModel(GraphModel, HasOwnCall):
+class SessionModel(GraphModel, HasOwnCall, Differentiates):
     """A graph and a session that holds its variables, as a `Model`.
 
     Attributes:
@@ -206,14 +207,14 @@ class SessionModel(GraphModel, HasOwnCall):
                 f"runtime.compile=xla: model {self.name!r} runs in a session of TensorFlow 1, "
                 f"which has graphs alone. Leave it out: runtime.compile=graph"
             )
-        check_values((fetch.request for fetch in fetches), self.name)
         specs, axes = self.signature.specs, self.signature.free_axes
         with self._adding():
             samples = tf.compat.v1.placeholder(tf.int32, [])
             lengths = {axis: tf.compat.v1.placeholder(tf.int32, [None]) for axis in axes}
+            answered = answers(fetches, self._differentiable, self._transformed, samples, lengths)
             tensors = [
-                self._transformed(self._in_session(self._values[f.address]), f, samples, lengths)
-                for f in fetches
+                self._transformed(one, fetch, samples, lengths)
+                for one, fetch in zip(answered, fetches, strict=True)
             ]
             names = given_names(specs)
             inputs = [self._in_session(self.source.inputs[name]) for name in names]
@@ -231,6 +232,23 @@ class SessionModel(GraphModel, HasOwnCall):
             return returned
 
         return run
+
+    def without_gradient(self, of: BoundTarget, addresses: Sequence[str]) -> Mapping[str, str]:
+        """Return why tensors have no gradient of a target, by address.
+
+        Gradients are added to the graph of the session. Those of loops would change the loops,
+        which TensorFlow forbids once the session has run them.
+        """
+        names = {one: self._values[one].name for one in addresses}
+        found = Differentiability(self.source.graph, custom=False, functions=False)
+        return found.reasons(self._values[of.tensor].name, names)
+
+    def _differentiable(self, address: str) -> tf.Tensor:
+        """Return the session's tensor for an address; for a resource variable, its handle."""
+        value = self._values[address]
+        tensor = self._in_session(value)
+        handle = isinstance(value, GraphVariable) and tensor.op.type == "ReadVariableOp"
+        return tensor.op.inputs[0] if handle else tensor
 
     def constants(self, fetches: Sequence[Fetch]) -> list[Array]:
         """Return the values of weights, and of tensors computed only from these and constants."""

@@ -1,0 +1,358 @@
+"""Gradients of models of every format: against GradientTape, and one sample at a time."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+import extractkit
+from extractkit.core.values import Array
+from extractkit.errors import SelectionError
+from tests.models import zoo
+
+Pick = Callable[[Any], Any]
+
+ROWS = np.random.default_rng(0).normal(size=(9, 4)).astype("float32")
+TOKENS = [
+    np.random.default_rng(n).integers(1, 9, size=n).astype("int32") for n in (3, 5, 1, 7, 5, 2)
+]
+
+
+def gradients(
+    folder: Path, inputs: object, *given: str, model: object = None, **selector: object
+) -> extractkit.Run:
+    chosen = {"g": {key: value for key, value in selector.items() if value is not None}}
+    return extractkit.extract(
+        ["selectors=none", *given],
+        model=model,
+        inputs=inputs,
+        selectors=chosen,
+        run_dir=folder / "run",
+    )
+
+
+def taped(call: Callable[[tf.Tensor], Any], rows: Sequence[Array], pick: Pick) -> list[Array]:
+    """Differentiate with respect to the inputs, one sample at a time."""
+    found = []
+    for row in rows:
+        given = tf.constant(row[None])
+        with tf.GradientTape() as tape:
+            tape.watch(given)
+            number = pick(call(given))
+        found.append(tape.gradient(number, given)[0].numpy())
+    return found
+
+
+def of_weights(model: Any, rows: Sequence[Array], pick: Pick) -> list[list[Array]]:
+    """Differentiate with respect to each weight, one sample at a time."""
+    found: list[list[Array]] = [[] for _ in model.weights]
+    for row in rows:
+        with tf.GradientTape() as tape:
+            number = pick(model(row[None]))
+        for own, one in zip(found, tape.gradient(number, model.weights), strict=True):
+            own.append(tf.convert_to_tensor(one).numpy())
+    return found
+
+
+def near(run: extractkit.Run, key: str, wanted: Sequence[Array], tolerance: float = 1e-6) -> None:
+    assert max(np.abs(one).max() for one in wanted) > 1e-3
+    for at, one in enumerate(wanted):
+        np.testing.assert_allclose(run[key].sample(at), one, atol=tolerance)
+
+
+PICKS: Mapping[str, tuple[object, Pick]] = {
+    "index": ({"index": 1}, lambda y: y[:, 1]),
+    "from the end": ({"tensor": ":output", "index": [-1]}, lambda y: y[:, -1]),
+    "argmax": ("argmax", lambda y: tf.reduce_max(y, axis=-1)),
+    "difference": (
+        {"index": "argmax", "minus": 0},
+        lambda y: tf.reduce_max(y, axis=-1) - y[:, 0],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PICKS)
+def test_targets_of_a_keras_model(name: str, tmp_path: Path) -> None:
+    of, pick = PICKS[name]
+    model = zoo.sequential()
+    run = gradients(tmp_path, ROWS, model=model, kind="model_input", gradient={"of": of})
+    assert list(run) == [":input@grad"]
+    near(run, ":input@grad", taped(model, ROWS, pick))
+
+
+def test_inner_tensors_and_values_side_by_side(tmp_path: Path) -> None:
+    model = zoo.convolutional()
+    images = np.random.default_rng(0).normal(size=(5, 8, 8, 2)).astype("float32")
+    run = extractkit.extract(
+        ["selectors=none"],
+        model=model,
+        inputs=images,
+        selectors={
+            "g": {"path": "conv2d:output", "gradient": {"of": {"index": 0}}},
+            "v": {"path": ["conv2d:output", ":output"]},
+        },
+        run_dir=tmp_path / "run",
+    )
+    assert set(run) == {"conv2d:output", "conv2d:output@grad", ":output"}
+    rest = keras.Model(model.layers[1].output, model.output)
+    near(run, "conv2d:output@grad", taped(rest, run["conv2d:output"][:], lambda y: y[:, 0]))
+    np.testing.assert_allclose(run[":output"][:], model(images), atol=1e-6)
+
+
+def test_weights_one_sample_per_call(tmp_path: Path) -> None:
+    model = zoo.sequential()
+    run = gradients(tmp_path, ROWS, model=model, kind="weight", gradient={"of": {"index": 1}})
+    assert run.manifest.settings["sharing"] == "one sample"
+    wanted = of_weights(model, ROWS, lambda y: y[:, 1])
+    for key, one in zip(run, wanted, strict=True):
+        near(run, key, one)
+
+
+def recurrent() -> keras.Model:
+    ids = keras.Input((None,), dtype="int32", name="ids")
+    words = layers.Embedding(9, 4, mask_zero=True, name="words")(ids)
+    return keras.Model(ids, layers.LSTM(3, return_sequences=True, name="lstm")(words))
+
+
+@pytest.mark.parametrize(
+    ("size", "index", "pick"),
+    [
+        (1, [-1, 0], lambda y: y[:, -1, 0]),
+        (7, [-1, 0], lambda y: y[:, -1, 0]),
+        (32, "argmax", lambda y: tf.reduce_max(y, axis=(1, 2))),
+    ],
+)
+def test_padding_and_batches_change_nothing(
+    size: int, index: object, pick: Pick, tmp_path: Path
+) -> None:
+    """A loop behind a mask, and the last token of each sample."""
+    model = recurrent()
+    run = gradients(
+        tmp_path,
+        [{"ids": ids} for ids in TOKENS],
+        f"runtime.batch_size={size}",
+        model=model,
+        path="words:output",
+        gradient={"of": {"index": index}},
+    )
+    expected = "one sample" if size == 1 else "samples of any lengths"
+    assert run.manifest.settings["sharing"] == expected
+    _, words, lstm = model.layers
+    embedded = [words(ids).numpy() for ids in TOKENS]
+    near(run, "words:output@grad", taped(lstm, embedded, pick))
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[keras.Model, Path]:
+    given = keras.Input((4,), name="x")
+    hidden = layers.Dense(6, activation="tanh", name="h")(given)
+    model = keras.Model(given, layers.Dense(3, name="o")(hidden))
+    folder = tmp_path_factory.mktemp("models") / "saved"
+    model.export(folder, verbose=False)
+    return model, folder
+
+
+@pytest.mark.parametrize("kind", ["model_input", "weight"])
+def test_saved_models(kind: str, exported: tuple[keras.Model, Path], tmp_path: Path) -> None:
+    model, folder = exported
+    how = ["model=saved_model", f"model.path={folder}"]
+    run = gradients(tmp_path, ROWS, *how, kind=kind, gradient={"of": {"index": 2}})
+    _hold(run, model, kind)
+
+
+def _hold(run: extractkit.Run, model: keras.Model, kind: str) -> None:
+    if kind == "model_input":
+        (key,) = run
+        near(run, key, taped(model, ROWS, lambda y: y[:, 2]))
+        return
+    wanted = {one[0].shape: one for one in of_weights(model, ROWS, lambda y: y[:, 2])}
+    assert len(wanted) == len(list(run)) == 4
+    for key in run:
+        near(run, key, wanted[tuple(run[key].shape[1:])])
+
+
+@pytest.mark.parametrize("kind", ["model_input", "weight"])
+def test_frozen_graphs(kind: str, exported: tuple[keras.Model, Path], tmp_path: Path) -> None:
+    model, _ = exported
+    kernel, bias, other, last = (one.numpy() for one in model.weights)
+    with tf.Graph().as_default() as graph:
+        x = tf.compat.v1.placeholder(tf.float32, [None, 4], name="x")
+        tf.add(tf.tanh(x @ kernel + bias) @ other, last, name="y")
+    tf.io.write_graph(graph.as_graph_def(), str(tmp_path), "net.pb", as_text=False)
+    how = ["model=frozen_graph", f"model.path={tmp_path / 'net.pb'}"]
+    run = gradients(tmp_path, ROWS, *how, kind=kind, gradient={"of": {"index": 2}})
+    _hold(run, model, kind)
+
+
+def test_graphs_of_tensorflow_1(tmp_path: Path) -> None:
+    """A reference variable and one with a handle."""
+    with tf.Graph().as_default():
+        x = tf.compat.v1.placeholder(tf.float32, [None, 4], name="x")
+        made = tf.compat.v1.get_variable
+        w = made("w", [4, 3], use_resource=False, initializer=tf.random_normal_initializer(seed=1))
+        b = made("b", [3], use_resource=True, initializer=tf.ones_initializer())
+        y = tf.tanh(x @ w + b, name="y")
+        with tf.compat.v1.Session() as session:
+            session.run(tf.compat.v1.global_variables_initializer())
+            tf.compat.v1.train.Saver().save(session, str(tmp_path / "model"))
+            by_hand = tf.gradients(y[:, 1], [x, w, b])
+            wanted = [session.run(by_hand, {x: row[None]}) for row in ROWS]
+    run = gradients(
+        tmp_path,
+        ROWS,
+        "model=meta_graph",
+        f"model.path={tmp_path / 'model.meta'}",
+        "runtime.batch_size=1",
+        kind=["model_input", "weight"],
+        gradient={"of": {"tensor": "y:0", "index": 1}},
+    )
+    assert list(run) == ["x:0@grad", "w:0@grad", "b:0@grad"]
+    near(run, "x:0@grad", [one[0][0] for one in wanted])
+    near(run, "w:0@grad", [one[1] for one in wanted])
+    near(run, "b:0@grad", [one[2] for one in wanted])
+
+
+class Computed(tf.Module):
+    """A function in float64, with a loop and a branch."""
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 4], tf.float64, name="x")])
+    def __call__(self, x: tf.Tensor) -> tf.Tensor:
+        for _ in tf.range(3):
+            x = tf.tanh(x * [1.0, -2.0, 0.5, 3.0])
+        return tf.reduce_sum(tf.sin(x) * x, axis=-1)
+
+
+def test_finite_differences_in_float64(tmp_path: Path) -> None:
+    module, rows = Computed(), ROWS.astype("float64")
+    run = gradients(tmp_path, rows, model=module, kind="model_input", gradient={"of": ":output"})
+    step = 1e-6
+    wanted = np.empty_like(rows)
+    for axis in range(rows.shape[1]):
+        moved = np.zeros(4)
+        moved[axis] = step
+        wanted[:, axis] = (module(rows + moved) - module(rows - moved)) / (2 * step)
+    (key,) = run
+    assert run[key].dtype == np.float64
+    near(run, key, list(wanted), tolerance=1e-8)
+
+
+# ---- custom gradients
+
+
+@tf.custom_gradient
+def reversed_gradient(x: tf.Tensor) -> Any:
+    """Pass on the values, and reverse the gradient, as domain-adversarial training does."""
+    return tf.identity(x), lambda upstream: -upstream
+
+
+@keras.saving.register_keras_serializable("tests")
+class Reversed(layers.Layer):
+    def call(self, x: tf.Tensor) -> Any:
+        return reversed_gradient(x)
+
+
+def custom() -> keras.Model:
+    given = keras.Input((4,), name="x")
+    middle = layers.Dense(5, activation="silu", name="middle")(given)
+    return keras.Model(given, layers.Dense(2, name="last")(Reversed(name="back")(middle)))
+
+
+def test_custom_gradients_of_a_keras_model_apply(tmp_path: Path) -> None:
+    model = custom()
+    run = gradients(tmp_path, ROWS, model=model, kind="model_input", gradient={"of": {"index": 0}})
+    near(run, ":input.x@grad", taped(model, ROWS, lambda y: y[:, 0]))
+
+
+@pytest.mark.parametrize("saved", [True, False])
+def test_custom_gradients_of_a_saved_model_are_refused(saved: bool, tmp_path: Path) -> None:
+    options = tf.saved_model.SaveOptions(experimental_custom_gradients=saved)
+    model = custom()
+    call = tf.function(
+        lambda x: {"y": model(x)}, input_signature=[tf.TensorSpec([None, 4], tf.float32, name="x")]
+    )
+    tf.saved_model.save(model, tmp_path / "saved", {"serving_default": call}, options)
+    how = ["model=saved_model", f"model.path={tmp_path / 'saved'}"]
+    with pytest.raises(
+        SelectionError,
+        match=r"IdentityN' \(IdentityN\) has a custom gradient, which is Python code that this "
+        r"graph does not contain",
+    ):
+        gradients(tmp_path, ROWS, *how, kind="model_input", gradient={"of": {"index": 0}})
+    assert not (tmp_path / "run").exists()
+    # Behind the custom gradients there is nothing to refuse.
+    of = {"of": {"index": 0}}
+    run = gradients(tmp_path, ROWS, *how, op_type="IdentityN", take="-1:", gradient=of)
+    wanted = np.tile(model.layers[-1].kernel.numpy()[:, 0], (9, 1))
+    (key,) = run
+    near(run, key, list(wanted))
+
+
+# ---- refusals
+
+
+def refusal(model: object, inputs: object = ROWS, *given: str, **selector: object) -> str:
+    with pytest.raises(SelectionError) as refused:
+        extractkit.plan(
+            ["selectors=none", *given], model=model, inputs=inputs, selectors={"g": selector}
+        )
+    return str(refused.value)
+
+
+class Rounded(tf.Module):
+    @tf.function(input_signature=[tf.TensorSpec([None, 4], tf.float32, name="x")])
+    def __call__(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
+        unlike = tf.raw_ops.NextAfter(x1=tf.sin(x, name="sine"), x2=x, name="next")
+        return {
+            "rounded": tf.reduce_sum(tf.round(x), -1),
+            "next": tf.reduce_sum(unlike, -1),
+            "square": tf.reduce_sum(tf.square(x, name="square"), -1),
+        }
+
+
+@pytest.mark.parametrize(
+    ("target", "path", "message"),
+    [
+        (":output.square", ":output.next", "does not depend on it by operations with a gradient"),
+        (":output.square", "sine:0", "does not depend on it by operations with a gradient"),
+    ],
+)
+def test_without_a_path_there_is_no_gradient(target: str, path: str, message: str) -> None:
+    assert message in refusal(Rounded(), path=path, gradient={"of": target})
+
+
+def test_interpreters_have_no_gradients(tmp_path: Path) -> None:
+    converted = tf.lite.TFLiteConverter.from_keras_model(zoo.sequential()).convert()
+    file = tmp_path / "net.tflite"
+    file.write_bytes(converted)
+    how = ["model=tflite", f"model.path={file}"]
+    found = refusal(None, ROWS, *how, kind="model_input", gradient={"of": "argmax"})
+    assert found == (
+        "selectors.g.gradient: model 'tflite' computes no gradients, because the interpreter of "
+        "TensorFlow Lite has no derivatives of its operations. Leave gradient out to store values"
+    )
+
+
+def test_whole_numbers_have_no_gradient() -> None:
+    found = refusal(
+        recurrent(),
+        [{"ids": ids} for ids in TOKENS],
+        kind="model_input",
+        gradient={"of": "argmax"},
+    )
+    assert "it holds int32, and gradients need real numbers" in found
+
+
+def test_a_measured_target_that_does_not_fit() -> None:
+    found = refusal(
+        recurrent(),
+        [{"ids": ids} for ids in TOKENS],
+        path="words:output",
+        gradient={"of": {"index": 0}},
+    )
+    assert re.search(r"is not one number per sample: ':output' has dims \['token', .*\]", found)
