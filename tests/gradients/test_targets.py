@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from extractkit.core.catalog import Catalog, Kind, TensorRecord
-from extractkit.core.plan import Lengths, PlannedTensor, plan_tensors
+from extractkit.core.plan import PlannedTensor, SampleLengths, plan_tensors
 from extractkit.core.requests import BoundGradients, Gradient, Target, unsuited
 from extractkit.core.selectors import Selector, parse_selector
 from extractkit.core.spec import TensorSpec
@@ -186,7 +186,7 @@ def test_axes_that_have_to_be_measured_are_left_open() -> None:
 )
 def test_a_sample_without_the_element_is_too_short(index: object, short: list[int]) -> None:
     tensor = planned({"tensor": "logits:output", "index": index})
-    lengths = Lengths(3, {"token": np.array([2, 0, 3])})
+    lengths = SampleLengths(3, {"token": np.array([2, 0, 3])})
     found = tensor.too_short(lengths)
     assert list(found) == short
     assert "in 'logits:output'" in found[1]
