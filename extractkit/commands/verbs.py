@@ -148,7 +148,7 @@ VERBS: Mapping[str, Verb] = {
         bitwise identical to an uninterrupted one. Weights, inputs and library versions
         must be the recorded ones. The last line on standard output is the run directory. In a
         sweep, finished jobs are left alone, and all others are run by the same launcher. A run
-        may continue elsewhere: the keys below may be given.
+        may continue elsewhere: the keys below choose where.
 
           extractkit resume outputs/2026-11-22/10-15-00
           extractkit resume multirun/2026-11-22/10-15-00
@@ -180,7 +180,7 @@ VERBS: Mapping[str, Verb] = {
         text="""\
         The same job on the same weights and inputs; libraries and machine may differ. It reports
         whether the values are bitwise equal. The last line on standard output is the new run
-        directory. Where it runs may be given by the keys below.
+        directory. The keys below choose where it runs.
 
           extractkit rerun outputs/2026-11-22/10-15-00 run_dir=runs/again
         """,

@@ -117,10 +117,10 @@ class TensorRecord:
 
     @property
     def stored_dims(self) -> tuple[Dim, ...] | None:
-        """The dims in stored order: that of the samples first, a product with it split.
+        """The dims in stored order: the samples come first, and a product with them is split.
 
-        A tensor without such an axis belongs to one sample, and gets one. Dims that have to be
-        measured are those of the model. None if their number is unknown.
+        A tensor without an axis of samples belongs to one sample and gets such an axis. Dims that
+        have to be measured are as in the model. None if their number is unknown.
         """
         dims, axis = self.spec.dims, self.sample_axis
         if dims is None:

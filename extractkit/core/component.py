@@ -176,7 +176,7 @@ class Component:
         Raises:
             ConfigError: there is none.
         """
-        # Only for vouched targets: another might be found beside its file, not installed.
+        # Only for trusted targets: others could be found there without being installed.
         if self.vouched:
             import_from_here()
         try:

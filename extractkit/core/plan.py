@@ -203,10 +203,10 @@ class PlannedTensor:
     def _short(
         self, lengths: SampleLengths
     ) -> Iterator[tuple[str, str, Dim, int, Array, npt.NDArray[np.intp]]]:
-        """Yield elements that are taken of a free axis too short for them in some samples.
+        """Yield elements that are taken beyond the end of a free axis in some samples.
 
-        Each with its key, the address of the tensor that it is taken of, the axis, the element, the
-        lengths along it, and the samples.
+        Each comes with its key, the address of the tensor that it is taken from, the axis, the
+        element, the lengths along it, and the samples.
         """
         for at, source, dim, index, own in self._elements(lengths):
             short = np.flatnonzero(own < (index + 1 if index >= 0 else -index))
@@ -272,7 +272,7 @@ class PlannedTensor:
 
 
 def _after(own: Array, whole: Array) -> str:
-    """Return words for lengths that are not those of the tensor."""
+    """Describe lengths that differ from the tensor's own."""
     return "" if np.array_equal(own, whole) else " after the steps before it"
 
 
@@ -393,7 +393,7 @@ def _planned(
 ) -> Iterator[PlannedTensor]:
     """Yield what is stored of a tensor: the pipeline's main result, then the further ones.
 
-    Statistics are those of the main result. Further results have a value per sample all the same.
+    Statistics are those of the main result. Further results have a value per sample in any case.
     """
     of_record = (request, record, names, pipeline)
     layout = Layout.of(record)

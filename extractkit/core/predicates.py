@@ -149,9 +149,9 @@ COMBINATORS = {
 
 CONSUMES, FEEDS = "consumes", "feeds"
 NEIGHBOURS = {
-    CONSUMES: "what makes the tensor (an operation, or a layer for its outputs) consumes a tensor "
-    "for which a mapping of predicates holds",
-    FEEDS: "an operation or layer consumes the tensor and makes one for which a mapping holds",
+    CONSUMES: "the operation that makes the tensor (for a layer's output, the layer) consumes a "
+    "tensor that matches a mapping of predicates",
+    FEEDS: "an operation or layer consumes the tensor and makes one that matches a mapping",
 }
 
 PREDICATE_KEYS = (

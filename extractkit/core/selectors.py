@@ -99,9 +99,9 @@ class Selector:
     def matching(self, catalog: Catalog) -> tuple[TensorRecord, ...]:
         """Return the records that match, in the catalog's order, extractable or not.
 
-        They include those of which only measuring their axes can show whether they match.
-        With `take`, return those that it takes of the extractable ones. The others follow that a
-        slice over all would take, since they may have been meant.
+        They include those that may match once their axes are measured. With `take`, return the
+        slice of the extractable records, and then the unextractable ones that a slice over all
+        records would contain, since these may have been meant.
 
         Raises:
             SelectionError: no record matches, `take` leaves none, or the predicate tests neighbours
@@ -138,7 +138,7 @@ class Selector:
         return replace(self, predicate=self.predicate.within(catalog))
 
     def check_measured(self, before: TensorRecord, after: TensorRecord) -> bool:
-        """Return whether a record that may match still does with its axes measured.
+        """Return whether a record that may match does match, now that its axes are measured.
 
         Raises:
             SelectionError: it does not, and `take` has counted it.
@@ -185,7 +185,7 @@ def _why_nothing(predicate: Predicate, catalog: Catalog) -> str:
 
 
 def _failing(predicate: Predicate, catalog: Catalog) -> Where | Neighbour | None:
-    """Return the first test that matches nothing and is needed, as alternatives alone are not."""
+    """Return the first test that matches nothing, except for tests that are only alternatives."""
     if _matched(predicate, catalog):
         return None
     if isinstance(predicate, Where | Neighbour):
@@ -227,7 +227,7 @@ def _no_varying_axis(test: Where, records: Iterable[TensorRecord]) -> str | None
 
 
 def _why_not_all(predicate: All, catalog: Catalog) -> str:
-    """Return what would match without one of the predicates, for each that rules out the rest."""
+    """Return, for each predicate that alone excludes all records, what would match without it."""
     found = ["Each of these predicates matches some tensors, but none matches all of them."]
     for part in predicate.parts:
         rest = All(tuple(one for one in predicate.parts if one is not part))

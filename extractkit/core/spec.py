@@ -159,12 +159,12 @@ class Dim:
 
     @property
     def described(self) -> bool:
-        """Whether an adapter inferred its name, or a name describes a length that varies."""
+        """Whether its name is only a description, apart from what its length follows."""
         return self.name in INFERRED if self.size is not None else self.name != self.follows
 
     @property
     def undescribed(self) -> "Dim":
-        """The same axis without a name that changes nothing that is stored."""
+        """The same axis without a name that only describes it."""
         return replace(self, name=self.follows) if self.described else self
 
 
@@ -239,7 +239,7 @@ class TensorSpec:
 
     @property
     def undescribed(self) -> "TensorSpec":
-        """The same without names that change nothing that is stored."""
+        """The same spec without names that only describe axes."""
         if self.dims is None:
             return self
         return replace(self, dims=tuple(dim.undescribed for dim in self.dims))

@@ -253,10 +253,10 @@ class SpotCheck:
     def _confirmed(
         self, together: Program, alone: Program, batch: Batch, row: int, keys: Collection[str]
     ) -> set[str]:
-        """Return which of these tensors a batch changes by more than rounding that jumps.
+        """Return the tensors that a batch changes by more than rounding.
 
-        Either all samples show it that are beside the sample in its batch, or copies of the sample
-        show that the size of the batch does not matter, and it differs at other lengths, too.
+        Either all other samples of the batch differ as well, or copies of the sample show that the
+        size of the batch does not matter, and the sample differs at other lengths, too.
         """
         try:
             again = together(batch.features, batch.lengths)
@@ -360,7 +360,7 @@ class SpotCheck:
     def _differing(
         self, program: Program, batch: Batch, values: Sequence[Array], row: int
     ) -> Iterator[Effect]:
-        """Yield the tensors in which a sample has other values than alone."""
+        """Yield the tensors whose values differ from those of the sample alone."""
         alone = batch.take([row]).trimmed(self.signature)
         if any(_has_nan(array) for array in alone.features.values()):
             return  # fused kernels turn NaN into numbers in some batches
@@ -396,7 +396,7 @@ class SpotCheck:
     def _like_padding(self, batch: Batch) -> list[int]:
         """Return the padded row with the most values of its own that look like padding.
 
-        Nothing if an earlier one of the shard has as many, in proportion.
+        None if an earlier row of the shard has at least the same share of them.
         """
         padded = batch.padded(self.signature)
         alike = np.zeros(len(batch))

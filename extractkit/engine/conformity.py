@@ -167,9 +167,9 @@ def check_plugins(tensors: Iterable[PlannedTensor]) -> None:
 
 
 def _check_transforms(bound: BoundPipeline) -> None:
-    """Check the plugins on the first example of which a slice before them leaves something.
+    """Check the plugins on the first example of which the slices before them leave elements.
 
-    No example is as long as some slices need. Plugins behind these are not checked.
+    Some slices need longer examples than there are. Plugins behind these are not checked.
     """
     first = bound.steps[0].operand
     for length in _LENGTHS:

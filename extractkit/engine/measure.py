@@ -156,9 +156,9 @@ class _Found:
 def _completed(
     tensors: Sequence[PlannedTensor], records: Mapping[str, TensorRecord], still: _Matching
 ) -> list[PlannedTensor]:
-    """Return the tensors, those with a record here planned anew with all their results.
+    """Return the tensors, planned anew with all their results where a record is given.
 
-    Those whose selectors no longer match are omitted.
+    Tensors whose selectors no longer match are omitted.
     """
     chosen: list[PlannedTensor] = []
     for tensor in tensors:
@@ -239,7 +239,7 @@ def _record(
 
 
 def _brings_its_rows(dims: Sequence[Dim], alone: Sequence[tuple[int, ...]]) -> bool:
-    """Return True if all samples of one size have equally many rows, not just as many by chance.
+    """Return True if samples of one size always have equally many rows, and not just by chance.
 
     Args:
         alone: shapes of the first sample, and of others brought to its size, each alone.
@@ -420,7 +420,7 @@ def _check_order(
         half = len(rows) // 2
         if len(rows) != len(rows_swapped) or len(rows) % 2:
             reasons[tensor.address] = (
-                f"measured as {list(np.shape(value))}: two samples have no two equal halves of it"
+                f"measured as {list(np.shape(value))} for two samples, which cannot be halved"
             )
             continue
         slowest = _same(rows, np.concatenate([rows_swapped[half:], rows_swapped[:half]]))

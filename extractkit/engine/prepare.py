@@ -85,7 +85,7 @@ class Prepared:
 
     @property
     def _spot_check(self) -> SpotCheck | None:
-        """The check of samples alone; None if it is off, or they share no batch."""
+        """The spot check; None if it is off, or samples do not share batches."""
         shared = self.shared.sharing in (Sharing.PADDED, Sharing.EQUAL)
         if not self.job.runtime.self_check or not shared or self.job.runtime.batch_size == 1:
             return None

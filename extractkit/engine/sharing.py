@@ -314,8 +314,8 @@ class _Trial:
     def apart_elements(self, samples: Sequence[Encoded]) -> str | None:
         """Return why samples of one element cannot be padded; None: they can.
 
-        A tensor may treat some values as padding, or hide padding behind most values. Samples of
-        equal lengths are known to share batches, so they need not be run alone.
+        A tensor may treat some values like padding, or most values may hide the effect of padding.
+        Samples of equal lengths are known to share batches, so they need not be run alone.
 
         Args:
             samples: have the size 1 along each free axis.
@@ -337,7 +337,7 @@ class _Trial:
         return self._apart_at(to, alone, noise)
 
     def apart_at_full_length(self, samples: Sequence[Encoded]) -> str | None:
-        """Return why samples cannot be padded to the longest as it is; None: they can.
+        """Return why samples cannot be padded to the longest one in full length; None: they can.
 
         A model may treat long samples in another way than their beginnings.
         """

@@ -69,7 +69,7 @@ class _Status:
 class Stamp:
     """The state of a file when it was found, to detect changes of its content.
 
-    A change of mode, owner or links is none, so a job survives `chmod`.
+    A change of mode, owner or links does not count, so a job survives `chmod`.
     """
 
     def __init__(self, status: _Status) -> None:

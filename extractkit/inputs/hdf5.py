@@ -67,8 +67,8 @@ class Hdf5(Scanning):
         at = f"inputs.path={str(self.path)!r}"
         stamp = Stamp.of(path)
         try:
-            # Opened by name, a file that is open already in this process is shared, with what HDF5
-            # has cached of it before it changed.
+            # By name, HDF5 would reuse a file that this process has open already, with cached
+            # content from before it changed.
             file = h5py.File(_Opened(path), "r")
             # A given name is looked up directly: it may be a link, which the listing omits.
             available = [*_datasets(file), *map(str, (self.columns or {}).values())]

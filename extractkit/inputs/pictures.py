@@ -207,7 +207,7 @@ def _scaled(pixels: Array, scale: str | None) -> Array:
 def _quantised(pixels: Array, dtype: str, scale: str | None, quantized: Quantized) -> Array:
     """Return the whole numbers that a quantised input takes for pixels.
 
-    Without a scale, they are the pixels themselves, from the least number of the type on.
+    Without a scale, they are the pixels themselves, shifted if an 8-bit type is signed.
     """
     limits = np.iinfo(dtype)
     if scale is None:

@@ -1,6 +1,6 @@
 """Adapters of models, and the protocols that they implement. NumPy only.
 
-The setting `model.state`: the state that each call of a stateful model starts from.
+Also declares `model.state`: the state from which a stateful model starts each call.
 """
 
 from collections.abc import Callable, Mapping, Sequence

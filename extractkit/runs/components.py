@@ -76,7 +76,7 @@ def _model(manifest: Manifest) -> tuple[object, object]:
 
 
 def notes(found: Mapping[str, Sequence[Components]], now: Manifest) -> Iterator[str]:
-    """Yield a message for each run whose components are of another model than a job's."""
+    """Yield a message for each run whose components come from another model than the job's."""
     others = {
         (at, one.run): one.model
         for at, every in found.items()
@@ -164,7 +164,7 @@ def _frozen_arrays(directory: Path, manifest: Manifest) -> dict[str, tuple[Array
 
 
 def _again(run: Path, wanted: RunComponents, error: RunDirectoryError) -> tuple[Array, Array]:
-    """Read components from their own run once more, if it still has the same."""
+    """Read components from their own run again, if they are unchanged there."""
     try:
         for one in _of_run(run):
             if (one.key, one.sha256) == (wanted.tensor, wanted.sha256):

@@ -1,7 +1,7 @@
 """The environment of a run: package versions, git revision, machine and times. Imports no package.
 
-What it decides, such as times and the differences that a self-check measured, may differ between
-two runs of one job. A manifest holds that under `volatile`.
+All that depends on it, such as times and the differences that a self-check measured, may differ
+between two runs of one job. The manifest holds such fields under `volatile`.
 """
 
 import os

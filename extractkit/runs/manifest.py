@@ -261,7 +261,7 @@ class Manifest:
     def examined_in(self, shard: Shard) -> tuple[str, ...]:
         """Return the keys of the tensors whose values were checked as a shard was stored.
 
-        Tensors with statistics are among those of samples, though no value of theirs is stored.
+        Tensors with statistics are included, although their values are not stored.
         """
         keys = [one.key for one in self.tensors_in(shard)]
         if not shard.constant:

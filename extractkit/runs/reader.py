@@ -145,7 +145,8 @@ class Run(Mapping[str, TensorView]):
         """The samples without values, by index, with the reason.
 
         They keep their position. If all samples have one shape, NaN takes the place of a value, or
-        zero or an empty text in types without NaN. If shapes vary, nothing does.
+        zero or an empty text in types without NaN. If shapes vary, a missing sample has no
+        elements.
         """
         reasons = ((int(row["index"]), why_missing(row)) for row in self.samples)
         found = {index: reason for index, reason in reasons if reason is not None}

@@ -365,7 +365,8 @@ class Recorder:
     ) -> None:
         """End a run that cannot be finished now. Committed shards stay readable.
 
-        This follows another error, so one of the disk is ignored. The status then stays "started".
+        Another error is being reported, so errors of the disk are ignored. The status then stays
+        "started".
         """
         self.abandon()
         with suppress(JobError):

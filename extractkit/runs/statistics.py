@@ -148,7 +148,7 @@ def over_axes(each: Mapping[tuple[Position, ...], Partials]) -> Partials:
 
 
 def _features_name(recorded: RunStatistics, outer: Iterable[str]) -> str:
-    """Return what the results of a tensor call its last axis, which holds the features."""
+    """Return the name of a tensor's last axis, which holds the features, in its results."""
     labels = recorded.spec.labels
     name = (labels[-1] if len(labels) > 1 else None) or FEATURE
     return axis_of_features(name, _asked(recorded).single, outer)

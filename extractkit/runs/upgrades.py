@@ -113,7 +113,7 @@ def _manifest_6(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _manifest_7(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Rename keys of the configuration, and what a run lacks.
+    """Rename keys of the configuration, and the fields for what a run lacks.
 
     The keys `runtime.part` and `model.input_axes` were `runtime.shards` and `model.inputs`, and
     `inputs.features` was by feature. Unextractable tensors, missing samples and excluded
@@ -154,7 +154,7 @@ def _manifest_9(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _manifest_10(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Add the transforms of each tensor, from the selectors, and what no run recorded.
+    """Add the transforms of each tensor, from the selectors, and empty values for newer fields.
 
     The digest of the samples, `inputs.digest`, was `inputs.fingerprint`.
     """
@@ -188,7 +188,7 @@ def _key_of(tensor: Any) -> str | None:
 def _transforms(tensor: Any, selectors: Any) -> list[Any] | None:
     """Return the transforms of the selectors that match a tensor; None if unknown.
 
-    All of them ask for the same.
+    All of them store it in the same way.
     """
     names: Any = tensor.get("selectors") if isinstance(tensor, Mapping) else None
     try:

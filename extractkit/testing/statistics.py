@@ -99,7 +99,7 @@ class StatisticContract(RegisteredContract):
     def operands(self) -> Sequence[Operand]:
         """Return specs to apply it to. Those that it refuses are omitted.
 
-        It has to accept one at least with each of its options.
+        It has to accept at least one with each of its options.
         """
         return [operand_of(dims, dtype) for dims in _DIMS for dtype in _DTYPES]
 

@@ -151,7 +151,7 @@ class TransformContract(RegisteredContract):
     def operands(self) -> Sequence[Operand]:
         """Return specs to apply it to. Those that it refuses are omitted.
 
-        It has to accept one at least with each of its options.
+        It has to accept at least one with each of its options.
         """
         of_all_shapes = [operand_of(dims, DTYPES[0]) for dims in _DIMS]
         return [*of_all_shapes, *(operand_of(_DIMS[0], dtype) for dtype in DTYPES[1:])]

@@ -194,7 +194,7 @@ def test_verify_merges_the_partial_results_again(tmp_path: Path) -> None:
     files = tuple(changed if one.name == path.name else one for one in run.manifest.files)
     manifests.write(directory, replace(run.manifest, files=files))
     (finding,) = extractkit.verify(directory).findings
-    assert finding.message == f"{path}: it is not what the shards' partial results amount to"
+    assert finding.message == f"{path}: it differs from the shards' merged partial results"
     of_another_numpy(directory)
     checked = {check.name: check for check in extractkit.verify(directory).checks}
     assert checked["statistics"].notes == (

@@ -2,7 +2,7 @@
 
 A statistic is an accumulator. The partial result of a shard depends only on the shard's values.
 Those of all shards are merged in the order of the plan by a fixed tree (`Merging`), and the result
-is computed from what they amount to. Results are therefore bitwise equal however the shards were
+is computed from the merged one. Results are therefore bitwise equal however the shards were
 distributed, interrupted or resumed.
 
 Partial results of statistics are arrays by name, which each shard stores.
@@ -71,7 +71,7 @@ class Block:
 class Accumulator(Protocol[B_contra, P, R_co]):
     """A computation over blocks of data, of which only partial results are in memory.
 
-    The partial result of an empty block changes no other one that it is merged with.
+    Merging the partial result of an empty block changes nothing.
     """
 
     def of(self, block: B_contra) -> P:

@@ -53,9 +53,9 @@ class Histogram:
     (features,). With `per: all` they have no axis of features.
 
     Edges that are found are those of each feature, (features, bins + 1). The width is the smallest
-    power of two with which `bins` intervals, from a multiple of it, cover all finite elements: they
-    reach from the first interval to the middle or beyond. It depends only on the smallest and the
-    largest element, so that counts are exact and no second pass is needed. Infinite elements are
+    power of two with which `bins` intervals, starting at a multiple of the width, cover all finite
+    elements, which fill at least the first half of the intervals. It depends only on the smallest
+    and the largest element, so counts are exact without a second pass. Infinite elements are
     `below` or `above`.
     """
 
@@ -248,7 +248,7 @@ def _merged(one: Arrays, other: Arrays) -> dict[str, Array]:
 
 
 def _ends(partial: Arrays, shift: Array) -> tuple[Array, Array]:
-    """Return the numbers of the first and the last interval with elements, 2**shift times as wide.
+    """Return the numbers of the first and last interval with elements, at 2**shift times the width.
 
     Without elements the first comes after the last.
     """

@@ -50,8 +50,8 @@ class Similarity:
     revisited, 2019. With `batch`, each sum of squared covariances is replaced by the mean over
     minibatches of the unbiased estimate of Song, Smola, Gretton, Bedo and Borgwardt, Feature
     selection via dependence maximization, 2012, as in Nguyen, Raghu and Kornblith, Do wide and deep
-    networks learn the same things?, 2021. Minibatches are consecutive rows of one shard and count
-    by their rows. Rests of fewer than 4 rows are dropped.
+    networks learn the same things?, 2021. Minibatches are consecutive rows of one shard, weighted
+    by their number. Remainders of fewer than 4 rows are dropped.
     """
 
     name: ClassVar[str] = "similarity"
@@ -77,7 +77,7 @@ class Similarity:
         return f"CKA from {span(pairs)} between {len(results['cka'])} tensors"
 
     def check(self, operands: Mapping[str, Operand]) -> None:
-        """Check that there are several tensors with the same rows, whose products fit."""
+        """Check that several tensors have the same rows, and that the products fit into memory."""
         if len(operands) < 2:
             (key,) = operands
             raise SelectionError(
@@ -100,7 +100,7 @@ class Similarity:
             )
 
     def excess(self, operands: Sequence[Operand]) -> str | None:
-        """Return why it does not fit into memory and what does, for messages; None if it does."""
+        """Return why the products do not fit into memory, and what does; None if they do."""
         if self.batch is None:
             size, what = self.partial_bytes(operands), "for each shard"
             instead = "Estimate it from minibatches with batch: 256"
@@ -114,7 +114,7 @@ class Similarity:
         return f"would hold {size:,} bytes {what}, more than {LARGEST_PARTIAL:,}. {instead}"
 
     def partial_bytes(self, operands: Sequence[Operand]) -> int:
-        """Return the size of a product for each pair of features, or a sum for each of tensors."""
+        """Return the size of a product per pair of features, or of a sum per pair of tensors."""
         widths = [features(operand, self.at) for operand in operands]
         if self.batch is not None:
             return 8 * (len(widths) ** 2 + 1)
@@ -248,7 +248,7 @@ def _exact(partial: Arrays) -> npt.NDArray[np.float64]:
 
 
 def _estimates(rows: Sequence[Array], batch: int) -> Arrays:
-    """Return the sums of unbiased estimates over minibatches, each times its rows."""
+    """Return the sums of unbiased estimates over minibatches, weighted by their rows."""
     count, used = len(rows[0]), 0
     sums = np.zeros((len(rows), len(rows)))
     for start in range(0, count, batch):

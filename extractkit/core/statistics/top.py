@@ -40,12 +40,12 @@ class Top:
     top: {k: 10, smallest: true}        # the smallest too
 
     Results: `values` float64, `samples` int64 and `positions` int64, each (features, k), largest
-    first, equal values by sample, then by position. A position counts the elements of the axes
-    between samples and features, in C order: it is the token, where the tensor has one such axis.
-    With `smallest: true` also `smallest_values`, `smallest_samples` and `smallest_positions`.
-    Features with fewer than k elements have NaN and -1. NaN is never among them, nor is -inf among
-    the largest or inf among the smallest. Integers of 64 bits are compared exactly, and rounded
-    only as results.
+    first, equal values by sample, then by position. A position is the index into the axes between
+    samples and features, flattened in C order: if there is one such axis, it is the index of the
+    token. With `smallest: true` also `smallest_values`, `smallest_samples` and
+    `smallest_positions`. Features with fewer than k elements have NaN and -1. NaN is never among
+    them, nor is -inf among the largest or inf among the smallest. Integers of 64 bits are compared
+    exactly, and rounded only as results.
     """
 
     name: ClassVar[str] = "top"
@@ -144,7 +144,7 @@ def _exact(dtype: np.dtype[Any]) -> np.dtype[Any]:
 
 
 def _reversed(keys: Array) -> Array:
-    """Return other keys in the opposite order. Twice, they are the keys."""
+    """Return keys in the opposite order. Applied twice, it returns the original keys."""
     return np.negative(keys) if keys.dtype.kind == "f" else np.invert(keys)
 
 
@@ -197,7 +197,7 @@ def _best(keys: Array, samples: Array, positions: Array, k: int) -> dict[str, Ar
 
 
 def _least(keys: Array, k: int) -> Array:
-    """Return a number for each feature that its k largest keys reach: (features,).
+    """Return a lower bound of the k largest keys of each feature: (features,).
 
     The largest keys of k groups of rows are k different keys, so the k-th largest key is at least
     the smallest of them. This excludes most rows before anything is sorted.

@@ -1,8 +1,8 @@
-"""Transforms of values before they leave the model: what one is, receives and returns.
+"""Transforms of values before they leave the model: their protocol, operands and results.
 
 A transform has two forms: operations of the graph, on a padded batch with its lengths, and NumPy on
 one sample. A test over the whole registry compares them. TensorFlow is passed in as a module, so
-that this room does not import it. Each family has a file; `pipeline.py` puts them in a row.
+that this room does not import it. Each family has a file; `pipeline.py` chains them.
 """
 
 import re

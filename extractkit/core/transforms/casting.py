@@ -57,8 +57,8 @@ class Cast:
     Integers are truncated towards zero. Elements beyond an integer type's range get its nearest
     limit, and NaN becomes 0 (true for bool). Where that may happen, the number of such elements of
     each sample, int64 (sample,), is stored beside it as `ADDRESS@overflow`. Elements beyond float16
-    or bfloat16 become infinities, which are counted as those of other values are. Floats are
-    rounded to the nearest, half to even. bfloat16 is stored as its bits, and read as float32.
+    or bfloat16 become infinities, which are counted like any others. Floats are rounded to the
+    nearest, half to even. bfloat16 is stored as its bits, and read as float32.
     """
 
     name: ClassVar[str] = "cast"
@@ -171,7 +171,7 @@ class Quantize:
         return {"": replace(operand, dtype="int8"), SCALE: one, "error": one}
 
     def lengths(self, xp: Any, operand: Operand, lengths: AxisLengths) -> Sequence[AxisLengths]:
-        """Return the same lengths, and none for the results with one number per sample."""
+        """Return the same lengths. Scale and error are one number per sample."""
         return [lengths, {}, {}]
 
     def in_graph(self, tf: Any, operand: Operand, value: Masked) -> Sequence[Tensor]:

@@ -28,7 +28,7 @@ from extractkit.errors import ConfigError
 class Abs:
     """The absolute value of each element; the magnitude of complex numbers.
 
-    That of the smallest integer of a type, which has no positive counterpart, is the largest one.
+    The smallest integer of a type has no positive counterpart, and becomes the largest one.
     """
 
     name: ClassVar[str] = "abs"
@@ -166,7 +166,7 @@ class Softmax(_AlongAxes):
     name = "softmax"
 
     def in_graph(self, tf: Any, operand: Operand, value: Masked) -> Sequence[Tensor]:
-        """Subtract the largest element first, as is usual; that of integers in float64."""
+        """Subtract the largest element first, as usual. Integers are computed in float64."""
         over = list(self._over(operand))
         dtype = reduced_dtype("mean", value.tensor.dtype.name)
         tensor = tf.cast(value.tensor, dtype if value.tensor.dtype.is_floating else tf.float64)

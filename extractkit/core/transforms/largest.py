@@ -36,7 +36,7 @@ class _Position:
 
     argmax: feature
 
-    A sample without elements has -1. NaN counts as the infinity that is searched for.
+    A sample without elements has -1. NaN counts as ∞ in `argmax`, and as -∞ in `argmin`.
     """
 
     name: ClassVar[str]
@@ -180,10 +180,10 @@ class TopK:
 
 
 def _descending(tf: Any, tensor: Tensor, sign: int) -> Tensor:
-    """Return numbers of which the largest belong to the elements that are searched for.
+    """Return sort keys. The largest belong to the requested elements.
 
-    They are int64 for integers, whose order is reversed by inverting their bits: the smallest
-    integer has no negative.
+    Keys of integers are int64, and are reversed by inverting their bits, since the smallest integer
+    has no negative.
 
     Args:
         sign: 1 to search for the largest elements, -1 for the smallest.
@@ -202,7 +202,7 @@ def _descending(tf: Any, tensor: Tensor, sign: int) -> Tensor:
 
 
 def _ascending(value: Array, sign: int) -> Array:
-    """Return numbers of which the smallest belong to the elements that are searched for."""
+    """Return sort keys. The smallest belong to the requested elements."""
     if value.dtype.kind == "f":
         wide = value.astype(np.float64)
         return np.where(np.isnan(wide), -np.inf, -sign * wide)

@@ -37,8 +37,8 @@ def _instead(at: str, size: int) -> str:
 def decisive(recorded: Iterable[object]) -> tuple[object, ...]:
     """Return what decides the values of recorded transforms.
 
-    The path of a run with components is null: it may be written relative to a directory or the run
-    moved, and the digests of the components decide instead.
+    The path of a run with components is replaced by null: it may be relative, or the run may have
+    moved. The digests of the components identify them instead.
     """
     return tuple(map(_decisive, recorded))
 
@@ -78,10 +78,10 @@ class Components:
     model: tuple[object, object] | None = field(default=None, compare=False)
 
     def follow(self, transforms: tuple[object, ...]) -> bool:
-        """Return True if they are of values after these transforms.
+        """Return True if the components were computed after these transforms.
 
-        Components that are themselves after a projection onto another run are not: that run may
-        have been another one.
+        It is False if one of these projects onto another run, since that may have been a different
+        run.
         """
         if self.transforms is None:
             return True

@@ -47,7 +47,7 @@ def computing_dtype(op: str, dtype: str) -> str:
 
 
 def narrowed(tf: Any, computed: Tensor, dtype: str) -> Tensor:
-    """Return what was computed in `computing_dtype` in the dtype of the result.
+    """Convert a result from `computing_dtype` to its own dtype.
 
     The extreme values of int32, which are the extremes of no elements, become those of bool.
     """

@@ -58,7 +58,7 @@ class Slice:
         }
 
     def ranges(self, operand: Operand) -> list[tuple[int, slice]]:
-        """Return the positions of free axes from which ranges are taken, with these."""
+        """Return the ranges that are taken from free axes, by the position of the axis."""
         return [
             (position, slice(*index))
             for position, index in self.bound(operand).items()
@@ -66,7 +66,7 @@ class Slice:
         ]
 
     def elements(self, operand: Operand) -> list[tuple[int, int]]:
-        """Return the positions of free axes from which single elements are taken, with these."""
+        """Return the single elements that are taken from free axes, by the position of the axis."""
         return [
             (position, index)
             for position, index in self.bound(operand).items()

@@ -61,7 +61,7 @@ class Actor:
                 self._taken += 1
 
     def next(self) -> bytes | None:
-        """Return the next message when there is one; None: there will be no other."""
+        """Wait for the next message and return it, or None if no other will follow."""
         return self._outbox.get()
 
 

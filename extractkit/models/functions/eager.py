@@ -111,7 +111,7 @@ _STEPPED = 8
 _MOST_LISTED = 3
 """Number of tried sizes that a message lists."""
 
-_ANOTHER_PATH = "Python takes another path where sizes differ: it is not always made"
+_ANOTHER_PATH = "Python takes another path for other sizes, on which it is not computed"
 _IMPURE = (
     "a random or assigning operation is run before it, and no data flow is known in eager mode: "
     "its value may depend on more than the sample"

@@ -1,4 +1,4 @@
-"""The graph of a function: its captures with their contents, and the calls in it inlined.
+"""The graph of a function: captures with their contents, and inner calls flattened (inlined).
 
 A graph holds the handles of its variables, but only weak references to the variables themselves.
 A factory that returns `tf.saved_model.load(path).signatures["serving_default"]` drops the loaded

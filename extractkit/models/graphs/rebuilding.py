@@ -133,9 +133,10 @@ def _unused(name: str, names: set[str]) -> str:
 
 
 def _become_stateful(node: Any, kind: int) -> None:
-    """Make a placeholder an operation that is never run either, but keeps its control edges.
+    """Replace a placeholder by a stateful operation, which is never run either.
 
-    TensorFlow drops those of stateless operations where it inlines a function.
+    It keeps its control edges. TensorFlow drops those of stateless operations when it inlines a
+    function.
     """
     node.op = "PyFunc"
     for name in ("dtype", "shape"):

@@ -123,7 +123,7 @@ class Found:
         return is_tensor(self.value)
 
     def with_names(self, names: Names | None) -> "Found":
-        """Return it with names of its axes, if these are of as many."""
+        """Return it with these names of its axes, if their number fits."""
         spec = replace(self.record.spec, dims=with_names(self.record.spec.dims, names))
         return replace(self, record=replace(self.record, spec=spec))
 
@@ -207,7 +207,7 @@ def _named(graph: AnyGraph, found: Sequence[Found]) -> dict[str, Names]:
 
 
 def _operations(graph: AnyGraph, like: Mapping[str, str]) -> Iterator[Operation[str]]:
-    """Yield what the graph's operations do to names of axes, and pairs of tensors of like axes."""
+    """Yield what the operations do to names of axes, and pairs of tensors with the same axes."""
     for native in graph.get_operations():
         if (operation := _operation(native)) is not None:
             yield operation
@@ -240,7 +240,7 @@ def _rank(tensor: AnyTensor) -> int | None:
 
 
 def _taken(operation: Any) -> Sequence[int] | None:
-    """Return for each axis of a transposition's or reduction's result the operand's axis it is."""
+    """Return the operand's axis for each axis of the result of a transposition or reduction."""
     rank, axes = _rank(operation.inputs[0]), operation.inputs[1]
     if rank is None or axes.op.type != "Const":
         return None

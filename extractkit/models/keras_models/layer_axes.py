@@ -1,7 +1,7 @@
 """Names of the axes that layers give their results, from the layers' types and settings.
 
-Only layers whose computation is that of Keras or KerasHub, or one of a few of Transformers, have
-names: a class of the user's own may give its axes any meaning.
+Only layers of Keras, of KerasHub and some of Transformers name axes, and only if their computation
+is not overridden: a user's own class may give its axes any meaning.
 """
 
 from typing import Any
@@ -136,8 +136,8 @@ def _of_pictures(layer: Any, rank: int) -> Names | None:
 def _of_scores(equation: str) -> Names | None:
     """Return the names of the product of queries and keys; None for another product.
 
-    It sums over the last axis of both, the features of a head, and pairs all positions of the one
-    with all of the other.
+    It sums over the last axis of both, the features of a head, and pairs each position of one with
+    each position of the other.
     """
     operands, _, result = equation.partition("->")
     one, _, other = operands.partition(",")

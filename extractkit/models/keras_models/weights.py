@@ -273,8 +273,9 @@ def _first_in_order(model: Any, file: Path) -> str | None:
         longer, where = (ours, "model") if len(ours) > len(theirs) else (theirs, "file")
         layer, variables = longer[min(len(ours), len(theirs))]
         return (
-            f"layer {layer!r} of the {where} with {variables[0][0]!r} {list(variables[0][1])} is "
-            f"one more: {len(ours)} layers with weights in the model, {len(theirs)} in the file"
+            f"layer {layer!r} of the {where} with {variables[0][0]!r} {list(variables[0][1])} has "
+            f"no counterpart: {len(ours)} layers with weights in the model, {len(theirs)} in "
+            f"the file"
         )
     return None
 

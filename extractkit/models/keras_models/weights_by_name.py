@@ -125,7 +125,7 @@ def assign_by_scope(model: Any, weights: WeightFile, names: Mapping[str, str], a
 def assign_of_transformers(
     model: Any, weights: WeightFile, names: Mapping[str, str], at: str
 ) -> None:
-    """Assign the weights of a transformers model from a file saved with it or another head.
+    """Assign the weights of a transformers model from a file with the same or another head.
 
     Args:
         names: The path of each weight in the file, without the model's own name, by its key.

@@ -268,7 +268,7 @@ class _Examination:
         return {index: _shape(interpreter, index) for index in fixed}
 
     def _change(self, preserving: Interpreter) -> float:
-        """Return the largest difference of the outputs at the base from a plain interpreter's."""
+        """Return the largest difference to a plain interpreter's outputs, at the base sizes."""
         plain = self._interpreter(preserve=False)
         plain.call(self._drawn(self.sizes.base))
         first = self._outputs(plain)

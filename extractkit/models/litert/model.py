@@ -238,7 +238,7 @@ class TFLiteModel(HasOwnCall):
         lengths: Mapping[str, Array],
         before: Mapping[int, Array] | None = None,
     ) -> dict[str, Array]:
-        """Return the outputs of a batch by address, each sample after the call in front of it."""
+        """Return the outputs of a batch by address, calling its samples one after the other."""
         wanted = [self.found[record.address] for record in self.catalog.outputs]
         numbers = {one.index for one in wanted}
         named = {name: index for name, index in self.entry.outputs.items() if index in numbers}
@@ -254,7 +254,7 @@ class TFLiteModel(HasOwnCall):
     def constants(self, fetches: Sequence[Fetch]) -> list[Array]:
         """Return stored weights, and tensors that are computed from them alone.
 
-        The latter need a separate interpreter, which computes nothing else. It does not use
+        These tensors need a separate interpreter, which computes nothing else. It does not use
         XNNPACK, which never computes the dequantised weights that it packs.
 
         Raises:
@@ -406,7 +406,7 @@ class CarryingTFLiteModel(TFLiteModel, CarriesState):
             content, subgraphs = with_access(content, self.kept)
         except RuntimeError as error:
             raise ModelError(
-                f"{KEY}={CARRY}: {self.file.at} is too large to be given what reads its state: "
+                f"{KEY}={CARRY}: {self.file.at} is too large for operations that read its state: "
                 f"{error_summary(error)}"
             ) from error
         return replace(self._runnable, model=content), Access(tensors, subgraphs)

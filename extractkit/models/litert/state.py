@@ -272,7 +272,7 @@ class _Subgraph:
 
 
 def keep_buffers(model: Any, used: set[int], content: bytes, schema: Any) -> None:
-    """Empty all buffers of a model except these, and move values stored after it into it."""
+    """Empty all buffers of a model but these, and move values stored behind the model into it."""
     for index, buffer in enumerate(model.buffers):
         if index not in used:
             model.buffers[index] = schema.BufferT()

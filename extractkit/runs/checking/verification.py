@@ -227,7 +227,7 @@ def merged_statistics(directory: Path, manifest: Manifest, entries: Mapping[Shar
         notes = [f"{RESULTS} is not compared bit for bit, as {' and '.join(other)} differ"]
         return Check.of(name, detail, notes=notes)
     if stored != again:
-        message = f"{directory / RESULTS}: it is not what the shards' partial results amount to"
+        message = f"{directory / RESULTS}: it differs from the shards' merged partial results"
         return Check.of(name, detail, [Finding(RESULTS, message)])
     return Check.of(name, f"{detail}, merged again bit for bit")
 
