@@ -41,7 +41,8 @@ _CHILDREN = (
 )
 
 # No test fails for taking its time: machines that run the gate have other work, too.
-hypothesis.settings.register_profile("gate", deadline=None)
+# Each run draws other examples.
+hypothesis.settings.register_profile("gate", deadline=None, max_examples=50)
 hypothesis.settings.load_profile("gate")
 
 

@@ -27,7 +27,7 @@ from extractkit.runs.schema import canonical
 from tests.runs.bit_flips import Flip, found
 from tests.runs.examples import POOLED, SHARDS, finished_run, record
 
-FLIPS = 300
+FLIPS = 150
 
 CONFIG = ".hydra/config.yaml"
 

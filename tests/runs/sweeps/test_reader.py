@@ -1,7 +1,7 @@
 """A sweep read back: its table, its runs, one labelled array."""
 
-import os
 import shutil
+from contextlib import chdir
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,15 +21,20 @@ HIDDEN = "attention:output"
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four jobs over two keys, of which one fails."""
+    """Four jobs over two keys, of which two fail."""
     place = placed(tmp_path_factory.mktemp("made"))
-    before = Path.cwd()
-    os.chdir(place)
-    try:
+    with chdir(place):
         failures = swept("selectors=layers", "model.seed=1,2", "model.longest=4,-1")
-    finally:
-        os.chdir(before)
     assert len(failures) == 2
+    return place / "s"
+
+
+@pytest.fixture(scope="module")
+def seeds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two jobs over one key, both finished."""
+    place = placed(tmp_path_factory.mktemp("seeds"))
+    with chdir(place):
+        assert not swept("selectors=[layers,weights]", "model.seed=1,2")
     return place / "s"
 
 
@@ -210,10 +215,9 @@ def test_lists_are_labels_as_they_are_typed(place: Path) -> None:
     assert sweep.run(selectors="[layers,outputs]").path == place / "s" / "1"
 
 
-def test_weights_have_no_samples(place: Path) -> None:
+def test_weights_have_no_samples(seeds: Path) -> None:
     pytest.importorskip("xarray")
-    assert not swept("selectors=weights", "model.seed=1,2")
-    array = extractkit.open(place / "s").to_xarray("attention:kernel")
+    array = extractkit.open(seeds).to_xarray("attention:kernel")
     assert array.dims == ("model.seed", "axis", "axis_1")
     assert set(array.coords) == {"model.seed"}
 
@@ -248,9 +252,8 @@ def test_runs_that_were_exchanged_are_no_values_of_each_other(place: Path) -> No
     assert all("holds the run of another job: model=reference" in str(error) for error in reported)
 
 
-def test_a_run_that_is_gone_is_missing(place: Path) -> None:
-    assert not swept("selectors=layers", "model.seed=1,2")
-    sweep = place / "s"
+def test_a_run_that_is_gone_is_missing(seeds: Path, tmp_path: Path) -> None:
+    sweep = shutil.copytree(seeds, tmp_path / "s")
     whole = extractkit.open(sweep).to_xarray(HIDDEN)
     shutil.rmtree(sweep / "0")
     found = extractkit.open(sweep)
@@ -273,17 +276,17 @@ def test_a_moved_sweep_is_read_where_it_is(made: Path, tmp_path: Path) -> None:
     assert sweep.runs[0].status == "finished"
 
 
-def test_a_run_that_was_resumed_by_itself_counts(place: Path) -> None:
+def test_a_run_that_was_resumed_by_itself_counts(seeds: Path, tmp_path: Path) -> None:
     """Its job's record still says that it failed."""
-    assert not swept("selectors=layers", "model.seed=1,2")
-    index = place / "s" / "sweep.json"
-    whole = sweeps.read(place / "s")
+    sweep = shutil.copytree(seeds, tmp_path / "s")
+    index = sweep / "sweep.json"
+    whole = sweeps.read(sweep)
     failed = replace(whole.jobs[1], status=JobStatus.FAILED, error="disk full")
     sweeps.SWEEP_FILE.write(
         index, replace(whole, status=Status.FAILED, jobs=(whole.jobs[0], failed))
     )
-    sweeps.JOB_FILE.write(place / "s" / "jobs" / "1.json", sweeps.JobFile(failed))
-    assert list(extractkit.open(place / "s").runs) == [0, 1]
+    sweeps.JOB_FILE.write(sweep / "jobs" / "1.json", sweeps.JobFile(failed))
+    assert list(extractkit.open(sweep).runs) == [0, 1]
 
 
 def test_a_directory_of_neither_is_refused(tmp_path: Path) -> None:
