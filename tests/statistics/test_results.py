@@ -18,8 +18,8 @@ from extractkit.core.statistics.results import Results, Statistics, TensorStatis
 from extractkit.core.values import Dense
 from extractkit.display import checks
 from extractkit.errors import MissingExtraError, UnknownTensorError, UserError
-from tests.statistics.test_laws import many, over, statistics
-from tests.statistics.test_laws import one as asked
+from tests.statistics.examples import many, over, statistics
+from tests.statistics.examples import one as asked
 
 ROWS = many(7)
 
