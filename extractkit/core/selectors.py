@@ -70,8 +70,8 @@ class Selector:
         take: a slice over what matches and can be extracted.
         asked: the statistics that are stored in place of values per sample.
         given: the selector as written, for messages.
-        gradient: the target whose gradients are stored in place of values: as written, or what a
-            model computes of it. None: values are stored.
+        gradient: the target whose gradients are stored in place of values: as written, or as the
+            model prepared it. None: values are stored.
     """
 
     name: str

@@ -25,7 +25,7 @@ from extractkit.models import CarriesState, Compilation, Model
 
 
 def offered(model: Model, catalog: Catalog, selector: Selector, *, alone: bool = False) -> Selector:
-    """Return a selector with what the model can compute of the gradients that it asks for.
+    """Return the selector with its target bound, and the reason of each tensor without a gradient.
 
     Args:
         catalog: the tensors that it selects from.

@@ -158,8 +158,8 @@ def survey(
 def check_slices(found: Survey, tensors: Sequence[PlannedTensor], policy: str) -> None:
     """Check that the samples are long enough for the slices of tensors.
 
-    Raises: SelectionError: a sample is too short and may not be missing, or all samples are too
-    short.
+    Raises:
+        SelectionError: a sample is too short and may not be missing, or all samples are too short.
     """
     for tensor in tensors:
         if policy != "skip":

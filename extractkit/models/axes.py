@@ -275,8 +275,8 @@ class Operation(Generic[K]):
         operands: the tensors that it reads, each with its number of axes (None: unknown).
         result: its first result, and the number of its axes.
         data_format: its data format ("NHWC"); None if it has none.
-        taken: for each axis of the result, the axis of the first operand that it is, of an
-            operation that moves or drops axes.
+        taken: the axis of the first operand for each axis of the result, if the operation moves or
+            drops axes.
     """
 
     type: str

@@ -54,7 +54,7 @@ class Histogram:
 
     Edges that are found are those of each feature, (features, bins + 1). The width is the smallest
     power of two with which `bins` intervals, starting at a multiple of the width, cover all finite
-    elements, which fill at least the first half of the intervals. It depends only on the smallest
+    elements, which span at least the first half of the intervals. It depends only on the smallest
     and the largest element, so counts are exact without a second pass. Infinite elements are
     `below` or `above`.
     """

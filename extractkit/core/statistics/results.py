@@ -167,7 +167,10 @@ class Results(_Named[Array]):
         return {**found, VALUE: array.reshape(-1).astype(np.float64)}
 
     def summary(self) -> str:
-        """Return what the results show, in one line; of several checkpoints those of the last."""
+        """Return what the results show, in one line.
+
+        Of several checkpoints, only the last counts.
+        """
         own = vars(self)
         for axis, labels in own["_outer"].items():
             return f"{self.at(-1).summary()} ({axis} {labels[-1]})"

@@ -2,9 +2,9 @@
 
 TensorFlow differentiates a graph by functions that are registered for the types of operations. Some
 operations have none. A custom gradient (`tf.custom_gradient`) is a Python function: it exists in
-the process and for the graph in which it was traced, and not in a copy of the graph or a file. A
-graph that lacks it looks like one of an operation that passes its input on, or, worse, names the
-custom gradient of another model in this process. Both are refused.
+the process and for the graph in which it was traced, and not in a copy of the graph or a file. In a
+graph without it, the operation seems to pass its input on or, worse, names the custom gradient of
+another model in this process. Both are refused.
 """
 
 import re

@@ -240,7 +240,7 @@ def _rank(tensor: AnyTensor) -> int | None:
 
 
 def _taken(operation: Any) -> Sequence[int] | None:
-    """Return the operand's axis for each axis of the result of a transposition or reduction."""
+    """Return, for each axis of a transposition's or reduction's result, the axis of the operand."""
     rank, axes = _rank(operation.inputs[0]), operation.inputs[1]
     if rank is None or axes.op.type != "Const":
         return None
