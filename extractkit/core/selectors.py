@@ -154,6 +154,25 @@ class Selector:
             f"op_type or kind in place of dims"
         )
 
+    def nothing_measured(
+        self, catalog: Catalog, measured: Sequence[TensorRecord]
+    ) -> SelectionError:
+        """Return the error for a selector that matches nothing once axes have been measured.
+
+        Args:
+            catalog: the catalog that the selector is `within`.
+            measured: the records that might have matched, with their axes as measured.
+        """
+        (dims,) = existing("dims", measured[:1])
+        found = {one.address: one for one in measured}
+        records = (found.get(one.address, one) for one in catalog.records)
+        known = [one for one in records if self.predicate.verdict(one) is not None]
+        why = _why_nothing(self.predicate, Catalog(known, catalog.model))
+        return SelectionError(
+            f"selectors.{self.given} matches nothing: the axes of {measured[0].address!r} were "
+            f"measured as {dims!r}. {why} {listing(catalog)}"
+        )
+
     def select(self, catalog: Catalog) -> tuple[TensorRecord, ...]:
         """Return the records that match and can be extracted, in the catalog's order.
 

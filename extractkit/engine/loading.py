@@ -162,7 +162,7 @@ class Opened:
             found = measure_axes(
                 *(self.model, samples, tensors, self.compilation),
                 alone=alone,
-                matches=lambda name, *records: self.selectors[name].check_measured(*records),
+                selectors=self.selectors,
             )
             return replace(found, alone=why or found.alone)
 

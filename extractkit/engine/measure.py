@@ -1,15 +1,15 @@
 """Measurement of axes that only running the model shows, on the first samples, never guessed."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 
-from extractkit.core.catalog import TensorRecord
+from extractkit.core.catalog import Catalog, TensorRecord
 from extractkit.core.plan import PlannedTensor, key_of, measured
-from extractkit.core.predicates import existing
+from extractkit.core.selectors import Selector
 from extractkit.core.spec import SAMPLE, SAMPLES, TEXT, Dim
 from extractkit.core.values import Array
 from extractkit.engine.batches import collate, elements
@@ -44,13 +44,6 @@ class Measured:
     alone: str | None = None
 
 
-Matches = Callable[[str, TensorRecord, TensorRecord], bool]
-"""A function that returns whether a tensor that a selector may match still does when measured.
-
-It takes the selector's name, and the tensor's record before and after.
-"""
-
-
 def measure_axes(
     model: Model,
     source: Source,
@@ -58,7 +51,7 @@ def measure_axes(
     compilation: Compilation,
     *,
     alone: bool = False,
-    matches: Matches = lambda name, before, after: True,
+    selectors: Mapping[str, Selector] | None = None,
 ) -> Measured:
     """Return the same tensors with every axis known, and every product of axes checked.
 
@@ -71,13 +64,14 @@ def measure_axes(
 
     Args:
         alone: whether each call takes one sample in any case.
-        matches: whether selectors match tensors with the axes that are measured.
+        selectors: the selectors by name, for the model's catalog, which measured axes have to
+            match. None: any axes match.
 
     Raises:
         SelectionError: no tensor that a selector matches has a value per sample, or the axes of
             none match. The message names one of them with its axes.
     """
-    found, still = _Found({}, {}, {}), _Matching(matches)
+    found, still = _Found({}, {}, {}), _Matching(model.catalog, selectors or {})
     unknown = [tensor for tensor in tensors if tensor.layout is None]
     if unknown:
         found = _measured_records(model, source, unknown, compilation)
@@ -114,13 +108,17 @@ def measure_axes(
 class _Matching:
     """The selectors that still match a tensor, and those that do not: names with records."""
 
-    matches: Matches
+    catalog: Catalog
+    selectors: Mapping[str, Selector]
     lost: list[tuple[str, TensorRecord]] = field(default_factory=list)
 
     def kept(self, tensor: PlannedTensor, record: TensorRecord) -> PlannedTensor | None:
         """Return the tensor for the selectors that match its new record; None if none does."""
         names = tuple(
-            name for name in tensor.selectors if self.matches(name, tensor.record, record)
+            name
+            for name in tensor.selectors
+            if name not in self.selectors
+            or self.selectors[name].check_measured(tensor.record, record)
         )
         self.lost.extend((name, record) for name in tensor.selectors if name not in names)
         return replace(tensor, selectors=names) if names else None
@@ -128,14 +126,10 @@ class _Matching:
     def check_left(self, tensors: Sequence[PlannedTensor]) -> None:
         """Refuse a selector that would store nothing."""
         left = {name for tensor in tensors for name in tensor.selectors}
-        for name, record in self.lost:
+        for name, _ in self.lost:
             if name not in left:
-                (dims,) = existing("dims", [record])
-                raise SelectionError(
-                    f"selectors.{name} matches nothing: the axes of {record.address!r} were "
-                    f"measured as {dims!r}. Correct selectors.{name}.dims, or leave "
-                    f"selectors.{name} out"
-                )
+                measured = [record for other, record in self.lost if other == name]
+                raise self.selectors[name].nothing_measured(self.catalog, measured)
 
 
 @dataclass(frozen=True)

@@ -214,7 +214,7 @@ def chosen_by_dims(model: ReferenceModel, *mappings: object) -> Measured:
     planned = plan_tensors(catalog, list(chosen.values()))
     return measure_axes(
         *(model, source(), planned, Compilation()),
-        matches=lambda name, *records: chosen[name].within(catalog).check_measured(*records),
+        selectors={name: one.within(catalog) for name, one in chosen.items()},
     )
 
 
@@ -241,8 +241,11 @@ def test_a_selector_that_matches_nothing_when_measured_is_reported() -> None:
     with pytest.raises(SelectionError) as refused:
         chosen_by_dims(model, {"op_type": "Max", "dims": "sample,token"})
     assert str(refused.value) == (
-        "selectors.s0 matches nothing: the axes of 'pool:op/Max' were measured as 'sample,4'. "
-        "Correct selectors.s0.dims, or leave selectors.s0 out"
+        "selectors.s0.op_type='Max', dims='sample,token' matches nothing: the axes of "
+        "'pool:op/Max' were measured as 'sample,4'. Each of these predicates "
+        "matches some tensors, but none matches all of them. Without op_type, 1 tensor matches: "
+        "':input.tokens'. Without dims, 1 tensor matches: 'sample,4'. "
+        "List them: extractkit tensors model=reference"
     )
 
 

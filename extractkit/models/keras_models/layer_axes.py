@@ -42,7 +42,16 @@ _SAME_AXES = frozenset(
         *("RMSNormalization", "ActivityRegularization"),
     }
 )
-_ATTENTION = frozenset({"MultiHeadAttention", "GroupedQueryAttention"})
+# In each of these, the scores have the shape (batch, heads, query, key). Others of KerasHub have no
+# names. Gemma divides its heads into groups, XLNet and DeBERTa add scores of relative positions,
+# and the scores of GPT-OSS have a column more than there are keys.
+_ATTENTION = frozenset(
+    {
+        *("MultiHeadAttention", "GroupedQueryAttention", "LlamaAttention", "QwenAttention"),
+        *("CachedMistralAttention", "CachedMixtralAttention", "Qwen3Attention", "Phi3Attention"),
+        *("GPTNeoXAttention", "FalconAttention", "BloomAttention"),
+    }
+)
 
 # In these classes of Transformers, the scores have the shape (batch, heads, query, key).
 _ATTENTION_OF_TRANSFORMERS = frozenset(

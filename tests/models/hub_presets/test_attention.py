@@ -2,12 +2,15 @@
 
 from pathlib import Path
 
+import keras
+import keras_hub
 import numpy as np
 import pytest
 
 from extractkit.core.selectors import parse_selector
 from extractkit.core.values import Array
 from extractkit.models.hub import load
+from extractkit.models.in_memory import live_model
 from extractkit.models.keras_models.model import KerasModel
 from tests.models import tiny_presets
 from tests.models.programs import values_of
@@ -44,6 +47,34 @@ def found(model: KerasModel, inputs: dict[str, Array], query: str, key: str) -> 
 def preset(build: object, directory: Path) -> KerasModel:
     assert callable(build)
     return load(str(tiny_presets.saved(build, directory)))
+
+
+SMALL = {"vocabulary_size": 20, "num_layers": 1, "hidden_dim": 24, "intermediate_dim": 8}
+GROUPED = {**SMALL, "num_query_heads": 3, "num_key_value_heads": 1}
+BACKBONES: dict[str, dict[str, int]] = {
+    "LlamaBackbone": GROUPED,
+    "MistralBackbone": GROUPED,
+    "QwenBackbone": GROUPED,
+    "Qwen3Backbone": {**GROUPED, "head_dim": 4},
+    "Phi3Backbone": GROUPED,
+    "MixtralBackbone": {**GROUPED, "num_experts": 2},
+    "GPTNeoXBackbone": {**SMALL, "num_heads": 3},
+    "FalconBackbone": {**SMALL, "num_attention_heads": 3},
+    "BloomBackbone": {**SMALL, "num_heads": 3},
+}
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_names_of_axes_are_what_the_layers_do_along_them(name: str) -> None:
+    keras.utils.set_random_seed(0)
+    model = live_model(getattr(keras_hub.models, name)(**BACKBONES[name]))
+    (record,) = ATTENTION.select(model.catalog)
+    assert record.spec.titles == ("sample", "head", "query", "key")
+    (weights,) = values_of(model, [record.address], TOKENS).values()
+    assert weights.shape == (2, 3, 5, 5)
+    np.testing.assert_allclose(weights.sum(record.spec.titles.index("key")), 1, rtol=1e-5)
+    # No query attends to a later key.
+    assert not weights[:, :, *np.triu_indices(5, 1)].any()
 
 
 def test_gpt2(tmp_path: Path) -> None:
