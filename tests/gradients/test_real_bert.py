@@ -1,4 +1,4 @@
-"""Gradients of the MiniLM with respect to its embeddings, against GradientTape on the Keras model."""
+"""Gradients of the MiniLM with respect to its embeddings, against GradientTape."""
 
 from pathlib import Path
 
