@@ -13,7 +13,7 @@ import tensorflow as tf
 from extractkit.core.spec import SAMPLES, Dim, TensorSpec
 from extractkit.core.transforms import Array, Masked, Operand, registry
 from extractkit.engine.conformity import in_graph, in_numpy
-from tests.transforms.plain_loops import plain
+from tests.transforms.plain_loops import REDUCTIONS, plain
 
 FLOATS, INTEGERS = ("float16", "float32", "float64"), ("int8", "uint8", "int64", "uint64")
 LENGTHS = (3, 1, 5)
@@ -38,6 +38,7 @@ SIZES: Sequence[tuple[str, object]] = [
     ("sparsify", 3),
     *(("threshold", limit) for limit in (126.5, 127, 128, 2**53 + 1, 2**63 - 1, 2**63, 2**64 - 1)),
     ("threshold", 2.0**70),
+    ("threshold", 10**30),
 ]
 SOFTMAX: tuple[str, object] = ("softmax", "token")
 
@@ -104,15 +105,28 @@ def test_the_largest_integers(step: tuple[str, object], dtype: str) -> None:
     check(step, dtype, [limits.min, limits.min + 1, limits.max, limits.max - 1])
 
 
-@pytest.mark.parametrize("dtype", INTEGERS)
+@pytest.mark.parametrize("dtype", [*INTEGERS, "bool"])
 @pytest.mark.parametrize("step", SIZES, ids=str)
 def test_sizes_of_integers_are_exact(step: tuple[str, object], dtype: str) -> None:
     """In float64, 2**53 and 2**53 + 1 are equal."""
+    if dtype == "bool":
+        check(step, dtype, [False, True])
+        return
     limits = np.iinfo(dtype)
     check(step, dtype, [limits.min, limits.min + 1, limits.max, limits.max - 1, 0])
     if limits.bits == 64:
         signs = (1,) if limits.min == 0 else (1, -1)
         check(step, dtype, [sign * (2**53 + one) for sign in signs for one in range(3)])
+
+
+@pytest.mark.parametrize("name", sorted(REDUCTIONS))
+def test_one_number_is_reduced_like_several(name: str) -> None:
+    operand = Operand.of(TensorSpec("float32", (SAMPLES,)), "a:b")
+    transform = registry.transform(name, "").parse("*", "s.do.0")
+    sample = np.array(-3, np.float32)
+    expected = REDUCTIONS[name]([-3.0])
+    assert in_numpy(transform, operand, [sample])[0][0] == expected
+    assert in_graph(transform, operand, sample[np.newaxis], {}).sample(0, 0) == expected
 
 
 @pytest.mark.parametrize("smallest", [False, True])

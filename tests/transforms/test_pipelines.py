@@ -133,6 +133,7 @@ def test_it_refuses(entries: dict[str, object], message: str) -> None:
         ),
         ([{"abs": 3}], "do.0.abs takes no options, given 3"),
         ([{"threshold": "much"}], "do.0.threshold='much' is not a number"),
+        ([{"threshold": 10**400}], f"do.0.threshold={10**400} is not a number"),
         (
             [{"threshold": -1}],
             "do.0.threshold=-1.0 is negative, but absolute values are compared with it",

@@ -5,15 +5,15 @@ one sample. A test over the whole registry compares them. TensorFlow is passed i
 that this room does not import it. Each family has a file; `pipeline.py` chains them.
 """
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from threading import Lock
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-import numpy as np
 import numpy.typing as npt
 
 from extractkit.core.spec import TEXT, Dim, TensorSpec
@@ -374,8 +374,11 @@ def number(value: object, at: str) -> float:
     Raises:
         ConfigError: it is not.
     """
-    if isinstance(value, int | float) and not isinstance(value, bool) and np.isfinite(value):
-        return float(value)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        # An integer may be too large for a float.
+        with suppress(OverflowError):
+            if math.isfinite(found := float(value)):
+                return found
     raise ConfigError(f"{at}={value!r} is not a number")
 
 

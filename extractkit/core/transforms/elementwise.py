@@ -100,16 +100,18 @@ class Threshold:
     def in_graph(self, tf: Any, operand: Operand, value: Masked) -> Sequence[Tensor]:
         """Compare floats in float64, in which the limit was written, and integers as such."""
         tensor = value.tensor
+        numbers = tf.cast(tensor, tf.uint8) if tensor.dtype == tf.bool else tensor
         whole = math.ceil(self.limit)
-        if tensor.dtype.is_floating:
-            below = tf.abs(tf.cast(tensor, tf.float64)) < self.limit
-        elif tensor.dtype != tf.bool and whole > tensor.dtype.max:
+        if numbers.dtype.is_floating:
+            below = tf.abs(tf.cast(numbers, tf.float64)) < self.limit
+        elif whole > numbers.dtype.max:
             # Of the integers, only the smallest one of a signed type may be as large.
-            below = tensor > -whole if whole == -tensor.dtype.min else tf.ones_like(tensor, tf.bool)
-        elif tensor.dtype == tf.bool or tensor.dtype.is_unsigned:
-            below = tf.cast(tensor, tf.uint64) < tf.constant(whole, tf.uint64)
+            every = tf.ones_like(numbers, tf.bool)
+            below = numbers > -whole if whole == -numbers.dtype.min else every
+        elif numbers.dtype.is_unsigned:
+            below = tf.cast(numbers, tf.uint64) < tf.constant(whole, tf.uint64)
         else:
-            below = (tensor < whole) & (tensor > -whole)
+            below = (numbers < whole) & (numbers > -whole)
         return [tf.where(below, tf.zeros_like(tensor), tensor)]
 
     def in_numpy(self, operand: Operand, value: Array) -> Sequence[Array]:
@@ -118,7 +120,8 @@ class Threshold:
             below = np.abs(value.astype(np.float64)) < self.limit
         else:
             whole = math.ceil(self.limit)
-            below = (value < whole) & (value > -whole)  # exact, as NumPy compares integers
+            numbers = value.astype(np.uint8) if value.dtype.kind == "b" else value
+            below = (numbers < whole) & (numbers > -whole)  # exact, as NumPy compares integers
         return [np.where(below, np.zeros((), value.dtype), value)]
 
 
