@@ -17,7 +17,7 @@ CAMPAIGNS = {
     "carry-kills": 5,
     "random-kills": 2,
     "parts": 12,
-    "workers": 2,
+    "workers": 1,
     "power": 6,
     "bits": 17,
     "full-disk": 10,

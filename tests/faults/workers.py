@@ -75,7 +75,7 @@ def _killed_at_random(engine: str, scratch: Path, count: int, seed: int) -> Figu
     directory = scratch / "place" / "run"
     for number in range(count):
         # Every other one from when a shard is committed: to start takes longer than to compute.
-        after = directory / JOURNAL if number % 2 else directory
+        after = directory / JOURNAL if (number + seed) % 2 else directory
         seconds = draw.uniform(0.0, _LATEST)
         directory.parent.mkdir()
         how, words = outcome(
