@@ -18,8 +18,8 @@ from tests.faults.figures import Figures, every_nth
 from tests.faults.runs import SINKS, Undisturbed, begin, resume_run
 from tests.fuzz.outcomes import Outcome, outcome
 
-_ENOUGH = 120
-"""Pages of room with which a run comes to its end."""
+_ENOUGH = 200
+"""More pages of room than a run needs."""
 
 ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
