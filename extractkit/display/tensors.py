@@ -9,6 +9,7 @@ tensors, including operations.
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.console import Group, RenderableType
@@ -22,10 +23,12 @@ from extractkit.core.plan import Constant, OverSamples, PerSample, PlannedTensor
 from extractkit.core.spec import storable
 from extractkit.core.statistics.results import Statistics, TensorStatistics
 from extractkit.display import counts_text, safe, shape_text, size_text
-from extractkit.engine.preview import AT_LEAST, EXACT, UPPER_BOUND, Preview
 from extractkit.errors import counted
 from extractkit.runs.directory import human_bytes
 from extractkit.runs.manifest import RunStatistics
+
+if TYPE_CHECKING:
+    from extractkit.engine.preview import Preview
 
 _MOST_SCOPES = 500
 
@@ -147,10 +150,9 @@ def _selectors(catalog: Catalog, matches: Mapping[str, Sequence[TensorRecord]]) 
 
 
 _MOST_ROWS = 60
-_BOUNDS = {EXACT: "", UPPER_BOUND: "at most ", AT_LEAST: "at least "}
 
 
-def plan_overview(plan: Preview) -> RenderableType:
+def plan_overview(plan: "Preview") -> RenderableType:
     """Return the tensors, selectors, notes and totals of a plan."""
     parts: list[RenderableType] = [_tensors(plan), ""]
     for name, count in plan.matches.items():
@@ -164,7 +166,7 @@ def plan_overview(plan: Preview) -> RenderableType:
     return Group(*parts)
 
 
-def _tensors(plan: Preview) -> Table:
+def _tensors(plan: "Preview") -> Table:
     table = Table("tensor", "dtype", "stored shape", "bytes", "selectors", box=None, pad_edge=False)
     for tensor in plan.tensors[:_MOST_ROWS]:
         size = plan.sizes[tensor.key]
@@ -217,8 +219,12 @@ def _excluded(checkpoints: Sequence[ExcludedCheckpoint]) -> list[Text]:
     return [Text(line, style="yellow") for line in lines]
 
 
-def _plan_totals(plan: Preview) -> Text:
-    size = f"{_BOUNDS.get(plan.bound, '')}{human_bytes(plan.bytes)}"
+def _plan_totals(plan: "Preview") -> Text:
+    # Imported late: `extractkit show` needs this module, but not the engine.
+    from extractkit.engine.preview import AT_LEAST, UPPER_BOUND
+
+    bounds = {UPPER_BOUND: "at most ", AT_LEAST: "at least "}
+    size = f"{bounds.get(plan.bound, '')}{human_bytes(plan.bytes)}"
     count = len(plan.checkpoints)
     times = f"{counted(count, 'checkpoint')} of " if count else ""
     constants, _ = divided(plan.tensors)  # they form a separate shard

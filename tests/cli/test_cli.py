@@ -52,6 +52,20 @@ def test_help_and_show_import_neither_tensorflow_nor_hydra(program: Program, pla
         assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_show_imports_no_part_of_the_engine_that_computes(program: Program, place: Path) -> None:
+    assert program("model=reference", "selectors=layers", "run_dir=r").returncode == 0
+    probe = (
+        "import sys; from extractkit import cli; cli.execute(['show', 'r']); "
+        "found = [name for name in sys.modules if name.startswith('extractkit.engine.')]; "
+        "sys.exit(repr(found) if found else 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", probe], cwd=place, env=variables(), check=False,
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_help_answers_within_a_second(place: Path) -> None:
     """Of processor time: the machine may have other work."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
