@@ -7,15 +7,19 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 import extractkit
 import extractkit.testing
 from extractkit import errors
 from extractkit.commands.verbs import VERBS, of_verb, overview
 from extractkit.config import GROUPS
+from extractkit.core.spec import SAMPLES, Dim, TensorSpec
 from extractkit.core.transforms import registry as transforms
+from extractkit.core.transforms.pipeline import Pipeline
 
 DOCS = Path(__file__).parents[1] / "docs"
+TABLE = "{selector-keys} transforms"
 sys.path.insert(0, str(DOCS / "_ext"))
 
 from config_group import section  # noqa: E402
@@ -68,9 +72,35 @@ def test_the_keys_of_selectors_have_their_sections() -> None:
     page = (DOCS / "reference" / "selectors.md").read_text("utf-8")
     for kind in ("predicates", "transforms"):
         assert f"```{{selector-keys}} {kind}\n```" in page
-    _, _, transforms_section = page.partition("{selector-keys} transforms")
+    _, _, transforms_section = page.partition(TABLE)
     listed = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \|", transforms_section, re.MULTILINE)
     assert {*re.findall(r"\w+", " ".join(listed))} == {*transforms.names()}
+
+
+def examples_of_transforms() -> list[tuple[str, str | None]]:
+    """Return the names in the table of transforms, with each example of options that it gives."""
+    page = (DOCS / "reference" / "selectors.md").read_text("utf-8")
+    rows = re.findall(
+        r"^\| (`\w+`(?:, `\w+`)*) \| (.*?) \|", page.partition(TABLE)[2], re.MULTILINE
+    )
+    return [
+        (name, options)
+        for names, cell in rows
+        for name in re.findall(r"\w+", names)
+        for options in re.findall(r"`([^`]+)`", cell) or [None]
+    ]
+
+
+@pytest.mark.parametrize(("name", "options"), examples_of_transforms())
+def test_every_example_of_a_transform_fits_hidden_states(name: str, options: str | None) -> None:
+    given = None if options is None else yaml.safe_load(options)
+    if isinstance(given, dict) and "run" in given:
+        pytest.skip("needs the run that it names")
+    if given is None and name == "threshold":
+        given = 0.5  # described in words
+    spec = TensorSpec("float32", (SAMPLES, Dim.along("token"), Dim(size=384)))
+    step = name if given is None else {name: given}
+    assert Pipeline.parse({"do": [step]}, "s").bind("a:b", spec)
 
 
 @pytest.mark.parametrize("group", sorted({*GROUPS} - {"experiment"}))

@@ -143,6 +143,11 @@ def test_it_refuses(entries: dict[str, object], message: str) -> None:
             [{"argmax": "*"}],
             "do.0.argmax: '*' does not name an axis. Use a dim such as token, or a number",
         ),
+        (["argmax"], "do.0.argmax needs an axis. Give a dim such as token, or a number"),
+        (
+            [{"topk": {"k": 1}}],
+            "do.0.topk.axis needs an axis. Give a dim such as token, or a number",
+        ),
         (
             [{"quantile": 0.5}],
             "do.0.quantile=0.5 is not a mapping of options, as in {q: 0.5, axis: token}",

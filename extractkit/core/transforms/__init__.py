@@ -304,6 +304,8 @@ def axis_name(key: object, at: str) -> AxisName:
         return int(text)
     if isinstance(key, str) and text and text != EVERY_AXIS:
         return text
+    if key is None:
+        raise ConfigError(f"{at} needs an axis. Give a dim such as token, or a number")
     raise ConfigError(f"{at}: {key!r} does not name an axis. Use a dim such as token, or a number")
 
 
