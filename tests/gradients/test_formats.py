@@ -15,6 +15,7 @@ import extractkit
 from extractkit.core.values import Array
 from extractkit.errors import SelectionError
 from tests.models import zoo
+from tests.models.session_graphs import control_flow, frozen
 
 Pick = Callable[[Any], Any]
 
@@ -304,13 +305,23 @@ def refusal(model: object, inputs: object = ROWS, *given: str, **selector: objec
     return str(refused.value)
 
 
-class Rounded(tf.Module):
+class Obstacles(tf.Module):
+    """Operations that TensorFlow does not differentiate, on the way to some outputs."""
+
     @tf.function(input_signature=[tf.TensorSpec([None, 4], tf.float32, name="x")])
     def __call__(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
-        unlike = tf.raw_ops.NextAfter(x1=tf.sin(x, name="sine"), x2=x, name="next")
+        wave = tf.sin(x, name="wave")
+        picture = wave[:, None, :, None]
+        contrast = tf.raw_ops.AdjustContrastv2(images=picture, contrast_factor=2.0, name="contrast")
+
+        def step(at: tf.Tensor, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            return at + 1, tf.nn.silu(y)
+
+        looped = tf.while_loop(lambda at, _: at < 2, step, [0, x])[1]
         return {
+            "contrast": tf.reduce_sum(contrast, [1, 2, 3]),
+            "looped": tf.reduce_sum(looped, -1),
             "rounded": tf.reduce_sum(tf.round(x), -1),
-            "next": tf.reduce_sum(unlike, -1),
             "square": tf.reduce_sum(tf.square(x, name="square"), -1),
         }
 
@@ -318,12 +329,43 @@ class Rounded(tf.Module):
 @pytest.mark.parametrize(
     ("target", "path", "message"),
     [
-        (":output.square", ":output.next", "does not depend on it by operations with a gradient"),
-        (":output.square", "sine:0", "does not depend on it by operations with a gradient"),
+        (":output.square", "wave:0", "the target does not depend on it by operations with a"),
+        (
+            ":output.rounded",
+            ":input.x",
+            "':output.rounded' does not depend on ':input.x' by operations with a gradient",
+        ),
+        (
+            ":output.contrast",
+            "wave:0",
+            "wave:0: TensorFlow has no gradient of operation 'contrast' (AdjustContrastv2)",
+        ),
+        (":output.looped", ":input.x", "has a custom gradient, which is Python code that the"),
     ],
 )
 def test_without_a_path_there_is_no_gradient(target: str, path: str, message: str) -> None:
-    assert message in refusal(Rounded(), path=path, gradient={"of": target})
+    assert message in refusal(Obstacles(), path=path, gradient={"of": target})
+
+
+def test_behind_an_operation_without_a_gradient_there_is_one(tmp_path: Path) -> None:
+    of = {"of": ":output.contrast"}
+    run = gradients(tmp_path, ROWS, model=Obstacles(), path="contrast:0", gradient=of)
+    np.testing.assert_array_equal(run["contrast:0@grad"], np.ones((9, 1, 4, 1)))
+
+
+def test_loops_of_tensorflow_1_are_refused(tmp_path: Path) -> None:
+    def build() -> None:
+        x = tf.compat.v1.placeholder(tf.float32, [None, 4], name="x")
+        looped = tf.compat.v1.while_loop(
+            lambda at, _: at < 2, lambda at, y: (at + 1, tf.tanh(y)), [tf.constant(0), x]
+        )
+        tf.reduce_sum(looped[1], -1, name="y")
+
+    with control_flow(1):
+        file = frozen(build, ["y"], tmp_path / "net.pb")
+    how = ["model=frozen_graph", f"model.path={file}"]
+    found = refusal(None, ROWS, *how, kind="model_input", gradient={"of": "y:0"})
+    assert re.search(r"x:0: operation '\S+' \(Exit\) is part of a loop or branch of Tens", found)
 
 
 def test_interpreters_have_no_gradients(tmp_path: Path) -> None:
