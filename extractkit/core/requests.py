@@ -23,7 +23,8 @@ from extractkit.core.keys import Effect, Key
 from extractkit.core.spec import Dim, TensorSpec
 from extractkit.core.transforms import Array
 from extractkit.core.transforms.pipeline import BoundPipeline, Pipeline
-from extractkit.errors import ConfigError, SelectionError, choices
+from extractkit.core.transforms.slicing import Slice
+from extractkit.errors import ConfigError, SelectionError, UnknownTensorError, choices
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,10 +152,10 @@ class Target:
         """Return the target for the tensors of a model.
 
         Raises:
-            UnknownTensorError: the model has no such tensor.
-            SelectionError: the tensor does not have such a number for each sample.
+            SelectionError: the model has no such tensor, or it does not have such a number for each
+                sample.
         """
-        record = catalog[self.tensor] if self.tensor is not None else self._only_output(catalog)
+        record = self._record(catalog)
         if (reason := _unusable(record)) is not None:
             raise SelectionError(f"{self.at}: {record.address!r} is no target, because {reason}")
         return self.of(record)
@@ -184,6 +185,14 @@ class Target:
         minus = {} if self.minus is None else {"minus": _written(self.minus)}
         return {"tensor": address, "index": _written(self.pick), **minus}
 
+    def _record(self, catalog: Catalog) -> TensorRecord:
+        if self.tensor is None:
+            return self._only_output(catalog)
+        try:
+            return catalog[self.tensor]
+        except UnknownTensorError as error:
+            raise SelectionError(f"{self.at}: {error}") from error
+
     def _only_output(self, catalog: Catalog) -> TensorRecord:
         outputs = [one for one in catalog.records if one.kind is Kind.MODEL_OUTPUT]
         if len(outputs) != 1:
@@ -211,9 +220,9 @@ class Target:
                 f"{len(pick.index)} numbers. Give one for each axis"
                 + (f", as in {at}=[{example}], or {at}={_ARGMAX}" if dims else f": {at}=[]")
             )
-        taken = {"slice": {axis + 1: index for axis, index in enumerate(pick.index)}}
-        spec = TensorSpec(record.spec.dtype, layout.dims)
-        return Pipeline.parse(taken if dims else {}, at).bind(record.address, spec)[""]
+        taken = tuple((axis + 1, index) for axis, index in enumerate(pick.index))
+        pipeline = Pipeline((Slice(taken, at),) if taken else ())
+        return pipeline.bind(record.address, TensorSpec(record.spec.dtype, layout.dims))[""]
 
 
 _TARGET_KEYS = ("tensor", "index", "minus")

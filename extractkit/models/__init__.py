@@ -366,7 +366,8 @@ class Model(HasCatalog, Encoder, Executor, Provenance, Protocol):
     """A loaded model.
 
     Its optional abilities are `HasOwnCall`, `HasCheckpoints`, `CarriesState`, `ConvertsArguments`
-    and `ChecksSizes`. A model has each of them whose members it defines.
+    and `ChecksSizes`, and, in `core/requests.py`, `Differentiates` or `LacksGradients`. A model has
+    each of them whose members it defines.
     """
 
 

@@ -11,7 +11,7 @@ from extractkit.core.plan import PlannedTensor, SampleLengths, plan_tensors
 from extractkit.core.requests import BoundGradients, Gradient, Target, unsuited
 from extractkit.core.selectors import Selector, parse_selector
 from extractkit.core.spec import TensorSpec
-from extractkit.errors import ConfigError, SelectionError, UnknownTensorError
+from extractkit.errors import ConfigError, SelectionError
 
 AT = "selectors.g.gradient"
 
@@ -122,7 +122,7 @@ def test_what_is_not_a_target(given: object, message: str) -> None:
         ),
         (
             {"index": 3},
-            "selectors.g.gradient.of.index.slice takes element 3 of an axis of ':output' that has "
+            "selectors.g.gradient.of.index takes element 3 of an axis of ':output' that has "
             "3 elements",
         ),
         (
@@ -154,8 +154,12 @@ def test_a_target_that_does_not_fit(of: object, message: str) -> None:
 
 
 def test_an_unknown_target_names_the_nearest() -> None:
-    with pytest.raises(UnknownTensorError, match=r"'logit:output' is not a tensor of model 'tiny'"):
+    with pytest.raises(SelectionError) as refused:
         bound("logit:output")
+    assert str(refused.value).startswith(
+        "selectors.g.gradient.of: 'logit:output' is not a tensor of model 'tiny'. Nearest: "
+        "'logits:output', "
+    )
 
 
 def test_a_target_without_a_name_needs_one_output() -> None:

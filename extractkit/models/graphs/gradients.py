@@ -69,13 +69,11 @@ class Differentiability:
         """
         before: dict[str, AnyTensor] = {}
         obstacles: dict[str, str] = {}
-        inputs: list[AnyTensor] = []
-        for tensor in self._upstream([self._tensor(target)]):
+        for tensor in self._upstream([self.graph.get_tensor_by_name(target)]):
             before[tensor.name] = tensor
             operation = tensor.op
             if operation.name not in obstacles and (why := self._obstacle(operation)) is not None:
                 obstacles[operation.name] = why
-                inputs += _differentiable_inputs(operation)
         behind: dict[str, str] = {}
         for operation_name, why in obstacles.items():
             operation = self.graph.get_operation_by_name(operation_name)
@@ -88,9 +86,6 @@ class Differentiability:
             elif name not in before:
                 found[key] = "the target does not depend on it by operations with a gradient"
         return found
-
-    def _tensor(self, name: str) -> AnyTensor:
-        return self.graph.get_tensor_by_name(name)
 
     def _upstream(
         self, tensors: Sequence[AnyTensor], known: Collection[str] = ()
