@@ -89,6 +89,14 @@ def loops_2(package: Any) -> tuple[ModuleType, ...]:
     return (package.backend, package.src.backend)
 
 
+def recurrent_registry_2(package: Any) -> tuple[ModuleType, str]:
+    """Return the module and the function of tf-keras that add an LSTM or GRU for GPUs to a graph.
+
+    Uses `tf_keras.src.layers.rnn.gru_lstm_utils.function_register`. There is no public equivalent.
+    """
+    return package.src.layers.rnn.gru_lstm_utils, "function_register"
+
+
 def inner_variable(variable: Any) -> Any:
     """Return TensorFlow's variable inside a variable of Keras 3 or of a mixed precision policy.
 

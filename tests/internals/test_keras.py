@@ -34,6 +34,7 @@ KERAS_2 = {
     "dense:_non_trainable_weights": _LAYERS,
     "autocast:_variable": _LAYERS,
     "tf_keras.src.backend:rnn": _TRACE,
+    "tf_keras.src.layers.rnn.gru_lstm_utils:function_register": _TRACE,
     "tf_keras.src.engine.node:Node": _STATE,
     "tf_keras.src.engine.keras_tensor:KerasTensor": _STATE,
     "tf_keras.src.saving.legacy.saved_model.load:RevivedLayer": _OLD,

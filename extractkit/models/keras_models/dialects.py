@@ -20,6 +20,7 @@ from extractkit.models.keras_internals import (
     loops_3,
     own_weights_2,
     own_weights_3,
+    recurrent_registry_2,
     takes_mask,
     takes_training,
 )
@@ -79,6 +80,7 @@ class Dialect:
         variable_name: Returns a variable's name within its layer.
         repaired: A context in which traced layers compute the same as called ones.
         converting: A context that converts the control flow of users' layers during tracing.
+        inference: A context in which layers do not prepare for training.
         loops: Modules whose function `rnn` runs a step over time.
         mask_makers: Classes, and their methods that make the dropout masks of RNN cells.
     """
@@ -91,6 +93,7 @@ class Dialect:
     repaired: Callable[[], AbstractContextManager[None]]
     loops: tuple[ModuleType, ...]
     converting: Callable[[], AbstractContextManager[None]] = nullcontext
+    inference: Callable[[], AbstractContextManager[None]] = nullcontext
     mask_makers: tuple[tuple[type, str], ...] = ()
 
     def variables(self, weights: Iterable[Any]) -> tuple[Any, ...]:
@@ -129,12 +132,30 @@ def control_flow_converted() -> Iterator[None]:
         yield
 
 
+def _without_gradients(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Register the function of an LSTM or GRU for GPUs without its gradients.
+
+    Making them takes most of the time of a call in a graph, and only training needs them.
+    """
+
+    def register(function: Any, *args: Any, **kwargs: Any) -> Any:
+        concrete = function.get_concrete_function(*args, **kwargs)
+        concrete.add_to_graph()
+        return concrete
+
+    return register
+
+
 def keras_2(package: Any) -> Dialect:
     """Return the dialect of tf-keras.
 
     Args:
         package: The imported module `tf_keras`.
     """
+
+    def inference() -> AbstractContextManager[None]:
+        return patched(*recurrent_registry_2(package), _without_gradients)
+
     return Dialect(
         name="Keras 2",
         package=package,
@@ -144,6 +165,7 @@ def keras_2(package: Any) -> Dialect:
         variable_name=lambda variable: variable.name.rpartition("/")[2].partition(":")[0],
         repaired=nullcontext,
         converting=control_flow_converted,
+        inference=inference,
         loops=loops_2(package),
     )
 

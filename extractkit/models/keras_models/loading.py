@@ -108,7 +108,7 @@ def build_architecture(saved: SavedKeras) -> Any:
         dialect, registered = keras_2(tf_keras), tf_keras.saving.get_registered_object
     refuse_imports(saved, {}, registered)
     try:
-        with _refuse_oversized_weights(saved, dialect):
+        with _refuse_oversized_weights(saved, dialect), dialect.inference():
             return dialect.package.models.model_from_json(json.dumps(saved.config))
     except UserError:
         raise
@@ -270,7 +270,11 @@ def _operations(saved: SavedKeras) -> dict[str, Any]:
 def _read(saved: SavedKeras, dialect: Dialect, file: Any, settings: Mapping[str, Any]) -> Any:
     if dialect is KERAS_3 and (operations := _operations(saved)):
         settings = {**settings, "custom_objects": {**operations, **settings["custom_objects"]}}
-    with _refuse_oversized_weights(saved, dialect), warnings.catch_warnings(record=True) as caught:
+    with (
+        _refuse_oversized_weights(saved, dialect),
+        dialect.inference(),
+        warnings.catch_warnings(record=True) as caught,
+    ):
         warnings.simplefilter("always")
         model = dialect.package.models.load_model(file, **settings)
     for warning in caught:

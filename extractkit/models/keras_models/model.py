@@ -194,7 +194,8 @@ class KerasModel(FunctionModel):
         if layers:
             specs = {spec.name: _whole(spec, samples) for spec in self.signature.specs}
             taken = [{name: tf.TensorSpec(one.shape, one.dtype) for name, one in specs.items()}]
-        with dialect.repaired(), from_initial_state(layers if samples is None else ()):
+        starting = from_initial_state(layers if samples is None else ())
+        with dialect.repaired(), dialect.inference(), starting:
             returned = tf.function(call, autograph=False, input_signature=taken)(dict(arguments))
         if len(returned) != len(addresses):
             raise OtherOutputsError(

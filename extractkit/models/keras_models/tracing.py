@@ -177,6 +177,7 @@ def trace(
     traced = tf.function(called, autograph=False)
     with (
         dialect.repaired(),
+        dialect.inference(),
         watched_probes(dialect) as probes,
         _watched_reads() as reads,
         _watched_calls(dialect.package.layers.Layer, probes) as calls,

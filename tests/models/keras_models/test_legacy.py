@@ -12,6 +12,7 @@ import pytest
 import tensorflow as tf
 import tf_keras
 from tf_keras import layers
+from tf_keras.src.layers.rnn import gru_lstm_utils
 
 import extractkit
 from extractkit.core.catalog import Kind
@@ -137,6 +138,22 @@ def test_what_keras_3_refuses_is_loaded(name: str, file: str, tmp_path: Path) ->
     np.testing.assert_allclose(
         values_of(model, [":output"], batch)[":output"], live(batch["input"]), atol=1e-6
     )
+
+
+def test_no_gradients_of_recurrent_layers_are_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Any] = []
+    monkeypatch.setattr(gru_lstm_utils, "function_register", lambda *given, **more: made.append(1))
+    x = tf_keras.Input((None, 2))
+    live = tf_keras.Model(x, layers.GRU(2)(layers.LSTM(2, return_sequences=True)(x)))
+    assert len(made) == 2  # Keras makes them
+    model = load(str(saved(live, tmp_path / "m.keras")))
+    batch = drawn(model.signature, 3, 5)
+    lengths = dict.fromkeys(model.signature.free_axes, np.full(3, 5))
+    own = model.own_call().outputs(batch, lengths)
+    assert len(made) == 2
+    np.testing.assert_allclose(own[":output"], live(tf.constant(batch["input"])), atol=1e-6)
 
 
 def test_a_function_that_keras_3_changed_is_that_of_keras_2(tmp_path: Path) -> None:
