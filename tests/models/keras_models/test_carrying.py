@@ -79,39 +79,36 @@ def test_a_program_carries_the_states_of_all_layers(package: Any) -> None:
     np.testing.assert_allclose(np.concatenate(found), expected, atol=1e-6)
 
 
-def models(package: Any) -> dict[str, Any]:
-    """Models whose recurrent layers keep a state, of every kind that keeps it in another way."""
-    layers = package.layers
+KEPT = {"stateful": True, "return_sequences": True}
+# Recurrent layers that keep a state, of every kind that keeps it in another way.
+RECURRENT: dict[str, Callable[[Any], Any]] = {
+    "lstm": lambda layers: layers.LSTM(3, name="r", **KEPT),
+    "gru": lambda layers: layers.GRU(3, name="r", **KEPT),
+    "simple": lambda layers: layers.SimpleRNN(3, name="r", **KEPT),
+    "last": lambda layers: layers.LSTM(3, name="r", stateful=True),
+    "unrolled": lambda layers: layers.GRU(3, name="r", unroll=True, **KEPT),
+    "both ways": lambda layers: layers.Bidirectional(layers.GRU(3, **KEPT), name="r"),
+    "stack": lambda layers: layers.RNN([layers.LSTMCell(2), layers.GRUCell(3)], name="r", **KEPT),
+    "masked": lambda layers: layers.LSTM(3, name="r", **KEPT),
+    "pictures": lambda layers: layers.ConvLSTM2D(2, 3, name="r", **KEPT),
+}
 
-    def of(layer: Any, shape: tuple[int, ...] = (5, 3), *before: Any) -> Any:
-        x = layers.Input(batch_shape=(ROWS, *shape), name="x")
-        y = x
-        for one in (*before, layer):
-            y = one(y)
-        return package.Model(x, y)
 
-    kept = {"stateful": True, "return_sequences": True}
-    cells = [layers.LSTMCell(2), layers.GRUCell(3)]
-    return {
-        "lstm": of(layers.LSTM(3, name="r", **kept)),
-        "gru": of(layers.GRU(3, name="r", **kept)),
-        "simple": of(layers.SimpleRNN(3, name="r", **kept)),
-        "last": of(layers.LSTM(3, name="r", stateful=True)),
-        "unrolled": of(layers.GRU(3, name="r", unroll=True, **kept)),
-        "both ways": of(layers.Bidirectional(layers.GRU(3, **kept), name="r")),
-        "stack": of(layers.RNN(cells, name="r", **kept)),
-        "masked": of(layers.LSTM(3, name="r", **kept), (5, 3), layers.Masking(0.0)),
-        "pictures": of(layers.ConvLSTM2D(2, 3, name="r", **kept), (3, 6, 6, 1)),
-    }
+def of_layer(package: Any, name: str) -> Any:
+    """A model of one recurrent layer."""
+    shape = (3, 6, 6, 1) if name == "pictures" else (5, 3)
+    x = package.layers.Input(batch_shape=(ROWS, *shape), name="x")
+    y = package.layers.Masking(0.0)(x) if name == "masked" else x
+    return package.Model(x, RECURRENT[name](package.layers)(y))
 
 
 @BOTH
-@pytest.mark.parametrize("name", models(keras))
+@pytest.mark.parametrize("name", RECURRENT)
 def test_from_the_initial_state_every_tensor_is_that_of_a_single_call(
     package: Any, name: str
 ) -> None:
     """Both traces of a model mean the same by an address, or one of them does not offer it."""
-    wrapped = live_model(models(package)[name], state="carry")
+    wrapped = live_model(of_layer(package, name), state="carry")
     assert isinstance(wrapped, CarriesState)
     records = [one for one in wrapped.catalog.records if one.extractable and one.depends_on_inputs]
     assert {"r:output", ":output"} <= {one.address for one in records}
