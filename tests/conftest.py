@@ -32,7 +32,16 @@ _LIGHT = (
     *("h5py", "hydra.main", "ai_edge_litert.interpreter", "matplotlib.figure"),
     *("extractkit.cli", "extractkit.api", "extractkit.testing.reference"),
     "extractkit.engine.distributed.processes",
-    *("extractkit.models.litert.examination", "extractkit.models.weight_files"),
+    *("extractkit.models.litert.examination", "extractkit.models.weight_files.hdf5_listing"),
+)
+# What a job imports that computes with TensorFlow. Hydra imports its plugins for every job.
+_HEAVY = (
+    *("h5py", "hydra.main", "keras_hub", "matplotlib.figure", "rich.progress", "rich.tree"),
+    "hydra_plugins.hydra_joblib_launcher.joblib_launcher",
+    "hydra_plugins.hydra_ray_launcher.ray_launcher",
+    "hydra_plugins.hydra_submitit_launcher.submitit_launcher",
+    *("extractkit.cli", "extractkit.api", "extractkit.config.app", "extractkit.display.run"),
+    *("extractkit.models.keras_file", "extractkit.models.saved_model"),
 )
 # Processes of a moment that read a file which may crash them.
 _CHILDREN = (
@@ -81,9 +90,10 @@ def _no_wait_for_the_disk() -> Generator[None]:
 
 
 @pytest.fixture(scope="session")
-def preloaded(tmp_path_factory: pytest.TempPathFactory) -> Generator[Path]:
+def preloaded(tmp_path_factory: pytest.TempPathFactory, light: Path) -> Generator[Path]:
     """A folder of programs for PATH that have TensorFlow imported."""
-    with programs(tmp_path_factory.mktemp("bin"), ("h5py", "hydra.main", "keras_hub")) as folder:
+    folder = tmp_path_factory.mktemp("bin")
+    with programs(folder, _HEAVY, _python_of_children(light)) as folder:
         yield folder
 
 
@@ -94,6 +104,10 @@ def light(tmp_path_factory: pytest.TempPathFactory) -> Generator[Path]:
         yield folder
 
 
+def _python_of_children(light: Path) -> Path:
+    return only_for("python-of-children", [("-m", name) for name in _CHILDREN], light)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _quick_children(light: Path) -> Generator[None]:
     """Have the children that look at a file forked: a new process imports for longer than it looks.
@@ -101,8 +115,7 @@ def _quick_children(light: Path) -> Generator[None]:
     `tests/models/test_child.py` starts them as they are.
     """
     with pytest.MonkeyPatch.context() as patch:
-        children = only_for("python-of-children", [("-m", name) for name in _CHILDREN], light)
-        patch.setattr(sys, "executable", str(children))
+        patch.setattr(sys, "executable", str(_python_of_children(light)))
         yield
 
 

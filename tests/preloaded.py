@@ -53,26 +53,28 @@ if tuple(sys.argv[1:3]) in {calls!r}:
     os.execv({served!r}, [{served!r}, *sys.argv[1:]])
 os.execv({python!r}, [{python!r}, *sys.argv[1:]])
 """
+_PYTHON = Path(sys.executable)  # whatever tests put there later
 _PROGRAMS = {"python": (), "extractkit": ("-m", "extractkit")}
 
 
 @contextmanager
-def programs(folder: Path, modules: Sequence[str]) -> Iterator[Path]:
+def programs(folder: Path, modules: Sequence[str], python: Path = _PYTHON) -> Iterator[Path]:
     """Fill a folder, for PATH, with `python` and `extractkit`, which work within the block.
 
     Args:
         folder: An empty folder.
         modules: What each program finds imported, where it is installed.
+        python: What the programs find as `sys.executable` and start processes of their own with.
     """
     address = str(folder / "calls")
     for name, start in _PROGRAMS.items():
-        _write(folder / name, _CALL.format(python=sys.executable, address=address, start=start))
+        _write(folder / name, _CALL.format(python=_PYTHON, address=address, start=start))
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(address)
         listening.listen()
         number = str(listening.fileno())
         server = subprocess.Popen(
-            [sys.executable, "-m", __name__, number, *modules],
+            [_PYTHON, "-m", __name__, number, str(python), *modules],
             cwd=Path(__file__).parents[1],
             pass_fds=[listening.fileno()],
             stdin=subprocess.DEVNULL,
@@ -94,7 +96,7 @@ def only_for(name: str, calls: Sequence[tuple[str, str]], folder: Path) -> Path:
         calls: the first two arguments of each, as `("-m", MODULE)`.
     """
     served = str(folder / "python")
-    _write(folder / name, _ONLY.format(python=sys.executable, calls=tuple(calls), served=served))
+    _write(folder / name, _ONLY.format(python=str(_PYTHON), calls=tuple(calls), served=served))
     return folder / name
 
 
@@ -182,9 +184,10 @@ def _code(arguments: list[str]) -> None:
 if __name__ == "__main__":
     calls = socket.socket(fileno=int(sys.argv[1]))
     select.select([calls], [], [])  # where nobody calls, nothing is imported
-    for module in sys.argv[2:]:
+    for module in sys.argv[3:]:
         with suppress(ImportError):
             import_module(module)
+    sys.executable = sys.argv[2]
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those who answer
     gc.freeze()
     serve(calls)

@@ -1,8 +1,8 @@
 """Definitions of models that are no graph, or more than one: files, tokenizers, preprocessing."""
 
 import json
+import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import keras
@@ -10,6 +10,7 @@ import keras_hub
 import numpy as np
 import pytest
 import tensorflow as tf
+import tokenizers
 
 from extractkit.core.component import Component
 from extractkit.models import applications, bert, checkpoint, hub, meta_graph, module, tflite
@@ -27,22 +28,26 @@ def test_of_a_preset_the_tokenizer_counts_and_the_weights_do_not(tmp_path: Path)
     keras_hub.models.GPT2Tokenizer(
         vocabulary=vocabulary, merges=tiny_presets.MERGES[::-1]
     ).save_to_preset(other_merges)
-    digest = hub.load(one).definition_digest()
+    first, other = hub.load(one), hub.load(other_weights)
+    digest = first.definition_digest()
     assert digest is not None
-    assert hub.load(other_weights).definition_digest() == digest
-    assert hub.load(one).weights_digest() != hub.load(other_weights).weights_digest()
+    assert other.definition_digest() == digest
+    assert first.weights_digest() != other.weights_digest()
     assert hub.load(other_merges).definition_digest() != digest
     assert hub.load(one, max_length=5).definition_digest() != digest
     assert hub.load(one, task="CausalLM").definition_digest() != digest
 
 
-def test_another_process_gives_a_preset_the_same_definition(tmp_path: Path) -> None:
+def test_another_process_gives_a_preset_the_same_definition(
+    tmp_path: Path, preloaded: Path
+) -> None:
     folder = str(tiny_bert.keras_hub_preset(tmp_path / "bert", tiny_bert.backbone()))
     code = (
         "import sys\nfrom extractkit.models import bert\n"
         "print(bert.load(sys.argv[1], 12).definition_digest())"
     )
-    run = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, check=True)
+    command = [preloaded / "python", "-c", code, folder]
+    run = subprocess.run(command, capture_output=True, check=True)
     assert run.stdout.decode().split()[-1] == bert.load(folder, 12).definition_digest()
 
 
@@ -60,17 +65,17 @@ def test_the_settings_of_a_tokenizer_count(setting: str, value: object, tmp_path
 
 
 def test_the_tokenizer_of_hugging_face_counts(tmp_path: Path) -> None:
-    """MiniLM as it is, and as one that knows capital letters."""
-    minilm = bert.load()
-    original = Path(str(minilm.describe()["path"]))
-    for file in original.iterdir():
-        (tmp_path / file.name).symlink_to(file)
-    same = bert.load(str(tmp_path)).definition_digest()
-    tokenizer = json.loads((tmp_path / "tokenizer.json").read_text())
+    """As it is, elsewhere, and as one that knows capital letters."""
+    original, elsewhere = tiny_bert.hugging_face(tmp_path / "one"), tmp_path / "two"
+    vocabulary = {token: index for index, token in enumerate(tiny_bert.VOCABULARY)}
+    file = original / "tokenizer.json"
+    tokenizers.BertWordPieceTokenizer(vocabulary).save(str(file))
+    shutil.copytree(original, elsewhere)
+    one, same = (bert.load(str(folder), 12).definition_digest() for folder in (original, elsewhere))
+    tokenizer = json.loads(file.read_text())
     tokenizer["normalizer"]["lowercase"] = False
-    (tmp_path / "tokenizer.json").unlink()
-    (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer))
-    assert minilm.definition_digest() == same != bert.load(str(tmp_path)).definition_digest()
+    file.write_text(json.dumps(tokenizer))
+    assert one == same != bert.load(str(original), 12).definition_digest()
 
 
 def test_of_images_what_prepares_pixels_counts(tmp_path: Path) -> None:

@@ -37,10 +37,11 @@ print(json.dumps([
 """
 
 
-def test_jobs_of_one_process_have_the_threads_of_the_first(tmp_path: Path) -> None:
+def test_jobs_of_one_process_have_the_threads_of_the_first(tmp_path: Path, preloaded: Path) -> None:
     """Those that ask for others are refused; what computes without TensorFlow has its own."""
     variables = {INTRA: "3", INTER: "3"}
-    first, other, unasked, reference, again = run(_JOBS, str(tmp_path), **variables)
+    found = run(_JOBS, str(tmp_path), python=preloaded / "python", **variables)
+    first, other, unasked, reference, again = found
     assert first == unasked == again == ["3", "3", 3, 3]
     assert other == (
         "runtime.threads=7: TensorFlow already runs in this process with 3, and it cannot change "
@@ -107,8 +108,8 @@ print(json.dumps(configure(0, False, None)["intra_op_threads"]))
 """
 
 
-def test_as_long_as_tensorflow_computes_nothing_threads_can_be_changed() -> None:
-    assert run(_FAILED_BEFORE) == 5
+def test_as_long_as_tensorflow_computes_nothing_threads_can_be_changed(preloaded: Path) -> None:
+    assert run(_FAILED_BEFORE, python=preloaded / "python") == 5
 
 
 def test_nothing_of_it_imports_tensorflow() -> None:

@@ -2,7 +2,6 @@
 
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import keras
@@ -393,7 +392,7 @@ def test_damage_is_reported_or_harmless(nested: Path, tmp_path: Path, seed: int)
     assert not reported or "model.path=" in reported or "model 'saved_model'" in reported, what
 
 
-def test_another_process_gives_the_same_definition(nested: Path) -> None:
+def test_another_process_gives_the_same_definition(nested: Path, preloaded: Path) -> None:
     """Whatever names TensorFlow gives its functions there."""
     code = (
         "import sys\nfrom extractkit.models.saved_model import load\n"
@@ -401,7 +400,7 @@ def test_another_process_gives_the_same_definition(nested: Path) -> None:
     )
     names = ["scaled", "look_up", "serving_default"]
     run = subprocess.run(
-        [sys.executable, "-c", code, str(nested), *names],
+        [preloaded / "python", "-c", code, str(nested), *names],
         capture_output=True,
         text=True,
         check=True,

@@ -54,10 +54,15 @@ def compute():
 linux = pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are read in /proc")
 
 
-def run(code: str, *arguments: str, **variables: str) -> Any:
-    """What a process with these environment variables prints, from JSON."""
+def run(code: str, *arguments: str, python: Path | None = None, **variables: str) -> Any:
+    """What a process with these environment variables prints, from JSON.
+
+    Args:
+        python: A program that has imported TensorFlow. It reads numbers of threads when it starts
+            to compute, and the switch of oneDNN when it is imported.
+    """
     child = subprocess.run(
-        [sys.executable, "-c", code, *arguments],
+        [python or sys.executable, "-c", code, *arguments],
         env={**os.environ, **variables},
         capture_output=True,
         text=True,
@@ -77,10 +82,12 @@ def run(code: str, *arguments: str, **variables: str) -> Any:
     ],
     ids=["eager", "function", "session", "xla"],
 )
-def test_tensorflow_starts_as_many_as_the_environment_says(code: str, pool: str, key: str) -> None:
+def test_tensorflow_starts_as_many_as_the_environment_says(
+    code: str, pool: str, key: str, preloaded: Path
+) -> None:
     """And `configure` reports them."""
     variables = {"TF_NUM_INTRAOP_THREADS": "3", "TF_NUM_INTEROP_THREADS": "5"}
-    found = run(_COUNTING + code + _CONFIGURED, **variables)
+    found = run(_COUNTING + code + _CONFIGURED, python=preloaded / "python", **variables)
     assert (found["intra_op_threads"], found["inter_op_threads"]) == (3, 5)
     assert found[pool] == found[key]
     # One operation's own have the name of the process.

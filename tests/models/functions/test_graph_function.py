@@ -1,7 +1,7 @@
 """Variables of functions: each listed, each in the digest, whatever its name and type."""
 
 import subprocess
-import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -70,9 +70,10 @@ def test_an_operation_named_like_a_variable_is_listed_beside_it() -> None:
 
 
 @pytest.mark.parametrize("name", ["Texts", "Halves"])
-def test_the_digest_is_the_same_in_another_process(name: str) -> None:
+def test_the_digest_is_the_same_in_another_process(name: str, preloaded: Path) -> None:
     code = f"from {__name__} import model; print(model({name!r}).weights_digest())"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    command = [preloaded / "python", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == model(name).weights_digest()
 
 
