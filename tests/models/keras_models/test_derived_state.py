@@ -1,6 +1,7 @@
 """State that layers derive from their weights, against Keras itself."""
 
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -41,11 +42,16 @@ def factory(which: str, kind: str) -> Component:
 
 
 def plain(which: str, kind: str, file: Path) -> Array:
-    """What a program gets that builds the architecture, loads the weights and predicts."""
+    """What a program gets that builds the architecture, loads the weights and calls the model."""
     keras.utils.set_random_seed(0)
     model = build(which, kind)
     model.load_weights(str(file))
-    return np.asarray(model.predict(tf.constant(inputs(kind)), verbose=0))
+    return called(model, kind)
+
+
+def called(model: Any, kind: str) -> Array:
+    """The output of Keras's own call, which unlike `predict` traces nothing."""
+    return np.asarray(model(tf.constant(inputs(kind)), training=False))
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of tf-keras
@@ -74,11 +80,11 @@ def test_values_are_those_of_keras_wherever_the_weights_come_from(
 
     model.save(tmp_path / "whole.keras")
     read = KERASES[which].models.load_model(tmp_path / "whole.keras", compile=False)
-    whole = np.asarray(read.predict(tf.constant(inputs(kind)), verbose=0))
+    whole = called(read, kind)
     np.testing.assert_allclose(output(load(str(tmp_path / "whole.keras")), kind), whole, rtol=1e-5)
 
     # Keras 3 reads no such file, and tf-keras leaves what it derives as it was; this is right.
-    trained_itself = np.asarray(model.predict(tf.constant(inputs(kind)), verbose=0))
+    trained_itself = called(model, kind)
     tf.train.Checkpoint(model).write(str(tmp_path / "ckpt"))
     loaded = load(factory=architecture, checkpoint=str(tmp_path / "ckpt"))
     np.testing.assert_allclose(output(loaded, kind), trained_itself, rtol=1e-5)
