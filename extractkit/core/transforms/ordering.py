@@ -15,6 +15,7 @@ from extractkit.core.transforms import (
     no_options,
 )
 
+# To infer this name for more layers changes stored bytes: see VALUES_VERSION.
 _CHANNEL = "channel"
 
 
