@@ -388,17 +388,18 @@ def _titles(dims: Iterable[Dim]) -> list[str]:
     return [dim.title or str(dim) for dim in dims]
 
 
-def check_values(requests: Iterable[Request], model: str) -> None:
+def check_values(requests: Iterable[Request], model: str, *others: type[Request]) -> None:
     """Check that values are all that is asked for, in an adapter that computes nothing else.
 
     Args:
         model: name of the model.
+        others: further kinds that it computes.
 
     Raises:
         SelectionError: a request is of another kind.
     """
     for request in requests:
-        if not isinstance(request, Value):
+        if not isinstance(request, (Value, *others)):
             raise SelectionError(
                 f"model {model!r} computes {Value.what} of tensors, not {request.what}: those of "
                 f"{request.address!r} are selected. Select {Value.what}, or choose a format of "

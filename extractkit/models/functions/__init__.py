@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from extractkit.core.requests import BoundTarget, Differentiates, check_values
+from extractkit.core.requests import BoundTarget, Differentiates, Gradient, check_values
 from extractkit.core.values import Array, as_array
 from extractkit.inputs import InputSpec
 from extractkit.models import (
@@ -174,6 +174,7 @@ class FunctionModel(GraphModel, ConvertsArguments, HasOwnCall, Differentiates):
 
     def program(self, fetches: Sequence[Fetch], compilation: Compilation) -> Program:
         """Compile a program that computes the fetches and their dependencies."""
+        check_values((fetch.request for fetch in fetches), self.name, Gradient)
         targets = gradient_targets(fetches)
         if not targets:
             names = [self._values[fetch.address].name for fetch in fetches]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from extractkit.core.requests import BoundTarget, Differentiates, check_values
+from extractkit.core.requests import BoundTarget, Differentiates, Gradient, check_values
 from extractkit.core.values import Array, as_array
 from extractkit.errors import ConfigError, JobError, ModelError
 from extractkit.inputs import InputSpec
@@ -207,6 +207,7 @@ class SessionModel(GraphModel, HasOwnCall, Differentiates):
                 f"runtime.compile=xla: model {self.name!r} runs in a session of TensorFlow 1, "
                 f"which has graphs alone. Leave it out: runtime.compile=graph"
             )
+        check_values((fetch.request for fetch in fetches), self.name, Gradient)
         specs, axes = self.signature.specs, self.signature.free_axes
         with self._adding():
             samples = tf.compat.v1.placeholder(tf.int32, [])
