@@ -3,7 +3,6 @@
 import signal
 import subprocess
 import sys
-from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -25,8 +24,6 @@ JOB = (
     *('+selectors.hidden={path: "transformer_layer_[15]:output"}', "sinks=[hdf5,npz]"),
     *(f"runtime.shard_size={SAMPLES_A_SHARD}", "runtime.self_check=false", "hydra.run.dir=run"),
 )
-POLITE = (signal.SIGTERM, signal.SIGINT)[datetime.now(UTC).toordinal() % 2]
-"""Every other day it is the other."""
 
 
 @pytest.mark.real_model
@@ -49,7 +46,7 @@ def test_kills_and_interruptions_leave_no_trace(tmp_path: Path, preloaded: Path)
     process = start(tmp_path, "resume", "run")
     # Half of the run stays, so that the signal is there before the end on a busy machine too.
     assert wait_for_commit(process, run, shards // 4) < shards
-    process.send_signal(POLITE)
+    process.send_signal(signal.SIGTERM)
     _, reported = process.communicate(timeout=300)
     assert process.returncode == 130, reported
     assert "extractkit resume " in reported
