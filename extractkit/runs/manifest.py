@@ -29,7 +29,7 @@ from extractkit.runs.schema import with_checksum as with_checksum  # the bytes o
 from extractkit.runs.upgrades import MANIFEST_UPGRADES
 from extractkit.sinks import StoredTensor
 
-SCHEMA = 10
+SCHEMA = 11
 """Version of the manifest's fields. Raise it with every change of them."""
 
 SHARING = "sharing"

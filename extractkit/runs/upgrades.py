@@ -154,7 +154,7 @@ def _manifest_9(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _manifest_10(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Add the transforms of each tensor, from the selectors, and empty values for newer fields.
+    """Add the transforms of each tensor, from the selectors, and what no run recorded.
 
     The digest of the samples, `inputs.digest`, was `inputs.fingerprint`.
     """
@@ -165,18 +165,25 @@ def _manifest_10(fields: Mapping[str, Any]) -> dict[str, Any]:
 
     def with_transforms(tensor: Any) -> Any:
         own = {"transforms": _transforms(tensor, selectors), "result": _result(tensor, keys)}
-        return _with(tensor, 9, {**own, "gradient": None})
+        return _with(tensor, 9, own)
 
     added: dict[str, Any] = {"plugins": [], "components": []}
     return {
         **_with(fields, 9, added),
         "inputs": _renamed(fields.get("inputs"), 9, {"fingerprint": "digest"}),
         "tensors": _each(tensors, with_transforms),
-        "statistics": _each(
-            fields.get("statistics"), lambda one: _with(one, 9, {"gradient": None})
-        ),
         "volatile": _with(fields.get("volatile"), 9, {"sharing": None}),
     }
+
+
+def _manifest_11(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Add the targets of gradients."""
+
+    def without_target(tensor: Any) -> Any:
+        return _with(tensor, 10, {"gradient": None})
+
+    targets = {key: _each(fields.get(key), without_target) for key in ("tensors", "statistics")}
+    return {**fields, **targets}
 
 
 def _key_of(tensor: Any) -> str | None:
@@ -223,6 +230,7 @@ MANIFEST_UPGRADES: Mapping[int, Upgrade] = {
     7: _manifest_8,
     8: _manifest_9,
     9: _manifest_10,
+    10: _manifest_11,
 }
 """The upgrade from each version to the next."""
 

@@ -54,7 +54,7 @@ EXPECTED = Manifest(
         ),
         sharing=SharingMeasurement(9, {"token": 40}, "a:output", 3e-07, 4e-06, "é"),
     ),
-    schema=10,
+    schema=11,
     status=Status.FINISHED,
     job_given=("model=mine", "+selectors.mine.path=é"),
     job_resolved={"sinks": {"npz": {"_target_": "extractkit.sinks.npz.NpzSink"}}},
@@ -107,12 +107,13 @@ EXPECTED = Manifest(
     part="2/4",
 )
 
+BEFORE_GRADIENTS = replace(
+    EXPECTED, tensors=tuple(replace(one, gradient=None) for one in EXPECTED.tensors)
+)
 BEFORE_TRANSFORMS = replace(
     EXPECTED,
     # Unknown, as this configuration has no selectors.
-    tensors=tuple(
-        replace(one, transforms=None, result="", gradient=None) for one in EXPECTED.tensors
-    ),
+    tensors=tuple(replace(one, transforms=None, result="") for one in BEFORE_GRADIENTS.tensors),
     components=(),
     plugins=(),
     volatile=replace(EXPECTED.volatile, sharing=None),
@@ -125,6 +126,7 @@ EARLIER = {
     5: BEFORE_COUNTING,
     6: BEFORE_ROWS,
     **dict.fromkeys((7, 8, 9), BEFORE_TRANSFORMS),
+    10: BEFORE_GRADIENTS,
 }
 """What older manifests are read as: fields that they lack have the value that was right then."""
 

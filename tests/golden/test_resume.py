@@ -114,7 +114,8 @@ def test_a_finished_run_of_an_older_schema_that_is_damaged_is_not_mended(tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("folder", "rows"), [("schema-6", 1), ("schema-7", 2), ("schema-8", 2), ("schema-9", 2)]
+    ("folder", "rows"),
+    [("schema-6", 1), ("schema-7", 2), ("schema-8", 2), ("schema-9", 2), ("schema-10", 2)],
 )
 def test_an_interrupted_run_of_these_schemas_is_resumed(
     folder: str, rows: int, job: Path, monkeypatch: pytest.MonkeyPatch
@@ -136,10 +137,11 @@ def test_an_interrupted_run_of_these_schemas_is_resumed(
     assert extractkit.verify(run).failed is False
 
 
+@pytest.mark.parametrize("folder", ["schema-9", "schema-10"])
 def test_an_interrupted_run_with_statistics_is_resumed(
-    job: Path, monkeypatch: pytest.MonkeyPatch
+    folder: str, job: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stored = RUNS / "schema-9"
+    stored = RUNS / folder
     run = Path(shutil.copytree(stored / "statistics_interrupted", job / "run"))
     if differ := other_packages(run):
         pytest.skip(f"only the libraries of that time may resume it: {'; '.join(differ)}")
