@@ -402,7 +402,8 @@ def _planned(
         yield PlannedTensor(key, *of_record, None, None, stored, asked)
         return
     spec = TensorSpec(record.spec.dtype, layout.dims)
-    for name, bound in pipeline.bind(record.address, spec).items():
+    gradient = request.of.written if isinstance(request, Gradient) else None
+    for name, bound in pipeline.bind(record.address, spec, gradient).items():
         stored = TensorSpec(bound.stored_dtype, bound.spec.dims)
         own = f"{key}@{name}" if name else key
         of_result = Asked() if name else asked

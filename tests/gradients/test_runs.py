@@ -9,6 +9,7 @@ from keras import layers
 
 import extractkit
 from extractkit.core.values import Array
+from extractkit.errors import SelectionError
 
 ROWS = np.random.default_rng(0).normal(size=(11, 4)).astype("float32")
 
@@ -93,3 +94,60 @@ def test_the_ready_selector_takes_real_inputs(file: Path, tmp_path: Path) -> Non
         chosen = model(ROWS).numpy().argmax(1)
         differences = (up - down)[np.arange(11), chosen] / (2 * step)
         np.testing.assert_allclose(run[":input.x@grad"][:, axis], differences, atol=2e-3)
+
+
+def test_gradients_are_projected_onto_components_of_gradients_of_their_target(
+    file: Path, tmp_path: Path
+) -> None:
+    rows = np.asarray(extracted(file, tmp_path / "rows")["hidden:output@grad"], np.float64)
+    found = extracted(file, tmp_path / "pca", statistics=["pca"]).statistics
+    pca = found["hidden:output@grad"].pca
+    step = {"project": {"run": str(tmp_path / "pca"), "to": 2}}
+    run = extracted(file, tmp_path / "run", do=[step])
+    wanted = (rows - rows.mean(0)) @ np.asarray(pca.components)[:2].T
+    np.testing.assert_allclose(run["hidden:output@grad"], wanted, atol=1e-6)
+
+
+VALUES, ARGMAX, FIRST = None, {"of": "argmax"}, {"of": {"tensor": ":output", "index": 0}}
+OF_ARGMAX = "gradients of {'tensor': ':output', 'index': 'argmax'}"
+OF_FIRST = "gradients of {'tensor': ':output', 'index': [0]}"
+
+
+@pytest.mark.parametrize(
+    ("theirs", "own", "key", "difference"),
+    [
+        (ARGMAX, VALUES, "hidden:output@grad", (OF_ARGMAX, "values")),
+        (VALUES, ARGMAX, "hidden:output", ("values", OF_ARGMAX)),
+        (ARGMAX, FIRST, "hidden:output@grad", (OF_ARGMAX, OF_FIRST)),
+    ],
+    ids=["values onto gradients", "gradients onto values", "another target"],
+)
+def test_components_of_something_else_have_to_be_named(
+    theirs: object,
+    own: object,
+    key: str,
+    difference: tuple[str, str],
+    file: Path,
+    tmp_path: Path,
+) -> None:
+    def run(name: str, gradient: object, **selector: object) -> extractkit.Run:
+        given = {"path": "hidden:output", "gradient": gradient, **selector}
+        return extractkit.extract(
+            ["model=keras", f"model.path={file}", "selectors=none"],
+            inputs=ROWS,
+            selectors={"s": given},
+            run_dir=tmp_path / name,
+        )
+
+    run("pca", theirs, statistics=["pca"])
+    step = {"run": str(tmp_path / "pca"), "to": 2}
+    with pytest.raises(SelectionError) as caught:
+        run("run", own, do=[{"project": step}])
+    at = "selectors.s.do.0.project"
+    assert str(caught.value) == (
+        f"{at}: {tmp_path / 'pca'} has principal components of {key!r} ({difference[0]}), and this "
+        f"projection is of {difference[1]} of 'hidden:output'. Compute those of the same in "
+        f"another run, or use the components all the same: {at}.tensor={key!r}"
+    )
+    named = run("named", own, do=[{"project": {**step, "tensor": key}}])
+    assert named.manifest.components[0].tensor == key

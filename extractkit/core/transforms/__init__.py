@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from threading import Lock
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -66,17 +66,22 @@ class Operand:
         dtype: NumPy name of the element type.
         axes: the axes; the first is that of the samples, unless the tensor is a constant.
         source: the address of the tensor, for messages.
+        gradient: the target as plain data, if it is the gradient with respect to the tensor; None
+            if it is the value.
     """
 
     dtype: str
     axes: tuple[Axis, ...]
     source: str = ""
+    gradient: Mapping[str, object] | None = field(default=None, hash=False)
 
     @classmethod
-    def of(cls, spec: TensorSpec, source: str) -> "Operand":
+    def of(
+        cls, spec: TensorSpec, source: str, gradient: Mapping[str, object] | None = None
+    ) -> "Operand":
         """Return the operand of a tensor in stored order, before any transform."""
         axes = tuple(Axis(dim, number) for number, dim in enumerate(spec.axes))
-        return cls(spec.dtype, axes, source)
+        return cls(spec.dtype, axes, source, gradient)
 
     @property
     def first(self) -> int:

@@ -119,15 +119,20 @@ class Pipeline:
         """Return True if both do the same, even if they belong to different selectors."""
         return self.written == other.written
 
-    def bind(self, address: str, spec: TensorSpec) -> "Mapping[str, BoundPipeline]":
+    def bind(
+        self, address: str, spec: TensorSpec, gradient: Mapping[str, object] | None = None
+    ) -> "Mapping[str, BoundPipeline]":
         """Bind the pipeline to one tensor in stored order, and return its results by name.
 
         The main result has the empty name.
 
+        Args:
+            gradient: see `Operand`.
+
         Raises:
             SelectionError: a transform does not fit the tensor.
         """
-        operand = Operand.of(spec, address)
+        operand = Operand.of(spec, address, gradient)
         bound: list[_Step] = []
         found: dict[str, BoundPipeline] = {}
         for step in self.steps:

@@ -65,6 +65,8 @@ class Components:
         components: float64 (components, features), as the statistic `pca` has them.
         transforms: the recorded transforms of the tensor before; None if they need no check.
         model: digests of weights and definition of that model; None if they need no check.
+        gradient: the target as plain data, if they are components of gradients; None if they are
+            those of values. It is checked with the transforms.
     """
 
     key: str
@@ -76,6 +78,14 @@ class Components:
     components: Array = field(compare=False, repr=False)
     transforms: Sequence[object] | None = field(default=None, compare=False)
     model: tuple[object, object] | None = field(default=None, compare=False)
+    gradient: Mapping[str, object] | None = field(default=None, compare=False)
+
+    def of_same(self, operand: Operand) -> bool:
+        """Return True if they are of values and so is the operand, or of gradients of its target.
+
+        True as well if they need no check.
+        """
+        return self.transforms is None or _plain(self.gradient) == _plain(operand.gradient)
 
     def follow(self, transforms: tuple[object, ...]) -> bool:
         """Return True if the components were computed after these transforms.
@@ -94,6 +104,10 @@ def _plain(value: object) -> object:
     if isinstance(value, Mapping):
         return {str(key): _plain(entry) for key, entry in value.items()}
     return [_plain(entry) for entry in value] if isinstance(value, list | tuple) else value
+
+
+def _of(gradient: Mapping[str, object] | None) -> str:
+    return "values" if gradient is None else f"gradients of {_plain(gradient)}"
 
 
 def _after(transforms: Sequence[object] | None) -> str:
@@ -151,8 +165,8 @@ class FromRun:
         """Return the components for an operand.
 
         Raises:
-            SelectionError: the run has none, or several, for it, or of values after other
-                transforms.
+            SelectionError: the run has none, or several, for it, or only those of gradients of
+                another target, of gradients for values, or after other transforms.
         """
         if self.found is None:
             raise SelectionError(f"{at}.run={self.run!r} has not been read")
@@ -166,11 +180,19 @@ class FromRun:
                 f"{choices(self.tensor, keys)}"
             )
         same = [one for one in self.found if operand.source in (one.key, one.address)]
-        fitting = [one for one in same if one.follow(self.before)]
+        alike = [one for one in same if one.of_same(operand)]
+        fitting = [one for one in alike if one.follow(self.before)]
         if len(fitting) == 1:
             return fitting[0]
-        if same and not fitting:
-            others = ", ".join(f"{one.key!r} {_after(one.transforms)}" for one in same)
+        if same and not alike:
+            others = ", ".join(f"{one.key!r} ({_of(one.gradient)})" for one in same)
+            raise SelectionError(
+                f"{at}: {self.run} has principal components of {others}, and this projection is of "
+                f"{_of(operand.gradient)} of {operand.source!r}. Compute those of the same in "
+                f"another run, or use the components all the same: {at}.tensor={same[0].key!r}"
+            )
+        if alike and not fitting:
+            others = ", ".join(f"{one.key!r} {_after(one.transforms)}" for one in alike)
             advice = (
                 "Write the same transforms before it, or use"
                 if self.before == decisive(self.before)
@@ -179,7 +201,7 @@ class FromRun:
             raise SelectionError(
                 f"{at}: {self.run} has principal components of {others}, and this projection is "
                 f"{_after(self.before)}. {advice} the components all the same: "
-                f"{at}.tensor={same[0].key!r}"
+                f"{at}.tensor={alike[0].key!r}"
             )
         if fitting:
             several = ", ".join(repr(one.key) for one in fitting)
@@ -225,8 +247,9 @@ class Project:
     project: {run: runs/pca, tensor: 'a:output', axis: 2}
 
     Components are those of the tensor of the same address after the same transforms, unless
-    `tensor` names others; the axis is the last one, unless `axis` names another. The mean is
-    subtracted first, as scikit-learn's `PCA.transform` does.
+    `tensor` names others. Those of gradients are for gradients of the same target. The axis is the
+    last one, unless `axis` names another. The mean is subtracted first, as scikit-learn's
+    `PCA.transform` does.
     """
 
     name: ClassVar[str] = "project"
