@@ -154,7 +154,7 @@ def _manifest_9(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _manifest_10(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Add the transforms of each tensor, from the selectors, and what no run recorded.
+    """Add the transforms of each tensor, from the selectors, and empty values for newer fields.
 
     The digest of the samples, `inputs.digest`, was `inputs.fingerprint`.
     """
@@ -177,12 +177,12 @@ def _manifest_10(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _manifest_11(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Add the targets of gradients."""
+    """Add the targets of gradients. The last commits of schema 10 recorded them already."""
 
-    def without_target(tensor: Any) -> Any:
-        return _with(tensor, 10, {"gradient": None})
+    def with_target(tensor: Any) -> Any:
+        return {"gradient": None, **tensor} if isinstance(tensor, Mapping) else tensor
 
-    targets = {key: _each(fields.get(key), without_target) for key in ("tensors", "statistics")}
+    targets = {key: _each(fields.get(key), with_target) for key in ("tensors", "statistics")}
     return {**fields, **targets}
 
 

@@ -161,6 +161,11 @@ def test_manifests_of_every_version_are_read_as_these(version: int, tmp_path: Pa
     assert manifests.read(tmp_path) == EARLIER.get(version, EXPECTED)
 
 
+def test_the_last_manifests_of_version_10_have_the_targets_of_gradients(tmp_path: Path) -> None:
+    (tmp_path / MANIFEST).write_bytes((GOLDEN / "manifest-10-gradient.json").read_bytes())
+    assert manifests.read(tmp_path) == EXPECTED
+
+
 def test_the_checksum_of_an_older_manifest_is_verified_before_it_is_upgraded(
     tmp_path: Path,
 ) -> None:
