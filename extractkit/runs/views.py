@@ -180,6 +180,11 @@ class TensorView:
         return self._tensor.transforms
 
     @property
+    def result(self) -> str:
+        """The name of a further result of the transforms; empty for the main one."""
+        return self._tensor.result
+
+    @property
     def constant(self) -> bool:
         """Whether the tensor does not depend on the inputs, and so has no sample axis."""
         return False

@@ -1,6 +1,7 @@
 """Runs to compare: made of given values, without any model."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -31,6 +32,7 @@ def made_run(
     missing: Mapping[int, str] | None = None,
     finish: bool = True,
     configured: Mapping[str, object] | None = None,
+    do: Mapping[str, tuple[str, Sequence[object] | None]] | None = None,
     **recorded: object,
 ) -> Run:
     """A run that holds these tensors.
@@ -40,6 +42,7 @@ def made_run(
         shards: where one ends and the next begins.
         missing: samples without values, and why.
         configured: the configuration of the model.
+        do: of some tensors, the model's type and the transforms; None: these are unknown.
         recorded: more fields of the manifest.
     """
     count = max((len(v) for v in tensors.values() if not isinstance(v, np.ndarray)), default=0)
@@ -54,7 +57,7 @@ def made_run(
             "sinks": {"hdf5": {"_target_": "extractkit.sinks.hdf5.Hdf5Sink"}},
         },
         inputs=RunInputs("f00d", count) if count else None,
-        tensors=tuple(RunTensor(one, _record(one), ("mine",)) for one in stored.values()),
+        tensors=tuple(_tensor(one, (do or {}).get(one.key)) for one in stored.values()),
         plan=RunPlan(1000, True, tuple((one.start, one.stop) for one in ranges)),
         **recorded,  # type: ignore[arg-type]
     )
@@ -94,8 +97,11 @@ def _dtype(value: Array) -> str:
     return "string" if value.dtype.kind == "O" else value.dtype.name
 
 
-def _record(one: StoredTensor) -> TensorRecord:
-    return TensorRecord(one.key, Kind.OP, one.spec)
+def _tensor(one: StoredTensor, do: tuple[str, Sequence[object] | None] | None) -> RunTensor:
+    dtype, transforms = (one.spec.dtype, ()) if do is None else do
+    record = TensorRecord(one.key, Kind.OP, replace(one.spec, dtype=dtype))
+    known = None if transforms is None else tuple(transforms)
+    return RunTensor(one, record, ("mine",), transforms=known)
 
 
 def _part(

@@ -6,14 +6,17 @@ import subprocess
 import sys
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import extractkit
+from extractkit.core.catalog import Kind, TensorRecord
+from extractkit.core.spec import TensorSpec
 from extractkit.errors import ConfigError, RunDirectoryError, SelectionError
-from extractkit.runs.comparing import diff, measures
+from extractkit.runs.comparing import diff, elements
 from extractkit.runs.comparing.result import (
     Comparison,
     OneSided,
@@ -21,6 +24,8 @@ from extractkit.runs.comparing.result import (
     TensorComparison,
     Verdict,
 )
+from extractkit.runs.environment import Volatile
+from extractkit.runs.manifest import Manifest, RunStatistics
 from extractkit.runs.reader import Run
 from extractkit.testing.reference import ReferenceModel
 from tests.runs.diff_examples import Samples, made_run
@@ -71,12 +76,12 @@ def test_a_run_is_bitwise_equal_to_itself(make: Make) -> None:
     assert found.circumstances == ()
 
 
-@pytest.mark.parametrize("elements", [1, 5, 6, 13, 1 << 16])
+@pytest.mark.parametrize("size", [1, 5, 6, 13, 1 << 16])
 def test_numbers_are_those_of_numpy_however_they_are_cut(
-    make: Make, elements: int, monkeypatch: pytest.MonkeyPatch
+    make: Make, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Shards and blocks of any size; the mean is large beside the spread."""
-    monkeypatch.setattr(measures, "ELEMENTS", elements)
+    monkeypatch.setattr(elements, "ELEMENTS", size)
     draw = np.random.default_rng(1)
     one = [(1e4 + draw.normal(size=(4, 3))).astype(F32) for _ in range(9)]
     other = [value + draw.normal(scale=0.1, size=(4, 3)).astype(F32) for value in one]
@@ -303,6 +308,141 @@ def test_integers_without_one_recorded_scale_are_not_compared_with_floats(
     assert found.reason == "int8 against float32, and the integers have no recorded scale"
 
 
+Q = np.int8([[4, -8], [12, 120]])
+INTEGERS, NUMBERS = list(Q), [(one * np.float64(0.25)).astype(F32) for one in Q]
+MEANING: dict[str, tuple[list[object], str, object, float | None]] = {
+    "numbers": (NUMBERS, "float32", (), None),
+    "mean of numbers": (NUMBERS, "float32", ({"mean": "x"},), None),
+    "raw, 0.25": (INTEGERS, "int8", (), 0.25),
+    "slice, 0.25": (INTEGERS, "int8", ({"slice": {"x": ":"}}, "flatten"), 0.25),
+    "raw, 0.5": ([one // 2 for one in Q], "int8", (), 0.5),
+    "raw, unknown": (INTEGERS, "int8", (), None),
+    "cast, 0.25": ([one.astype(F32) for one in Q], "int8", ({"cast": "float32"},), 0.25),
+    "cast, 0.5": ([one.astype(F32) for one in Q], "int8", ({"cast": "float32"},), 0.5),
+    "cast, unknown": ([one.astype(F32) for one in Q], "int8", ({"cast": "float32"},), None),
+    "unknown transforms": (INTEGERS, "int8", None, 0.25),
+    "rounded": ([one.astype(np.int32) for one in Q], "float32", ({"cast": "int32"},), None),
+    "positions": ([one.astype(np.int64) for one in Q], "int8", ({"argmax": "x"},), 0.25),
+    "ids": ([one.astype(np.int64) for one in Q], "int64", (), None),
+}
+REAL = {"numbers", "mean of numbers"}
+SCALED = {"raw, 0.25", "slice, 0.25"}
+COMPARABLE = [
+    REAL | SCALED | {"raw, 0.5"},
+    {*SCALED, "unknown transforms"},
+    {"cast, 0.25"},
+    {"cast, 0.5"},
+    {"raw, unknown"},
+    {"cast, unknown"},
+    {"rounded", "positions", "ids"},
+    {"raw, unknown", "ids"},
+]
+"""What may be compared with each other, and then is equal within the tolerance."""
+
+
+@pytest.mark.parametrize("one", MEANING)
+def test_integers_are_compared_with_what_means_the_same(make: Make, one: str) -> None:
+    def run(name: str) -> Run:
+        values, dtype, do, scale = MEANING[name]
+        recorded = {} if scale is None else {"x": [{"scale": scale, "zero_point": 0}]}
+        return make({"x": values}, do={"x": (dtype, do)}, model={"quantized": recorded})
+
+    ours, found = run(one), {}
+    for other in MEANING:
+        found[other] = only(diff(ours, run(other)))
+    comparable = set().union(*(group for group in COMPARABLE if one in group))
+    same = {name for name, tensor in found.items() if tensor.verdict is not Verdict.INCOMPARABLE}
+    assert same == comparable
+    assert {found[name].verdict for name in same} <= {Verdict.EQUAL, Verdict.WITHIN}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "reason"),
+    [
+        (
+            ("int8", ({"mean": "x"},), 0.25),
+            ("float32", ({"mean": "x"},), None),
+            "float32 against float32: computed from int8 of the scale 0.25 and the zero point 0 in "
+            "A and numbers in B, so that equal elements are not equal numbers",
+        ),
+        (
+            ("int8", ({"mean": "x"},), 0.25),
+            ("int8", ({"mean": "x"},), None),
+            "float32 against float32: computed from int8 of the scale 0.25 and the zero point 0 in "
+            "A and computed from int8 of an unknown scale in B, so that equal elements are not "
+            "equal numbers",
+        ),
+    ],
+)
+def test_what_is_computed_from_quantised_integers_is_refused_with_the_scales(
+    make: Make,
+    one: tuple[str, tuple[object, ...], float | None],
+    other: tuple[str, tuple[object, ...], float | None],
+    reason: str,
+) -> None:
+    runs = [
+        make(
+            {"x": NUMBERS},
+            do={"x": (dtype, do)},
+            model={"quantized": {"x": [{"scale": scale, "zero_point": 0}]}} if scale else {},
+        )
+        for dtype, do, scale in (one, other)
+    ]
+    assert only(diff(*runs)).reason == reason
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scale", "do", "reason"),
+    [
+        ("float32", None, (), None),
+        ("int8", 0.25, (), "int8 against float32"),
+        ("int8", None, (), "and the integers have no recorded scale"),
+        ("int8", 0.25, ({"cast": "float32"},), "computed from int8 of the scale 0.25"),
+    ],
+)
+def test_statistics_of_quantised_integers_are_not_those_of_numbers(
+    dtype: str, scale: float | None, do: tuple[object, ...], reason: str | None
+) -> None:
+    def manifest(dtype: str, do: tuple[object, ...], scale: float | None) -> Manifest:
+        spec = TensorSpec.of(dtype, ("sample", None), (None, 2))
+        record = TensorRecord("x", Kind.OP, spec)
+        stored = replace(spec, dtype="float32") if do else spec
+        own = RunStatistics("x", record, ("mine",), do, ("moments",), ("moments",), stored)
+        recorded = {"x": [{"scale": scale, "zero_point": 0}]}
+        return Manifest(
+            volatile=Volatile(started="2026-11-28T15:04:05+00:00"),
+            job_resolved={},
+            model={} if scale is None else {"quantized": recorded},
+            statistics=(own,),
+        )
+
+    numbers, integers = manifest("float32", (), None), manifest(dtype, do, scale)
+    elements.check_statistics(integers, integers, ["x"])
+    if reason is None:
+        elements.check_statistics(integers, numbers, ["x"])
+        return
+    with pytest.raises(elements.IncomparableError, match=reason):
+        elements.check_statistics(integers, numbers, ["x"])
+
+
+@pytest.mark.parametrize("do", [[{"quantize": "int8"}], [{"quantize": "int8"}, "flatten"]])
+def test_numbers_quantised_in_two_runs_are_compared_as_numbers(
+    tmp_path: Path, do: list[object]
+) -> None:
+    """Twice the numbers give the same integers with twice the scale."""
+    runs = []
+    for factor in (1.0, 2.0):
+        values = np.float32([[1, -3], [0.5, 2]]) * np.float32(factor)
+        scales = np.abs(values).max(axis=1) / np.float32(127)
+        integers = np.round(values / scales[:, np.newaxis]).astype(np.int8)
+        tensors = {"x": list(integers), "x@scale": list(scales.reshape(-1))}
+        runs.append(made_run(tmp_path / str(factor), tensors, do={"x": ("float32", do)}))
+    found = diff(*runs, only="x").tensors[0]
+    assert found.verdict is Verdict.BEYOND
+    assert found.errors is not None
+    assert found.errors.max_abs == pytest.approx(3, rel=1e-2)
+
+
 def test_numbers_that_a_run_quantises_differ_by_their_recorded_error(tmp_path: Path) -> None:
     for name, do in (("whole", []), ("small", [{"quantize": "int8"}])):
         extractkit.extract(
@@ -404,7 +544,7 @@ def test_a_run_of_constants_alone_needs_no_samples(make: Make) -> None:
     assert only(found).verdict is Verdict.BEYOND
     assert only(found).first_beyond is None
     assert found.samples.compared == 0
-    large = np.arange(measures.ELEMENTS + 3, dtype=F32)
+    large = np.arange(elements.ELEMENTS + 3, dtype=F32)
     changed = large.copy()
     changed[-1] += 10
     counts = only(diff(make({"w": large}), make({"w": changed}))).counts

@@ -1,24 +1,24 @@
 """Comparison of two runs, tensor by tensor and sample by sample. Needs no TensorFlow."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import repeat
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from extractkit.advice import command
 from extractkit.core.statistics import Merging
 from extractkit.core.statistics.results import Statistics
-from extractkit.core.transforms import named_entry
-from extractkit.core.transforms.casting import SCALE, Quantize
-from extractkit.core.transforms.flattening import Flatten
-from extractkit.core.transforms.pipeline import names
-from extractkit.core.transforms.slicing import Slice
 from extractkit.core.values import Array
 from extractkit.errors import RunDirectoryError
-from extractkit.runs.comparing.measures import IncomparableError, Tallying, blocks, compare, family
+from extractkit.runs.comparing.elements import (
+    IncomparableError,
+    Side,
+    blocks,
+    check_statistics,
+    sides,
+)
+from extractkit.runs.comparing.measures import Tallying, compare, family
 from extractkit.runs.comparing.pairing import (
     Alignment,
     PairedCheckpoints,
@@ -39,7 +39,6 @@ from extractkit.runs.comparing.result import (
 )
 from extractkit.runs.manifest import Manifest, Status
 from extractkit.runs.reader import Run, open_run
-from extractkit.runs.views import TensorView
 
 _ADAPTER, _STATE = "model._target_", "model.state"
 
@@ -96,7 +95,7 @@ def diff(
         samples=aligned.found,
         tensors=tuple(
             replace(
-                _compared(*_in_one_scale(first, one, second, other), aligned, tolerance),
+                _compared(first, one, second, other, aligned, tolerance),
                 checkpoint=label,
                 checkpoint_b=other_label,
             )
@@ -112,116 +111,26 @@ def diff(
     )
 
 
-@dataclass(frozen=True)
-class _Scale:
-    """The scale of quantised integers: real = (q - zero point) · scale.
-
-    Attributes:
-        scale: one number, or a tensor with one for each sample.
-    """
-
-    scale: float | TensorView
-    zero_point: float = 0.0
-
-    def real(self, integers: Array, scale: float | Array) -> Array:
-        """Return the real numbers, float32."""
-        wide = (integers.astype(np.float64) - self.zero_point) * np.float64(scale)
-        return np.asarray(wide, np.float32)
-
-
-class _Dequantized(TensorView):
-    """A view of the real numbers that quantised integers stand for."""
-
-    def __init__(self, view: TensorView, scale: _Scale) -> None:
-        super().__init__(view._tensor, view._committed)
-        self._view, self._scale = view, scale
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return np.dtype(np.float32)
-
-    @property
-    def constant(self) -> bool:
-        return self._view.constant
-
-    def sample(self, index: int) -> Array:
-        scale = self._scale.scale
-        own = scale if isinstance(scale, float) else scale.sample(index)
-        return self._scale.real(self._view.sample(index), own)
-
-    def __iter__(self) -> Iterator[Array]:
-        scale = self._scale.scale
-        scales: Iterator[float | Array]
-        scales = repeat(scale) if isinstance(scale, float) else iter(scale)
-        for integers, own in zip(self._view, scales, strict=False):
-            yield self._scale.real(integers, own)
-
-    def padded(self, fill: object = None) -> Array:
-        """Return the whole tensor, which is a constant: samples are read one by one."""
-        scale = self._scale.scale
-        own = scale if isinstance(scale, float) else np.asarray(scale)
-        return self._scale.real(self._view.padded(fill), own)
-
-
-def _in_one_scale(a: Run, one: str, b: Run, other: str) -> tuple[TensorView, TensorView]:
-    """Return two tensors, quantised integers as real numbers unless both have the same scale."""
-    views = a[one], b[other]
-    scales = _scale(a, views[0]), _scale(b, views[1])
-    if scales[0] == scales[1]:
-        return views
-    comparable = [
-        scale is not None or family(view.dtype) == "real"
-        for view, scale in zip(views, scales, strict=True)
-    ]
-    if not all(comparable):
-        return views
-    first, second = (
-        view if scale is None else _Dequantized(view, scale)
-        for view, scale in zip(views, scales, strict=True)
-    )
-    return first, second
-
-
-def _scale(run: Run, view: TensorView) -> _Scale | None:
-    """Return the recorded scale of quantised integers; None for all other tensors.
-
-    Of transforms, only those that move elements keep it.
-    """
-    if family(view.dtype) != "integer" or view.transforms is None:
-        return None
-    if view.transforms and named_entry(view.transforms[-1]) == (Quantize.name, "int8"):
-        key = f"{view.key}@{SCALE}"
-        return _Scale(run[key]) if key in run else None
-    recorded = run.manifest.model.get("quantized")
-    kept = all(name in (Slice.name, Flatten.name) for name in names(view.transforms))
-    if not kept or not isinstance(recorded, Mapping):
-        return None
-    match recorded.get(view.record.address):
-        case [{"scale": int() | float() as scale, "zero_point": int() | float() as zero_point}]:
-            return _Scale(float(scale), float(zero_point))
-        case _:
-            return None
-
-
 def _compared(
-    a: TensorView, b: TensorView, aligned: Alignment, tolerance: Tolerance
+    a: Run, one: str, b: Run, other: str, aligned: Alignment, tolerance: Tolerance
 ) -> TensorComparison:
     tallying = Tallying()
     merging = Merging(tallying)
     try:
-        pairs = _pairs(a, b, aligned)
-        for block in blocks(a, b, pairs):
+        ours, theirs = sides(a, one, b, other)
+        pairs = _pairs(ours, theirs, aligned)
+        for block in blocks(ours, theirs, pairs):
             merging.add(tallying.of((block.pairs, compare(block.a, block.b, tolerance))))
     except IncomparableError as error:
-        return TensorComparison(a.key, b.key, Verdict.INCOMPARABLE, str(error))
+        return TensorComparison(a[one].key, b[other].key, Verdict.INCOMPARABLE, str(error))
     tally = merging.finish()
-    verdict = _verdict(tally.counts, same_type=a.dtype == b.dtype)
+    verdict = _verdict(tally.counts, same_type=ours.dtype == theirs.dtype)
     first_unequal, first_beyond, worst = (
         None if pair is None or pairs is None else pairs.sample(pair)
         for pair in (tally.first_unequal, tally.first_beyond, tally.worst)
     )
     return TensorComparison(
-        *(a.key, b.key, verdict, None, tally.counts, tally.errors()),
+        *(ours.key, theirs.key, verdict, None, tally.counts, tally.errors()),
         *(first_unequal, first_beyond, worst),
     )
 
@@ -240,14 +149,23 @@ def _compared_statistics(
         one = _statistics_at(pairs.a, label)
         other = _statistics_at(pairs.b, other_label)
         for key, statistic, result in results:
-            found = _compared_arrays(
-                f"{key} {statistic}.{result}",
-                one[key][statistic][result],
-                other[key][statistic][result],
-                tolerance,
+            name = f"{key} {statistic}.{result}"
+            try:
+                check_statistics(pairs.a.manifest, pairs.b.manifest, one[key].tensors)
+                found = _compared_arrays(
+                    name,
+                    one[key][statistic][result],
+                    other[key][statistic][result],
+                    tolerance,
+                )
+            except IncomparableError as error:
+                found = TensorComparison(name, name, Verdict.INCOMPARABLE, str(error))
+            yield replace(
+                found,
+                checkpoint=label,
+                checkpoint_b=other_label,
+                result=f"{statistic}.{result}",
             )
-            name = f"{statistic}.{result}"
-            yield replace(found, checkpoint=label, checkpoint_b=other_label, result=name)
 
 
 def _statistics_at(run: Run, label: str | None) -> Statistics:
@@ -257,16 +175,22 @@ def _statistics_at(run: Run, label: str | None) -> Statistics:
 
 
 def _compared_arrays(label: str, a: Array, b: Array, tolerance: Tolerance) -> TensorComparison:
+    """Compare two results of statistics.
+
+    Raises:
+        IncomparableError: their shapes or families differ.
+    """
     if a.shape != b.shape or family(a.dtype) != family(b.dtype):
-        reason = f"{a.dtype.name} {list(a.shape)} against {b.dtype.name} {list(b.shape)}"
-        return TensorComparison(label, label, Verdict.INCOMPARABLE, reason)
+        raise IncomparableError(
+            f"{a.dtype.name} {list(a.shape)} against {b.dtype.name} {list(b.shape)}"
+        )
     compared = compare(a.reshape(1, -1), b.reshape(1, -1), tolerance)
     tally = Tallying().of((np.zeros(1, np.int64), compared))
     verdict = _verdict(tally.counts, same_type=a.dtype == b.dtype)
     return TensorComparison(label, label, verdict, None, tally.counts, tally.errors())
 
 
-def _pairs(a: TensorView, b: TensorView, aligned: Alignment) -> Alignment | None:
+def _pairs(a: Side, b: Side, aligned: Alignment) -> Alignment | None:
     """Return the pairs of samples to compare, or None for constants, which have no samples.
 
     Raises:

@@ -1,6 +1,6 @@
-"""Measures of the difference between two tensors, block by block in float64. NumPy only."""
+"""Measures of the difference between two blocks of elements, in float64. NumPy only."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import astuple, dataclass, replace
 from operator import add
 from typing import Any
@@ -12,114 +12,14 @@ from extractkit.core.statistics import Arrays
 from extractkit.core.statistics.products import PairSums, correlation, cosine, relative_norm
 from extractkit.core.values import Array, Values
 from extractkit.errors import counted
-from extractkit.runs.comparing.pairing import Alignment, Pairs
+from extractkit.runs.comparing.pairing import Pairs
 from extractkit.runs.comparing.result import Counts, Errors, Tolerance
-from extractkit.runs.views import TensorView
 
 Mask = npt.NDArray[np.bool_]
 Reals = npt.NDArray[np.float64]
 
 _FAMILIES = {"f": "real", "c": "complex", "i": "integer", "u": "integer", "b": "boolean"}
 _TEXT = "text"
-
-
-ELEMENTS = 1 << 16
-"""Most elements in a block: 0.5 MB as 64-bit floats, so that a few fit a processor's cache."""
-
-
-class IncomparableError(Exception):
-    """Two tensors have no corresponding elements; the message gives the reason."""
-
-
-@dataclass(frozen=True, eq=False)
-class BlockPair:
-    """Corresponding elements of both runs.
-
-    Attributes:
-        pairs: int64 (samples,), the pairs of samples that they belong to. A sample larger than a
-            block is split over several.
-        a, b: (samples, elements), each in its run's own dtype.
-    """
-
-    pairs: Pairs
-    a: Array
-    b: Array
-
-
-_Pair = tuple[int, Array, Array]
-
-
-def blocks(a: TensorView, b: TensorView, aligned: Alignment | None) -> Iterator[BlockPair]:
-    """Yield all corresponding elements in the order of the pairs. A constant is one pair, number 0.
-
-    Args:
-        aligned: the pairs of samples; None for constants.
-
-    Raises:
-        IncomparableError: the shapes of a sample differ.
-        RunDirectoryError: a shard is missing or damaged.
-    """
-    pairs = _constants(a, b) if aligned is None else _samples(a, b, aligned)
-    waiting: list[_Pair] = []
-    size = 0
-    for pair in pairs:
-        alike = not waiting or pair[1].size == waiting[0][1].size
-        if not alike or size + pair[1].size > ELEMENTS:
-            yield from _joined(waiting)
-            waiting, size = [], 0
-        waiting.append(pair)
-        size += pair[1].size
-    yield from _joined(waiting)
-
-
-def _joined(pairs: Sequence[_Pair]) -> Iterator[BlockPair]:
-    """Yield samples of one size side by side, and a sample that is too large in several blocks."""
-    if not pairs:
-        return
-    numbers = np.array([number for number, _, _ in pairs], np.int64)
-    a = np.stack([one.reshape(-1) for _, one, _ in pairs])
-    b = np.stack([other.reshape(-1) for _, _, other in pairs])
-    for start in range(0, max(a.shape[1], 1), ELEMENTS):
-        yield BlockPair(numbers, a[:, start : start + ELEMENTS], b[:, start : start + ELEMENTS])
-
-
-def _constants(a: TensorView, b: TensorView) -> Iterator[_Pair]:
-    one, other = np.asarray(a), np.asarray(b)
-    _check(one, other, "")
-    yield 0, one, other
-
-
-def _samples(a: TensorView, b: TensorView, aligned: Alignment) -> Iterator[_Pair]:
-    both = zip(picked(a, aligned.a), picked(b, aligned.b), strict=True)
-    for pair, (one, other) in enumerate(both):
-        if one.shape != other.shape:
-            _check(one, other, f"sample {aligned.sample(pair).id!r}: ")
-        yield pair, one, other
-
-
-def _check(one: Array, other: Array, of: str) -> None:
-    if one.shape != other.shape:
-        raise IncomparableError(f"{of}shape {list(one.shape)} against {list(other.shape)}")
-
-
-def picked(view: TensorView, numbers: Pairs) -> Iterable[Array]:
-    """Return some samples, unpadded. In ascending order, every shard is read once."""
-    if np.any(np.diff(numbers) <= 0):
-        return (view.sample(int(number)) for number in numbers)
-    return _ascending(view, numbers)
-
-
-def _ascending(view: TensorView, numbers: Pairs) -> Iterator[Array]:
-    wanted = iter(numbers.tolist())
-    following = next(wanted, None)
-    if following is None:
-        return
-    for number, value in enumerate(view):
-        if number == following:
-            yield value
-            following = next(wanted, None)
-            if following is None:
-                return
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,7 +20,7 @@ from extractkit.errors import (
     UnknownTensorError,
     choices,
 )
-from extractkit.runs.comparing.measures import picked
+from extractkit.runs.comparing.elements import picked
 from extractkit.runs.comparing.pairing import Alignment, align, wanted
 from extractkit.runs.comparing.result import SampleComparison
 from extractkit.runs.manifest import Status
