@@ -261,9 +261,8 @@ class BoundTarget:
         return self.target.at
 
     def __str__(self) -> str:
-        """Return address and index, as in `:output[3] - :output[argmax]`."""
-        picks = [self.target.pick, *([self.target.minus] if self.target.minus else [])]
-        return " - ".join(f"{self.tensor}{_shown(one)}" for one in picks)
+        """Return address and index; see `target_text`."""
+        return target_text(self.written)
 
     def elements(self, lengths: Mapping[str, Array]) -> Iterator[tuple[str, Dim, int, Array]]:
         """Yield the single elements taken from free axes; see `BoundPipeline.elements`.
@@ -378,10 +377,16 @@ def _written(pick: Pick) -> Any:
     return _ARGMAX if isinstance(pick, Largest) else list(pick.index)
 
 
-def _shown(pick: Pick) -> str:
-    if isinstance(pick, Largest):
-        return f"[{_ARGMAX}]"
-    return str(list(pick.index)) if pick.index else ""
+def target_text(written: Mapping[str, object]) -> str:
+    """Return a target in plain data as text, as in `:output[3] - :output[argmax]`."""
+    picks = [written[key] for key in ("index", "minus") if key in written]
+    return " - ".join(f"{written.get('tensor')}{_index_text(one)}" for one in picks)
+
+
+def _index_text(index: object) -> str:
+    if isinstance(index, list):
+        return str(index) if index else ""
+    return f"[{index}]"
 
 
 def _titles(dims: Iterable[Dim]) -> list[str]:

@@ -11,6 +11,7 @@ import os
 import shutil
 import sys
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TextIO
 
@@ -18,6 +19,7 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.segment import Segment
 
 from extractkit.core.catalog import Kind
+from extractkit.core.requests import target_text
 from extractkit.core.spec import SAMPLE, TEXT, Dim, TensorSpec, file_dtype
 from extractkit.runs.directory import human_bytes
 
@@ -48,6 +50,16 @@ def shape_text(spec: TensorSpec) -> str:
     if spec.dims is None:
         return "any shape"
     return " × ".join(map(_axis, spec.dims)) or "scalar"
+
+
+def content_text(spec: TensorSpec, gradient: Mapping[str, object] | None) -> str:
+    """Return the shape of what is stored of a tensor, and the target if it is a gradient.
+
+    Args:
+        gradient: the target as plain data; None for values.
+    """
+    shape = shape_text(spec)
+    return shape if gradient is None else f"{shape}, gradient of {safe(target_text(gradient))}"
 
 
 def size_text(spec: TensorSpec) -> str:

@@ -14,7 +14,7 @@ from extractkit.advice import command
 from extractkit.core.component import require
 from extractkit.core.statistics.results import Statistics
 from extractkit.core.value_checks import ValueChecks
-from extractkit.display import duration_text, rate_text, safe, shape_text, size_text
+from extractkit.display import content_text, duration_text, rate_text, safe, size_text
 from extractkit.display.tensors import statistics_table
 from extractkit.engine import Summary
 from extractkit.errors import ConfigError, choices, counted
@@ -347,7 +347,7 @@ def _tensors(tensors: tuple[RunTensor, ...]) -> Table:
         table.add_row(
             Text(safe(tensor.key), overflow="fold"),
             safe(stored.spec.dtype),
-            shape_text(stored.spec),
+            content_text(stored.spec, tensor.gradient),
             size_text(stored.spec),
             Text(safe(", ".join(tensor.selectors))),
         )

@@ -22,7 +22,7 @@ from extractkit.core.checkpoints import ExcludedCheckpoint
 from extractkit.core.plan import Constant, OverSamples, PerSample, PlannedTensor, divided, groups_of
 from extractkit.core.spec import storable
 from extractkit.core.statistics.results import Statistics, TensorStatistics
-from extractkit.display import counts_text, safe, shape_text, size_text
+from extractkit.display import content_text, counts_text, safe, shape_text, size_text
 from extractkit.errors import counted
 from extractkit.runs.directory import human_bytes
 from extractkit.runs.manifest import RunStatistics
@@ -189,9 +189,7 @@ def _tensors(plan: "Preview") -> Table:
 
 
 def _stored_text(tensor: PlannedTensor) -> str:
-    shape = shape_text(tensor.spec)
-    if tensor.target is not None:
-        shape = f"{shape}, gradient of {safe(str(tensor.target))}"
+    shape = content_text(tensor.spec, None if tensor.target is None else tensor.target.written)
     match tensor.stored:
         case OverSamples(asked):
             return f"{', '.join(asked.names)} of {shape}"
@@ -249,7 +247,7 @@ def statistics_table(
         found: the results; None: they are not computed yet, and only names are listed.
     """
     table = Table("tensor", "of", "statistic", "over all samples", box=None, pad_edge=False)
-    of = {one.key: shape_text(one.spec) for one in recorded}
+    of = {one.key: content_text(one.spec, one.gradient) for one in recorded}
     if found is None:
         rows = [(one.key, name, "not computed yet") for one in recorded for name in one.names]
     else:

@@ -241,10 +241,13 @@ class Run(Mapping[str, TensorView]):
 
     @cached_property
     def _others(self) -> dict[str, TensorView]:
-        """The views by every address and name that only one tensor has."""
+        """The views by every address and name that only one tensor has.
+
+        Gradients are not the values of the tensor at that address.
+        """
         found: dict[str, list[TensorView]] = {}
         for view in self._views.values():
-            for alias in {view.record.address, view.record.name}:
+            for alias in {view.record.address, view.record.name} if view.gradient is None else ():
                 found.setdefault(alias, []).append(view)
         return {alias: views[0] for alias, views in found.items() if len(views) == 1}
 

@@ -185,6 +185,11 @@ class TensorView:
         return self._tensor.result
 
     @property
+    def gradient(self) -> Mapping[str, object] | None:
+        """The target as plain data, if the values are gradients with respect to the tensor."""
+        return self._tensor.gradient
+
+    @property
     def constant(self) -> bool:
         """Whether the tensor does not depend on the inputs, and so has no sample axis."""
         return False

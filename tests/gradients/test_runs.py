@@ -8,8 +8,9 @@ import pytest
 from keras import layers
 
 import extractkit
+from extractkit import cli
 from extractkit.core.values import Array
-from extractkit.errors import SelectionError
+from extractkit.errors import SelectionError, UnknownTensorError
 
 ROWS = np.random.default_rng(0).normal(size=(11, 4)).astype("float32")
 
@@ -59,8 +60,62 @@ def test_the_target_is_part_of_the_identity(file: Path, tmp_path: Path) -> None:
     )
     assert one.manifest.identity is not None
     assert one.manifest.identity == same.manifest.identity != other.manifest.identity
-    assert other.manifest.tensors[0].gradient == {"tensor": ":output", "index": [0]}
-    assert list(one) == list(other) == ["hidden:output@grad"]
+    key = "hidden:output@grad"
+    assert other[key].gradient == {"tensor": ":output", "index": [0]}
+    (equal,), (apart,) = (extractkit.diff(one, run).tensors for run in (same, other))
+    assert equal.verdict == "equal"
+    assert (apart.verdict, apart.reason) == (
+        "not comparable",
+        "it is the gradient of :output[argmax] in A and the gradient of :output[0] in B",
+    )
+
+
+def test_gradients_are_not_found_under_the_address_of_the_values(
+    file: Path, tmp_path: Path
+) -> None:
+    run = extracted(file, tmp_path / "run")
+    with pytest.raises(UnknownTensorError, match="It is stored as 'hidden:output@grad'"):
+        _ = run["hidden:output"]
+
+
+def test_values_and_statistics_of_other_targets_are_incomparable(
+    file: Path, tmp_path: Path
+) -> None:
+    key = "hidden:output@grad"
+    given = ["+selectors.v.path=hidden:output"]
+    one = extracted(file, tmp_path / "one", *given)
+    (found,) = extractkit.diff(one, one, mapping={key: "hidden:output"}).tensors
+    assert found.reason == "it is the gradient of :output[argmax] in A and the value in B"
+    first, second = (
+        extracted(file, tmp_path / str(index), of={"index": index}, statistics=["moments"])
+        for index in (0, 1)
+    )
+    reasons = {one.reason for one in extractkit.diff(first, second).tensors}
+    assert reasons == {"it is the gradient of :output[0] in A and the gradient of :output[1] in B"}
+
+
+def test_a_mapping_compares_targets_of_other_names(file: Path, tmp_path: Path) -> None:
+    key = "hidden:output@grad"
+    named, outputs = (
+        extracted(file, tmp_path / str(number), of={"tensor": tensor, "index": 0})
+        for number, tensor in enumerate(("head:output", ":output"))
+    )
+    (apart,) = extractkit.diff(named, outputs).tensors
+    assert apart.verdict == "not comparable"
+    (same,) = extractkit.diff(named, outputs, mapping={key: key}).tensors
+    assert same.verdict == "equal"
+
+
+def test_show_names_the_target(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    extracted(file, tmp_path / "values", of={"index": 2, "minus": "argmax"})
+    extracted(file, tmp_path / "moments", statistics=["moments"])
+    assert cli.execute(["show", str(tmp_path / "values")]) == 0
+    shown = "sample × 5, gradient of :output[2] - :output[argmax]"
+    assert shown in capsys.readouterr().out
+    assert cli.execute(["show", str(tmp_path / "moments")]) == 0
+    assert "sample × 5, gradient of :output[argmax]" in capsys.readouterr().out
 
 
 def test_statistics_are_those_of_the_gradients(file: Path, tmp_path: Path) -> None:

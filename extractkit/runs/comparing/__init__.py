@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from extractkit.advice import command
+from extractkit.core.requests import target_text
 from extractkit.core.statistics import Merging
 from extractkit.core.statistics.results import Statistics
 from extractkit.core.values import Array
@@ -95,7 +96,7 @@ def diff(
         samples=aligned.found,
         tensors=tuple(
             replace(
-                _compared(first, one, second, other, aligned, tolerance),
+                _compared(first, one, second, other, aligned, tolerance, mapping),
                 checkpoint=label,
                 checkpoint_b=other_label,
             )
@@ -112,11 +113,18 @@ def diff(
 
 
 def _compared(
-    a: Run, one: str, b: Run, other: str, aligned: Alignment, tolerance: Tolerance
+    a: Run,
+    one: str,
+    b: Run,
+    other: str,
+    aligned: Alignment,
+    tolerance: Tolerance,
+    mapping: Mapping[str, str] | None,
 ) -> TensorComparison:
     tallying = Tallying()
     merging = Merging(tallying)
     try:
+        _check_targets(a[one].gradient, b[other].gradient, named_apart=mapping is not None)
         ours, theirs = sides(a, one, b, other)
         pairs = _pairs(ours, theirs, aligned)
         for block in blocks(ours, theirs, pairs):
@@ -144,6 +152,7 @@ def _verdict(counts: Counts, *, same_type: bool) -> Verdict:
 def _compared_statistics(
     pairs: PairedCheckpoints, results: Sequence[Result], tolerance: Tolerance
 ) -> Iterator[TensorComparison]:
+    targets = _targets(pairs.a), _targets(pairs.b)
     for label, other_label, _, _ in pairs.both:
         # The statistics of the whole runs are read once.
         one = _statistics_at(pairs.a, label)
@@ -151,6 +160,8 @@ def _compared_statistics(
         for key, statistic, result in results:
             name = f"{key} {statistic}.{result}"
             try:
+                for tensor in one[key].tensors:
+                    _check_targets(*(of[tensor] for of in targets), named_apart=False)
                 check_statistics(pairs.a.manifest, pairs.b.manifest, one[key].tensors)
                 found = _compared_arrays(
                     name,
@@ -166,6 +177,11 @@ def _compared_statistics(
                 checkpoint_b=other_label,
                 result=f"{statistic}.{result}",
             )
+
+
+def _targets(run: Run) -> dict[str, Mapping[str, object] | None]:
+    """Return the targets of the tensors with statistics, None for values, by key."""
+    return {one.key: one.gradient for one in run.manifest.statistics}
 
 
 def _statistics_at(run: Run, label: str | None) -> Statistics:
@@ -188,6 +204,28 @@ def _compared_arrays(label: str, a: Array, b: Array, tolerance: Tolerance) -> Te
     tally = Tallying().of((np.zeros(1, np.int64), compared))
     verdict = _verdict(tally.counts, same_type=a.dtype == b.dtype)
     return TensorComparison(label, label, verdict, None, tally.counts, tally.errors())
+
+
+def _check_targets(
+    a: Mapping[str, object] | None, b: Mapping[str, object] | None, *, named_apart: bool
+) -> None:
+    """Check that both are values, or gradients of one target.
+
+    Args:
+        named_apart: whether tensors of one run may have other names in the other, as with a
+            mapping. The addresses of the targets may differ then.
+
+    Raises:
+        IncomparableError: they are not.
+    """
+    if a == b:
+        return
+    if named_apart and a is not None and b is not None and {**a, "tensor": b.get("tensor")} == b:
+        return
+    one, other = (
+        "the value" if of is None else f"the gradient of {target_text(of)}" for of in (a, b)
+    )
+    raise IncomparableError(f"it is {one} in A and {other} in B")
 
 
 def _pairs(a: Side, b: Side, aligned: Alignment) -> Alignment | None:
