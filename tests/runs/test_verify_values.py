@@ -234,6 +234,7 @@ ALONG_TOKENS: Mapping[str, object] = {
     "histogram": {"edges": [-1, 0, 1], "axis": 2},
     "topk": {"axis": "token", "k": 2},
     "flatten": ["token", 2],
+    "channels_last": None,
     "abs": None,
     "softmax": "token",
     "normalize": "token",
@@ -332,20 +333,53 @@ def test_joined_axes_are_as_long_as_their_product(tmp_path: Path) -> None:
         assert [one.tensor for one in found] == reported
 
 
-@pytest.mark.parametrize(
-    "transforms",
-    [("abs", {"of_a_plugin": 1}), (["malformed"],), ({"mean": "no such axis"},), None],
-    ids=str,
-)
+def cut(values: dict[str, Any]) -> None:
+    values[STEPS] = ragged([min(n, 2) for n in OWN])
+
+
+@pytest.mark.parametrize("transforms", [("abs", {"of_a_plugin": 1}), None], ids=str)
 def test_lengths_after_unknown_transforms_are_not_predicted(
     transforms: tuple[object, ...] | None, tmp_path: Path
 ) -> None:
-    def cut(values: dict[str, Any]) -> None:
-        values[STEPS] = ragged([min(n, 2) for n in OWN])
-
     tensors = tuple(replace(one, transforms=transforms) for one in TENSORS)
     path = written(tmp_path / "run", cut, sinks=("npz",), tensors=tensors)
-    assert of_values(verify(path)) == []
+    (check,) = (check for check in verify(path).checks if check.name == "values")
+    assert check.findings == ()
+    assert check.detail.endswith("; lengths of 3 tensors not predicted")
+    assert check.notes == (
+        "lengths not predicted, as values or a plugin decide them, or the run does not record what "
+        f"does: {', '.join(sorted(map(repr, (HIDDEN, STEPS, ATTENTION))))}",
+    )
+
+
+def test_the_lengths_of_all_tensors_of_a_plain_run_are_predicted(tmp_path: Path) -> None:
+    (check,) = (one for one in verify(written(tmp_path / "run")).checks if one.name == "values")
+    assert "predicted" not in check.detail
+    assert check.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("transforms", "result", "problem"),
+    [
+        ((["malformed"],), "", "transforms that it cannot have: "),
+        (({"mean": "no such axis"},), "", "transforms that it cannot have: "),
+        (({"cast": "int7"},), "", "'int7' is not a dtype"),
+        (("abs",), "scale", "the result 'scale', which its transforms do not have"),
+    ],
+    ids=str,
+)
+def test_own_transforms_that_a_tensor_cannot_have_are_reported(
+    transforms: tuple[object, ...], result: str, problem: str, tmp_path: Path
+) -> None:
+    tensors = tuple(
+        replace(one, transforms=transforms, result=result) if one.key == STEPS else one
+        for one in TENSORS
+    )
+    path = written(tmp_path / "run", sinks=("npz",), tensors=tensors)
+    (finding,) = of_values(verify(path))
+    assert (finding.file, finding.tensor) == ("manifest.json", STEPS)
+    assert f"manifest.json, {STEPS!r}: it records" in finding.message
+    assert problem in finding.message
 
 
 # ---- samples without values

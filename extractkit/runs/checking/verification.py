@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from extractkit.core.spec import TensorSpec, file_dtype
 from extractkit.core.transforms import AxisLengths
 from extractkit.core.transforms.pipeline import DO, BoundPipeline, Pipeline
 from extractkit.core.transforms.pipeline import names as transform_names
-from extractkit.core.transforms.projection import Components, FromRun
+from extractkit.core.transforms.projection import Components, FromRun, Project
 from extractkit.core.transforms.registry import is_own
 from extractkit.core.value_checks import EXAMINATION
 from extractkit.core.values import (
@@ -184,17 +184,25 @@ def shard_contents(
     """
     found: list[Finding] = []
     read = 0
-    transforms = _transforms(directory, manifest)
+    transforms = _transforms(directory, manifest, found)
+    unpredicted: set[str] = set()
     for shard, entry in entries.items():
         tensors = manifest.tensors_in(shard)
         for name, file in entry.files.items():
             path = directory / file.name
-            content = _Content(path, file.name, entry, shard, sinks[name], rows, transforms, found)
+            content = _Content(
+                *(path, file.name, entry, shard, sinks[name], rows),
+                *(transforms, found, unpredicted),
+            )
             content.check(tensors, manifest.examined_in(shard))
             read += len(tensors)
-    return Check.of(
-        "values", f"{counted(read, 'tensor')} in {counted(len(entries), 'shard')}", found
-    )
+    detail = f"{counted(read, 'tensor')} in {counted(len(entries), 'shard')}"
+    if not unpredicted:
+        return Check.of("values", detail, found)
+    detail += f"; lengths of {counted(len(unpredicted), 'tensor')} not predicted"
+    listed = ", ".join(map(repr, sorted(unpredicted)))
+    why = "values or a plugin decide them, or the run does not record what does"
+    return Check.of("values", detail, found, [f"lengths not predicted, as {why}: {listed}"])
 
 
 def merged_statistics(directory: Path, manifest: Manifest, entries: Mapping[Shard, Entry]) -> Check:
@@ -253,7 +261,11 @@ def read_whole(sink: Sink, path: Path, shard: Shard, tensor: StoredTensor) -> Va
 
 @dataclass(frozen=True, eq=False)
 class _Content:
-    """One shard as one sink wrote it. Adds everything that is wrong to `found`."""
+    """One shard as one sink wrote it.
+
+    Adds everything that is wrong to `found`, and to `unpredicted` the tensors with an axis whose
+    lengths do not follow from the samples' rows.
+    """
 
     path: Path
     file: str
@@ -263,6 +275,7 @@ class _Content:
     rows: SampleRows
     transforms: Mapping[str, "_Transforms"]
     found: list[Finding]
+    unpredicted: set[str]
     unreadable: set[str] = field(default_factory=set)
 
     def check(self, tensors: Sequence[RunTensor], examined: Sequence[str]) -> None:
@@ -326,7 +339,10 @@ class _Content:
         for axis, size in enumerate(shape):
             lengths = shapes[:, axis]
             expected = planned.get(axis + 1) if size is None else size
-            off = np.flatnonzero(lengths < 0 if expected is None else lengths != expected)
+            if expected is None:
+                self.unpredicted.add(tensor.key)
+                continue
+            off = np.flatnonzero(lengths != expected)
             off = off[np.isin(off, present)]
             if len(off):
                 at = int(off[0])
@@ -375,46 +391,57 @@ class _Transforms:
     bound: BoundPipeline
 
 
-def _transforms(directory: Path, manifest: Manifest) -> dict[str, _Transforms]:
+def _transforms(
+    directory: Path, manifest: Manifest, found: list[Finding]
+) -> dict[str, _Transforms]:
     """Return the transforms of each tensor, by key, where the manifest determines them.
 
     It does not for plugins, whose code a file may not choose, and for some runs of older schemas,
     which record no transforms or no measured axes.
+
+    Args:
+        found: receives a finding for each tensor with transforms that it cannot have.
     """
     components = next((file for file in manifest.files if file.name == COMPONENTS), None)
+    lost = False
     try:
         if components is not None:
             components.check(directory)
         offered = frozen(directory, manifest)
     except RunDirectoryError:  # reported by the check of the recorded files
-        offered = _no_components
-    found = {}
+        offered, lost = _no_components, True
+    known = {}
     for tensor in manifest.tensors:
-        if tensor.stored.constant or not _of_extractkit(tensor.transforms):
+        if tensor.stored.constant or tensor.transforms is None:
+            continue
+        used = list(transform_names(tensor.transforms))
+        if lost and Project.name in used:
+            continue
+        if any(name is not None and not is_own(name) for name in used):
             continue
         layout = Layout.of(tensor.record)
         before = tensor.stored.spec
         if tensor.transforms and layout is not None:
             before = TensorSpec(tensor.record.spec.dtype, layout.dims)
-        elif tensor.transforms:
+        elif tensor.transforms and None not in used:
             continue
         try:
             pipeline = Pipeline.parse({DO: tensor.transforms}, tensor.key).given(offered)
             bound = pipeline.bind(tensor.record.address, before).get(tensor.result)
-        except UserError:
-            continue
-        if bound is not None:
-            found[tensor.key] = _Transforms(before, bound)
-    return found
+        except UserError as error:
+            problem = f"transforms that it cannot have: {error}"
+        else:
+            if bound is not None:
+                known[tensor.key] = _Transforms(before, bound)
+                continue
+            problem = f"the result {tensor.result!r}, which its transforms do not have"
+        message = f"{directory / MANIFEST}, {tensor.key!r}: it records {problem}"
+        found.append(Finding(MANIFEST, message, tensor=tensor.key))
+    return known
 
 
 def _no_components(at: str, source: FromRun) -> Sequence[Components]:
     return []
-
-
-def _of_extractkit(transforms: Sequence[object] | None) -> TypeGuard[Sequence[object]]:
-    names = [None] if transforms is None else transform_names(transforms)
-    return all(name is not None and is_own(name) for name in names)
 
 
 def _same_type(found: np.dtype[Any], recorded: str) -> bool:
