@@ -20,7 +20,7 @@ from extractkit.engine.loading import Opened, open_job
 from extractkit.engine.model_cache import program_of
 from extractkit.engine.samples import Record, Survey, check_slices
 from extractkit.engine.sharing import Shared, Sharing, measure_sharing
-from extractkit.engine.sizes import SizeFaults
+from extractkit.engine.sizes import SizeFaults, needed_addresses
 from extractkit.engine.stream import Stream, fetches
 from extractkit.errors import SampleError
 from extractkit.inputs import Source
@@ -253,7 +253,7 @@ def _tried(
         try:
             values = program(first.features, first.lengths)
         except SampleError as error:
-            addresses = [tensor.address for tensor in varying]
+            addresses = needed_addresses(varying)
             fault = SizeFaults(opened.model, addresses, program).of(first)
             raise SampleError(first_explained(str(error), fault)) from error
         rooms = [tensor.assembly(lengths) for tensor in varying]

@@ -6,7 +6,7 @@ from functools import cached_property, partial
 
 import numpy as np
 
-from extractkit.core.plan import SampleLengths
+from extractkit.core.plan import PlannedTensor, SampleLengths
 from extractkit.core.values import Array
 from extractkit.engine.batches import Batch, collate
 from extractkit.errors import JobError, SampleError
@@ -133,6 +133,16 @@ class OwnSizes:
                     yield at
         for position in np.linspace(0, len(sizes) - 1, _FEW_SIZES).astype(int).tolist():
             yield dict(zip(axes, sizes[position], strict=True))
+
+
+def needed_addresses(tensors: Iterable[PlannedTensor]) -> list[str]:
+    """Return the addresses of tensors, and of the targets that gradients among them are of."""
+    found: dict[str, None] = {}
+    for one in tensors:
+        found[one.address] = None
+        if one.target is not None:
+            found[one.target.tensor] = None
+    return list(found)
 
 
 @dataclass(eq=False)

@@ -60,7 +60,7 @@ from extractkit.engine.failing_samples import (
     run_isolated,
 )
 from extractkit.engine.samples import blamed, named
-from extractkit.engine.sizes import OwnSizes, SizeFaults
+from extractkit.engine.sizes import OwnSizes, SizeFaults, needed_addresses
 from extractkit.engine.threads import ahead, no_wake
 from extractkit.errors import BadSampleError, FinalError, InputError, JobError, SampleError
 from extractkit.inputs import Source
@@ -326,7 +326,7 @@ class Stream:
     @cached_property
     def _size_faults(self) -> SizeFaults:
         assert self.program is not None
-        addresses = [tensor.address for tensor in self.tensors]
+        addresses = needed_addresses(self.tensors)
         return SizeFaults(self.model, addresses, self.program)
 
     def _assemble(self, computed: Generator[_Computed, None, None]) -> Iterator[ShardValues]:

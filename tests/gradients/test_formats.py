@@ -281,8 +281,8 @@ def test_custom_gradients_of_a_saved_model_are_refused(saved: bool, tmp_path: Pa
     how = ["model=saved_model", f"model.path={tmp_path / 'saved'}"]
     with pytest.raises(
         SelectionError,
-        match=r"IdentityN' \(IdentityN\) has a custom gradient, which is Python code that this "
-        r"graph does not contain",
+        match=r"IdentityN' \(IdentityN\) has a custom gradient, which is Python code that graphs "
+        r"do not contain",
     ):
         gradients(tmp_path, ROWS, *how, kind="model_input", gradient={"of": {"index": 0}})
     assert not (tmp_path / "run").exists()
@@ -330,17 +330,13 @@ class Obstacles(tf.Module):
     ("target", "path", "message"),
     [
         (":output.square", "wave:0", "the target does not depend on it by operations with a"),
-        (
-            ":output.rounded",
-            ":input.x",
-            "':output.rounded' does not depend on ':input.x' by operations with a gradient",
-        ),
+        (":output.rounded", ":input.x", ":input.x: the target does not depend on it by operations"),
         (
             ":output.contrast",
             "wave:0",
             "wave:0: TensorFlow has no gradient of operation 'contrast' (AdjustContrastv2)",
         ),
-        (":output.looped", ":input.x", "has a custom gradient, which is Python code that the"),
+        (":output.looped", ":input.x", "has a custom gradient, which is Python code that graphs"),
     ],
 )
 def test_without_a_path_there_is_no_gradient(target: str, path: str, message: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from extractkit.core.requests import BoundTarget, Differentiates, Gradient, check_values
+from extractkit.core.requests import Differentiates, Gradient, check_values
 from extractkit.core.values import Array, as_array
 from extractkit.inputs import InputSpec
 from extractkit.models import (
@@ -31,7 +31,6 @@ from extractkit.models.graphs.gradients import (
     SAMPLES,
     Differentiability,
     GradientGraph,
-    copied,
     gradient_targets,
     lengths_input,
 )
@@ -180,31 +179,21 @@ class FunctionModel(GraphModel, ConvertsArguments, HasOwnCall, Differentiates):
             names = [self._values[fetch.address].name for fetch in fetches]
             return self.compiled(self.graph, names, fetches, compilation)
         addresses = dict.fromkeys([*(fetch.address for fetch in fetches), *targets])
-        graph = self.differentiable(list(addresses))
+        graph = self.differentiable(list(addresses), targets)
         names = graph.answering(fetches, self._transformed, self.signature.free_axes)
         return _Keeping(self.compiled(graph, names, fetches, compilation), graph)
 
-    def differentiable(self, addresses: Sequence[str]) -> GradientGraph:
-        """Return a graph of the tensors at these addresses to which gradients may be added."""
-        names = {address: self._graph_name(address) for address in addresses}
-        return copied(self.graph, names, self.signature.free_axes)
-
-    @property
+    @cached_property
     def differentiability(self) -> Differentiability:
-        """What TensorFlow can differentiate in the graph."""
-        return Differentiability(self.graph.graph, custom=False)
+        """See `GraphModel`."""
+        inputs = frozenset(tensor.name for tensor in self.graph.inputs.values())
+        return Differentiability(self.graph.graph, inputs, custom=False)
 
-    def without_gradient(self, of: BoundTarget, addresses: Sequence[str]) -> Mapping[str, str]:
-        """Return why tensors have no gradient of a target, by address."""
-        names = {address: self._graph_name(address) for address in addresses}
-        return self.differentiability.reasons(self._graph_name(of.tensor), names)
-
-    def _graph_name(self, address: str) -> str:
-        """Return the name of a tensor of the graph, or of a variable's handle in it."""
+    def _graph_name(self, address: str) -> str | None:
+        """See `GraphModel`."""
         value = self._values[address]
-        if isinstance(value, tf.Tensor):
-            return str(value.name)
-        return str(handle_in(self.graph.graph, value).name)
+        tensor = value if isinstance(value, tf.Tensor) else handle_in(self.graph.graph, value)
+        return None if tensor is None else str(tensor.name)
 
     def compiled(
         self,

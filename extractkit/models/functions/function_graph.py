@@ -65,12 +65,9 @@ def captured_variables(graph: Any) -> dict[int, Any]:
         return {id(variable.handle): variable for variable in _orphaned(graph)}
 
 
-def handle_in(graph: Any, variable: Any) -> tf.Tensor:
-    """Return the placeholder of a captured variable's handle."""
-    found: tf.Tensor = next(
-        inside for outside, inside in graph.captures if outside is variable.handle
-    )
-    return found
+def handle_in(graph: Any, variable: Any) -> tf.Tensor | None:
+    """Return the placeholder of a variable's handle, or None if the graph does not capture it."""
+    return next((inside for outside, inside in graph.captures if outside is variable.handle), None)
 
 
 def _orphaned(graph: Any) -> Iterator[OrphanedVariable]:

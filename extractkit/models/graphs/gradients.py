@@ -5,6 +5,9 @@ operations have none. A custom gradient (`tf.custom_gradient`) is a Python funct
 the process and for the graph in which it was traced, and not in a copy of the graph or a file. In a
 graph without it, the operation seems to pass its input on or, worse, names the custom gradient of
 another model in this process. Both are refused.
+
+Whether there is a gradient is tried in a copy of the graph: functions that are registered for an
+operation may give none for one of its inputs, or fail.
 """
 
 import re
@@ -16,15 +19,21 @@ from typing import Any
 import tensorflow as tf
 
 from extractkit.core.requests import BoundPick, BoundTarget, Gradient, Value
-from extractkit.core.transforms import Masked
+from extractkit.core.transforms import Masked, present
 from extractkit.core.transforms.pipeline import BoundPipeline
+from extractkit.core.transforms.reductions import farthest
 from extractkit.errors import SelectionError
 from extractkit.models import Fetch
+from extractkit.models.failures import error_summary
 from extractkit.models.graphs import AnyGraph, AnyTensor
 from extractkit.models.graphs.rebuilding import SourceGraph, needed_part
 from extractkit.models.tensorflow_internals import capturing_graph, has_gradient
 
+INDEPENDENT = "the target does not depend on it by operations with a gradient"
+"""Why a tensor has no gradient that is not before the target."""
+
 _CUSTOM = "_gradient_op_type"
+_CUSTOM_REASON = "has a custom gradient, which is Python code that graphs do not contain"
 _CALLS = ("PartitionedCall", "StatefulPartitionedCall")
 _FRAME = re.compile(r"^(Ref)?(Enter|Exit|NextIteration|Switch|Merge)$|^LoopCond$")
 _HANDLES = (tf.resource, tf.variant)
@@ -52,13 +61,23 @@ class Differentiability:
 
     Attributes:
         graph: the graph.
+        inputs: names of the inputs (`op:0`), which may be inside the graph: nothing before them
+            counts.
         custom: whether its custom gradients exist, because it was traced in this process.
-        functions: whether operations may call functions: loops, branches and calls.
+        in_place: whether gradients are added to this graph, which a session runs, not to a copy.
     """
 
     graph: AnyGraph
+    inputs: frozenset[str]
     custom: bool
-    functions: bool = True
+    in_place: bool = False
+
+    @cached_property
+    def is_bound(self) -> bool:
+        """Whether the graph has custom gradients or calls, which a copy of it does not have."""
+        return any(
+            one.type in _CALLS or _custom(one.node_def) for one in self.graph.get_operations()
+        )
 
     def reasons(self, target: str, tensors: Mapping[str, str]) -> dict[str, str]:
         """Return why tensors have no gradient, by the same keys. Others have one.
@@ -72,6 +91,8 @@ class Differentiability:
         for tensor in self._upstream([self.graph.get_tensor_by_name(target)]):
             before[tensor.name] = tensor
             operation = tensor.op
+            if tensor.name in self.inputs:
+                continue
             if operation.name not in obstacles and (why := self._obstacle(operation)) is not None:
                 obstacles[operation.name] = why
         behind: dict[str, str] = {}
@@ -84,7 +105,7 @@ class Differentiability:
             if name in behind:
                 found[key] = behind[name]
             elif name not in before:
-                found[key] = "the target does not depend on it by operations with a gradient"
+                found[key] = INDEPENDENT
         return found
 
     def _upstream(
@@ -99,7 +120,8 @@ class Differentiability:
                 continue
             seen.add(tensor.name)
             yield tensor
-            waiting += _differentiable_inputs(tensor.op)
+            if tensor.name not in self.inputs:
+                waiting += _differentiable_inputs(tensor.op)
 
     def _obstacle(self, operation: Any) -> str | None:
         """Return why an operation with a differentiable input has no gradient, or None."""
@@ -107,20 +129,20 @@ class Differentiability:
             return None
         kind, name = operation.type, operation.name
         if _custom(operation.node_def) and not self.custom:
-            return (
-                f"operation {name!r} ({kind}) has a custom gradient, which is Python code that "
-                f"this graph does not contain"
-            )
+            return f"operation {name!r} ({kind}) {_CUSTOM_REASON}"
+        if self.in_place and any(one.name in self.inputs for one in operation.outputs):
+            # TensorFlow stops at whole operations.
+            return f"another result of operation {name!r} ({kind}) is an input (model.input_axes)"
         if _FRAME.search(kind):
             return f"operation {name!r} ({kind}) is part of a loop or branch of TensorFlow 1"
         if called := _called(operation.node_def):
-            if not self.functions or (kind in _CALLS and not self.custom):
+            if self.in_place or (kind in _CALLS and not self.custom):
                 return f"operation {name!r} ({kind}) calls a function"
             inner = self._custom_within(called)
             if inner is not None:
                 return (
-                    f"operation {inner!r}, in a function that {name!r} ({kind}) calls, has a "
-                    f"custom gradient, which is Python code that the graph does not contain"
+                    f"operation {inner!r}, in a function that {name!r} ({kind}) calls, "
+                    f"{_CUSTOM_REASON}"
                 )
             return None
         if _custom(operation.node_def):
@@ -203,8 +225,34 @@ class GradientGraph:
         """
         lengths = {axis: self.inputs[lengths_input(axis)] for axis in axes}
         with self.graph.as_default():
-            found = answers(fetches, self.tensor_of, arranged, self.inputs[SAMPLES], lengths)
+            found = answers(
+                *(fetches, self.tensor_of, self.tensor_of, list(self.inputs.values())),
+                *(arranged, self.inputs[SAMPLES], lengths),
+            )
         return [tensor.name for tensor in found]
+
+    def without_gradient(self, target: str, addresses: Sequence[str]) -> dict[str, str]:
+        """Return why the tensors at addresses have no gradient of a target, by trying.
+
+        Args:
+            target: the address of the target.
+        """
+        if not addresses:
+            return {}
+        by = [self.tensor_of(one) for one in addresses]
+        try:
+            with self.graph.as_default():
+                inputs = list(self.inputs.values())
+                gradients = tf.gradients(self.tensor_of(target), by, stop_gradients=inputs)
+        except Exception as error:  # noqa: BLE001 - functions of gradients may raise anything
+            if len(addresses) == 1:
+                reason = f"TensorFlow cannot differentiate the target by it: {error_summary(error)}"
+                return {addresses[0]: reason}
+            half = len(addresses) // 2
+            parts = (addresses[:half], addresses[half:])
+            return {k: v for part in parts for k, v in self.without_gradient(target, part).items()}
+        pairs = zip(addresses, gradients, strict=True)
+        return {address: INDEPENDENT for address, gradient in pairs if gradient is None}
 
 
 Arrange = Callable[[tf.Tensor, Fetch, tf.Tensor, Mapping[str, tf.Tensor]], tf.Tensor]
@@ -214,6 +262,8 @@ Arrange = Callable[[tf.Tensor, Fetch, tf.Tensor, Mapping[str, tf.Tensor]], tf.Te
 def answers(
     fetches: Sequence[Fetch],
     tensor_of: Callable[[str], tf.Tensor],
+    source_of: Callable[[str], tf.Tensor],
+    inputs: Sequence[tf.Tensor],
     arranged: Arrange,
     samples: tf.Tensor,
     lengths: Mapping[str, tf.Tensor],
@@ -221,8 +271,10 @@ def answers(
     """Return the tensor that answers each request, in the model's layout, in the current graph.
 
     Args:
-        tensor_of: returns the tensor at an address, or the handle of the variable if it is one with
-            a handle. Only gradients are asked of it.
+        tensor_of: returns the tensor at an address, which is not that of a variable.
+        source_of: returns what to differentiate with respect to: the tensor at an address, or the
+            handle of the variable.
+        inputs: tensors to differentiate up to.
         arranged: returns a tensor in the layout of a fetch; see `GraphModel`.
         samples: the number of samples.
         lengths: int32 (samples,), the samples' lengths along each free axis.
@@ -245,8 +297,8 @@ def answers(
             tensor_of(of.tensor), Fetch(Value(of.tensor), of.layout), samples, lengths
         )
         numbers = _numbers(of, tensor, lengths)
-        by = {fetches[at].address: tensor_of(fetches[at].address) for at in positions}
-        gradients = _differentiated(of, numbers, by)
+        by = {fetches[at].address: source_of(fetches[at].address) for at in positions}
+        gradients = _differentiated(of, numbers, by, inputs)
         found |= {at: gradients[fetches[at].address] for at in positions}
     return [found[at] for at in range(len(fetches))]
 
@@ -263,27 +315,32 @@ def _picked(pick: BoundPick, masked: Masked) -> tf.Tensor:
     if isinstance(pick, BoundPipeline):
         return pick.in_graph(tf, masked)
     tensor = masked.tensor
-    shown = tensor
-    for axis, own in masked.lengths.items():
-        inside = tf.range(tf.shape(tensor)[axis])[None, :] < own[:, None]
-        others = [1] * (len(tensor.shape) - axis - 1)
-        shape = tf.concat([tf.shape(own), [1] * (axis - 1), tf.shape(inside)[1:], others], 0)
-        shown = tf.where(tf.reshape(inside, shape), shown, tensor.dtype.min)
-    rows = tf.shape(tensor)[0]
-    chosen = tf.argmax(tf.reshape(shown, [rows, -1]), axis=1)
-    return tf.gather(tf.reshape(tensor, [rows, -1]), chosen, axis=1, batch_dims=1)
+    inside = present(tf, masked, list(masked.lengths))
+    smallest, greatest = (tf.constant(farthest(tensor, sign), tensor.dtype) for sign in (-1, 1))
+    # NaN counts as ∞, as in the transform of this name.
+    shown = tf.where(inside, tf.where(tf.math.is_nan(tensor), greatest, tensor), smallest)
+    rows = [tf.shape(tensor)[0], -1]
+    shown = tf.reshape(shown, rows)
+    # An element may be as small as what hides padding.
+    largest = tf.equal(shown, tf.reduce_max(shown, axis=1, keepdims=True))
+    inside = tf.reshape(tf.broadcast_to(inside, tf.shape(tensor)), rows)
+    chosen = tf.argmax(tf.cast(largest & inside, tf.int32), axis=1)
+    return tf.gather(tf.reshape(tensor, rows), chosen, axis=1, batch_dims=1)
 
 
 def _differentiated(
-    of: BoundTarget, numbers: tf.Tensor, by: Mapping[str, tf.Tensor]
+    of: BoundTarget,
+    numbers: tf.Tensor,
+    by: Mapping[str, tf.Tensor],
+    inputs: Sequence[tf.Tensor],
 ) -> dict[str, tf.Tensor]:
     """Return the gradients of the sum of numbers with respect to tensors, by address."""
     try:
-        gradients = tf.gradients(numbers, list(by.values()))
-    except LookupError as error:
+        gradients = tf.gradients(numbers, list(by.values()), stop_gradients=list(inputs))
+    except Exception as error:  # functions of gradients may raise anything
         raise SelectionError(
-            f"{of.at}: TensorFlow cannot differentiate {of.tensor!r}: {error}. Select tensors "
-            f"behind that operation"
+            f"{of.at}: TensorFlow cannot differentiate {of.tensor!r}: {error_summary(error)}. "
+            f"Select other tensors"
         ) from error
     found = {}
     for (address, tensor), gradient in zip(by.items(), gradients, strict=True):
@@ -318,7 +375,7 @@ def copied(source: SourceGraph, names: Mapping[str, str], axes: Sequence[str]) -
     graph = capturing_graph("gradients")
     with graph.as_default():
         given = {
-            name: tf.compat.v1.placeholder(tensor.dtype, tensor.shape)
+            name: tf.compat.v1.placeholder(tensor.dtype.base_dtype, tensor.shape)
             for name, tensor in source.inputs.items()
         }
         replaced = part.replaced(given)

@@ -10,6 +10,7 @@ from typing import Any, Self
 import tensorflow as tf
 
 from extractkit.core.catalog import VARIABLES, Catalog, Edges, Kind, Layout, TensorRecord
+from extractkit.core.requests import BoundTarget
 from extractkit.core.transforms import Masked
 from extractkit.core.values import Array, add_to_digest, digest_of_plain_data
 from extractkit.inputs import Sample, Signature
@@ -22,6 +23,12 @@ from extractkit.models import (
     encode_arrays,
 )
 from extractkit.models.graphs.digests import graph_digest
+from extractkit.models.graphs.gradients import (
+    INDEPENDENT,
+    Differentiability,
+    GradientGraph,
+    copied,
+)
 from extractkit.models.graphs.rebuilding import SourceGraph
 from extractkit.models.graphs.records import (
     Found,
@@ -182,8 +189,51 @@ class GraphModel(HasCheckpoints, ChecksSizes):
 
         True is not a guarantee: some shapes are known only when the graph runs.
         """
-        names = [self._values[address].name for address in addresses]
+        names = [name for one in addresses if (name := self._graph_name(one)) is not None]
         return takes(self.graph, names, self.signature, sizes)
+
+    @property
+    def differentiability(self) -> Differentiability:
+        """What TensorFlow can differentiate in the graph."""
+        raise NotImplementedError
+
+    def differentiable(self, addresses: Sequence[str], targets: Sequence[str]) -> GradientGraph:
+        """Return a copy of the graph to which gradients may be added.
+
+        Args:
+            addresses: those of the tensors that it needs, targets included.
+            targets: addresses of the targets.
+        """
+        names = {one: name for one in addresses if (name := self._graph_name(one)) is not None}
+        return copied(self.graph, names, self.signature.free_axes)
+
+    def without_gradient(self, of: BoundTarget, addresses: Sequence[str]) -> Mapping[str, str]:
+        """Return why tensors have no gradient of a target, by address: by analysis and trial."""
+        asked = (of.tensor, *addresses)
+        if asked not in self._tried:
+            target = self._graph_name(of.tensor)
+            assert target is not None, "a target depends on the inputs"
+            names = {address: self._graph_name(address) for address in addresses}
+            known = {address: name for address, name in names.items() if name is not None}
+            found = dict.fromkeys((one for one in addresses if one not in known), INDEPENDENT)
+            found |= self.differentiability.reasons(target, known)
+            left = [address for address in addresses if address not in found]
+            if left:
+                graph = self.differentiable([of.tensor, *left], [of.tensor])
+                found |= graph.without_gradient(of.tensor, left)
+            self._tried[asked] = found
+        return self._tried[asked]
+
+    @cached_property
+    def _tried(self) -> dict[tuple[str, ...], Mapping[str, str]]:
+        return {}
+
+    def _graph_name(self, address: str) -> str | None:
+        """Return the name of a tensor of the graph, or of a variable's handle in it.
+
+        None if the graph does not read the variable.
+        """
+        raise NotImplementedError
 
     def _weights(self) -> Iterator[tuple[TensorRecord, Any]]:
         """Yield every weight with a value, slots included, with its variable or tensor."""

@@ -226,32 +226,41 @@ class KerasModel(FunctionModel):
         assert self.checkpoints is not None
         return Retracing(self, self.checkpoints, lambda: replace(self))
 
-    @property
+    @cached_property
     def differentiability(self) -> Differentiability:
-        """See `FunctionModel`. Custom gradients exist in the process that traces the model."""
-        return Differentiability(self.graph.graph, custom=True)
+        """See `GraphModel`. Custom gradients exist in the process that traces the model."""
+        return replace(super().differentiability, custom=True)
 
-    def differentiable(self, addresses: Sequence[str]) -> GradientGraph:
-        """See `FunctionModel`. A further trace, since custom gradients belong to one graph."""
-        return self._traced_for_gradients
+    def differentiable(self, addresses: Sequence[str], targets: Sequence[str]) -> GradientGraph:
+        """See `GraphModel`. Custom gradients belong to one trace, so they need a further one."""
+        if not self.differentiability.is_bound:
+            return super().differentiable(addresses, targets)
+        # Programs of a job have the same targets, and share the trace.
+        key = tuple(sorted(set(targets)))
+        if key not in self._traced_for:
+            self._traced_for.clear()
+            self._traced_for[key] = self._traced_for_gradients()
+        return self._traced_for[key]
 
     @cached_property
+    def _traced_for(self) -> dict[tuple[str, ...], GradientGraph]:
+        return {}
+
     def _traced_for_gradients(self) -> GradientGraph:
-        """The further trace, to which the gradients of all programs are added."""
         again = replace(self)
-        if [one.record.address for one in again.found] != [
-            one.record.address for one in self.found
-        ]:
+        if again._addresses != self._addresses:
             raise JobError(
-                f"model {self.name!r} has other tensors each time that it is called, so that its "
-                f"gradients cannot be computed"
+                f"selectors: model {self.name!r} has custom gradients, and other tensors each time "
+                f"that it is called, so that its gradients cannot be computed. Select values"
             )
         graph = again.graph.graph
         with graph.as_default():
             inputs = {**again.graph.inputs, **counts(self.signature.free_axes)}
 
         def tensor_of(address: str) -> tf.Tensor:
-            return graph.get_tensor_by_name(again._graph_name(address))
+            name = again._graph_name(address)
+            assert name is not None, "the graph lacks what `without_gradient` gives a reason for"
+            return graph.get_tensor_by_name(name)
 
         return GradientGraph(graph, inputs, tensor_of)
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from extractkit.core.requests import BoundTarget, Differentiates, Gradient, check_values
+from extractkit.core.requests import Differentiates, Gradient, check_values
 from extractkit.core.values import Array, as_array
 from extractkit.errors import ConfigError, JobError, ModelError
 from extractkit.inputs import InputSpec
@@ -212,7 +212,13 @@ class SessionModel(GraphModel, HasOwnCall, Differentiates):
         with self._adding():
             samples = tf.compat.v1.placeholder(tf.int32, [])
             lengths = {axis: tf.compat.v1.placeholder(tf.int32, [None]) for axis in axes}
-            answered = answers(fetches, self._differentiable, self._transformed, samples, lengths)
+            answered = answers(
+                fetches,
+                lambda address: self._in_session(self._values[address]),
+                self._differentiable,
+                [self._in_session(one) for one in self.source.inputs.values()],
+                *(self._transformed, samples, lengths),
+            )
             tensors = [
                 self._transformed(one, fetch, samples, lengths)
                 for one, fetch in zip(answered, fetches, strict=True)
@@ -234,15 +240,19 @@ class SessionModel(GraphModel, HasOwnCall, Differentiates):
 
         return run
 
-    def without_gradient(self, of: BoundTarget, addresses: Sequence[str]) -> Mapping[str, str]:
-        """Return why tensors have no gradient of a target, by address.
+    @cached_property
+    def differentiability(self) -> Differentiability:
+        """See `GraphModel`. Gradients are added to the graph of the session.
 
-        Gradients are added to the graph of the session. Those of loops would change the loops,
-        which TensorFlow forbids once the session has run them.
+        Those of loops would change the loops, which TensorFlow forbids once the session has run
+        them.
         """
-        names = {one: self._values[one].name for one in addresses}
-        found = Differentiability(self.source.graph, custom=False, functions=False)
-        return found.reasons(self._values[of.tensor].name, names)
+        inputs = frozenset(tensor.name for tensor in self.source.inputs.values())
+        return Differentiability(self.source.graph, inputs, custom=False, in_place=True)
+
+    def _graph_name(self, address: str) -> str | None:
+        """See `GraphModel`."""
+        return str(self._values[address].name)
 
     def _differentiable(self, address: str) -> tf.Tensor:
         """Return the session's tensor for an address; for a resource variable, its handle."""
