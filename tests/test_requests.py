@@ -12,7 +12,7 @@ from extractkit.errors import SelectionError
 class Doubled(Request):
     times: int
 
-    what = "doubled values"
+    what = "doubled value"
 
 
 def test_requests_of_different_kinds_differ() -> None:

@@ -32,7 +32,7 @@ class Request:
     """A request to a model for one tensor. Each kind is a subclass.
 
     Attributes:
-        what: what the kind asks for, in the plural ("values"), for messages.
+        what: what the kind asks for ("value"), for messages.
         mark: what follows the address in keys, after "@"; empty for values.
         address: the address of the tensor.
     """
@@ -56,7 +56,7 @@ class Request:
 class Value(Request):
     """The value of a tensor: one for each sample, or a constant."""
 
-    what = "values"
+    what = "value"
 
 
 GRADIENT = "gradient"
@@ -287,7 +287,7 @@ class Gradient(Request):
 
     of: BoundTarget
 
-    what = "gradients"
+    what = "gradient"
     mark = "grad"
 
     @property
@@ -333,6 +333,10 @@ class LacksGradients(Protocol):
         ...
 
 
+ALONE = " (runtime.batch_size=1 gives one for each)"
+"""The end of reasons that hold in batches alone: what to do."""
+
+
 def unsuited(record: TensorRecord, *, alone: bool) -> str | None:
     """Return why a gradient with respect to a tensor is not defined or not per sample, or None.
 
@@ -344,8 +348,7 @@ def unsuited(record: TensorRecord, *, alone: bool) -> str | None:
     layout = Layout.of(record)
     if layout is not None and layout.axis is None and not alone:
         return (
-            "it has no axis of samples, so in a batch its gradient is that of all of them "
-            "(runtime.batch_size=1 gives one for each)"
+            f"it has no axis of samples, and in a batch its gradient is that of all of them{ALONE}"
         )
     return None
 
@@ -406,7 +409,7 @@ def check_values(requests: Iterable[Request], model: str, *others: type[Request]
     for request in requests:
         if not isinstance(request, (Value, *others)):
             raise SelectionError(
-                f"model {model!r} computes {Value.what} of tensors, not {request.what}: those of "
-                f"{request.address!r} are selected. Select {Value.what}, or choose a format of "
-                f"models that computes {request.what}"
+                f"model {model!r} computes {Value.what}s of tensors, not {request.what}s: those of "
+                f"{request.address!r} are selected. Select {Value.what}s, or choose a format of "
+                f"models that computes {request.what}s"
             )

@@ -13,13 +13,14 @@ import numpy.typing as npt
 from extractkit.core.catalog import Catalog, TensorRecord
 from extractkit.core.job import Job
 from extractkit.core.plan import PlannedTensor, SampleLengths, divided, groups_of, plan_tensors
+from extractkit.core.requests import ALONE
 from extractkit.core.selectors import Selector
 from extractkit.core.shards import Shard, plan_shards
 from extractkit.engine.carrying import check_count, check_lengths, check_runtime
 from extractkit.engine.conformity import check_plugins
 from extractkit.engine.failing_samples import try_out
 from extractkit.engine.gradients import offered, with_measured_targets
-from extractkit.engine.measure import Measured, measure_axes
+from extractkit.engine.measure import Measured, lacks_value, measure_axes
 from extractkit.engine.model_cache import forget, model_of
 from extractkit.engine.samples import Record, Surveyor
 from extractkit.errors import ConfigError, InputError, SelectionError
@@ -325,12 +326,21 @@ def _chosen(model: Model, job: Job) -> _Chosen:
             chosen = _Chosen.of(model, single, job, alone=True)
         except SelectionError:
             raise error from None
-        together = [offered(model, catalog, one) for one in job.selectors]
-        reasons = {r.address: r.reason for one in together for r in one.matching(catalog)}
-        first = next((t.address for t in chosen.tensors if reasons.get(t.address)), None)
-        if first is None:
+        # Selectors may ask for the value and for gradients of one tensor.
+        reasons = {
+            (selector.name, record.address): record.reason
+            for selector in (offered(model, catalog, one) for one in job.selectors)
+            for record in selector.matching(catalog)
+            if record.reason is not None
+        }
+        found = (
+            f"{lacks_value(one)}: {reasons[name, one.address].removesuffix(ALONE)}"
+            for one in chosen.tensors
+            for name in one.selectors
+            if (name, one.address) in reasons
+        )
+        if (why := next(found, None)) is None:
             raise
-    why = f"{first!r} has no value per sample in a batch: {reasons[first]}"
     return replace(chosen, why_alone=why)
 
 

@@ -87,7 +87,7 @@ def measure_axes(
     lost = _nothing_left(tensors, found.reasons)
     if found.reasons and (alone or lost):
         if lost is not None:
-            why = f"{lost.address!r} has no value per sample in a batch"
+            why = lacks_value(lost)
         tensors = _completed(tensors, found.by_call, still)
         for address in found.by_call:
             found.reasons.pop(address, None)
@@ -102,6 +102,11 @@ def measure_axes(
         Counter(name for name, _ in still.lost),
         why,
     )
+
+
+def lacks_value(tensor: PlannedTensor) -> str:
+    """Return the reason for calls on single samples that a tensor gives, as a clause."""
+    return f"{tensor.address!r} has no {tensor.request.what} per sample in a batch"
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import extractkit
 from extractkit import cli
 from extractkit.core.values import Array
 from extractkit.errors import SelectionError, UnknownTensorError
+from tests.engine.examples import Collected
 
 ROWS = np.random.default_rng(0).normal(size=(11, 4)).astype("float32")
 
@@ -116,6 +117,27 @@ def test_show_names_the_target(
     assert shown in capsys.readouterr().out
     assert cli.execute(["show", str(tmp_path / "moments")]) == 0
     assert "sample × 5, gradient of :output[argmax]" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("order", ["vg", "gv"])
+def test_values_and_gradients_of_a_weight_are_stored_in_either_order(
+    order: str, file: Path, tmp_path: Path
+) -> None:
+    given = {"v": {}, "g": {"gradient": {"of": "argmax"}}}
+    listener = Collected()
+    run = extractkit.extract(
+        ["model=keras", f"model.path={file}", "selectors=none"],
+        inputs=ROWS[:3],
+        selectors={name: {"path": "head:kernel", **given[name]} for name in order},
+        run_dir=tmp_path / "run",
+        listener=listener,
+    )
+    assert run["head:kernel@grad"].shape == (3, 5, 3)
+    assert run["head:kernel"].shape == (5, 3)
+    assert (
+        "'head:kernel' has no gradient per sample in a batch: it has no axis of samples, and in a "
+        "batch its gradient is that of all of them, so the model is run on one sample per call"
+    ) in listener.notes
 
 
 def test_statistics_are_those_of_the_gradients(file: Path, tmp_path: Path) -> None:
