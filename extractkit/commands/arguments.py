@@ -213,7 +213,8 @@ class RunOptions(argparse.ArgumentParser):
         self._verb = verb
         self._given: Sequence[str] = ()
         for run in VERBS[verb].operands:
-            self.add_argument(run, metavar=run.upper())
+            name = run.rstrip("?")
+            self.add_argument(name, metavar=name.upper(), nargs="?" if name != run else None)
         if VERBS[verb].overrides:
             self.add_argument("overrides", nargs="*", default=[], metavar="OVERRIDE")
         for option in VERBS[verb].options:

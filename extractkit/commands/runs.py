@@ -247,15 +247,18 @@ def diff(arguments: Sequence[str]) -> bool:
 
 
 def similarity(arguments: Sequence[str]) -> bool:
-    """Compare all tensors of two runs with each other by linear CKA."""
+    """Compare all tensors of two runs, or of one, with each other by linear CKA."""
     from extractkit.display.checks import similarity_overview
     from extractkit.display.progress import waiting
     from extractkit.runs.comparing.similarity import similarity
 
     given = RunOptions("similarity").read(arguments)
-    with waiting(sys.stderr, f"comparing {given.a} and {given.b}"):
+    same = given.b is not None and Path(given.a).resolve() == Path(given.b).resolve()
+    other = None if same else given.b
+    compared = given.a if other is None else f"{given.a} and {other}"
+    with waiting(sys.stderr, f"comparing {compared}"):
         found = similarity(
-            given.a, given.b, trust=given.trust, only=given.only or None, batch=given.batch
+            given.a, other, trust=given.trust, only=given.only or None, batch=given.batch
         )
     if given.json:
         write_json(found.to_json())

@@ -68,7 +68,8 @@ class Verb:
         usage: The words between the verb and its options.
         text: A description with examples.
         options: Its options.
-        operands: The names of its runs, in order. Verbs on jobs have none.
+        operands: The names of its runs, in order. One that ends with `?` is optional. Verbs on
+            jobs have none.
         overrides: Whether overrides may follow the operands.
         keys: The keys of `runtime` that its help lists.
     """
@@ -241,14 +242,15 @@ VERBS: Mapping[str, Verb] = {
         operands=("a", "b"),
     ),
     "similarity": Verb(
-        summary="find the tensors of two runs that are alike, by linear CKA",
-        usage="A B",
+        summary="find the tensors of two runs, or of one, that are alike, by linear CKA",
+        usage="A [B]",
         text="""\
         For each tensor of A: its centered kernel alignment (CKA) with the tensor of the same key in
         B, and the most similar tensor of B. CKA is 1 for tensors that differ only by an orthogonal
         transform, a factor and an offset. Both runs store values of the same samples, and --json
-        prints the CKA of all pairs. The same run twice compares its tensors with each other.
+        prints the CKA of all pairs. Without B, the tensors of A are compared with each other.
 
+          extractkit similarity runs/first
           extractkit similarity runs/first runs/second
           extractkit similarity runs/first runs/second --only 'encoder/*:output' --batch 256
         """,
@@ -258,7 +260,7 @@ VERBS: Mapping[str, Verb] = {
             JSON,
             TRUST,
         ),
-        operands=("a", "b"),
+        operands=("a", "b?"),
     ),
     "show": Verb(
         summary="show the content of a run or a sweep",

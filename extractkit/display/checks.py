@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -120,15 +121,21 @@ def diff_overview(found: Comparison) -> RenderableType:
 
 
 def similarity_overview(found: SimilarityMatrix) -> RenderableType:
-    """Return a line for each tensor of the first run: its counterpart, and the one most like it."""
-    table = Table("tensor", "CKA with it", "most similar", "CKA", box=None, pad_edge=False)
-    for key, row in zip(found.a[:MOST_ROWS], found.cka, strict=False):
-        same = f"{row[found.b.index(key)]:.4f}" if key in found.b else ""
-        if np.isnan(row).all():
-            table.add_row(Text(safe(key)), same, Text("it never changes"), "")
-            continue
-        nearest = int(np.nanargmax(row))
-        table.add_row(Text(safe(key)), same, Text(safe(found.b[nearest])), f"{row[nearest]:.4f}")
+    """Return a line for each tensor of the first run: its counterpart, and the one most like it.
+
+    Within one run, a tensor is its own counterpart, and the one most like it is another.
+    """
+    counterpart = [] if found.within else ["CKA with it"]
+    table = Table("tensor", *counterpart, "most similar", "CKA", box=None, pad_edge=False)
+    for at, key in enumerate(found.a[:MOST_ROWS]):
+        row = found.cka[at].copy()
+        cells = []
+        if found.within:
+            row[at] = np.nan
+        else:
+            same = row[found.b.index(key)] if key in found.b else np.nan
+            cells.append("" if np.isnan(same) else f"{same:.4f}")
+        table.add_row(Text(safe(key)), *cells, *_most_similar(found, key, row))
     parts: list[RenderableType] = [table, ""]
     if (hidden := len(found.a) - MOST_ROWS) > 0:
         parts.insert(1, Text(f"… and {hidden:,} more; --json lists all pairs"))
@@ -139,6 +146,17 @@ def similarity_overview(found: SimilarityMatrix) -> RenderableType:
         lone = counted(found.samples.one_sided, "sample")
         parts.append(Text(f"{lone} of one run alone: not compared", style="yellow"))
     return Group(*parts)
+
+
+def _most_similar(found: SimilarityMatrix, key: str, row: npt.NDArray[np.float64]) -> list[Text]:
+    """Return the tensor most similar to one, and the similarity, or why there is none."""
+    if (why := found.undefined_a.get(key)) is not None:
+        return [Text(f"none: {why}"), Text("")]
+    if np.isnan(row).all():
+        others = "the other tensors have" if found.within else "the tensors of B have"
+        return [Text(f"none: {others} no similarity to any"), Text("")]
+    nearest = int(np.nanargmax(row))
+    return [Text(safe(found.b[nearest])), Text(f"{row[nearest]:.4f}")]
 
 
 def _facts(found: Comparison) -> Table:

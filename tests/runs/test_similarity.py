@@ -256,8 +256,58 @@ def test_the_command_line_finds_the_tensors_that_are_alike(
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert lines[1] == ["x", f"{expected[0][0]:.4f}", "z", "1.0000"]
     assert lines[2] == ["y", "x", f"{expected[1][0]:.4f}"]
-    assert lines[3] == ["still", "it", "never", "changes"]
+    assert lines[3] == ["still", "none:", "it", "never", "changes"]
     assert lines[-1][:5] == ["3", "×", "2", "tensors", "compared"]
+
+
+def test_what_has_no_similarity_says_why(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    holed, x = drawn(1, 12), drawn(2, 12)
+    holed[3, 1] = np.nan
+    lost = np.full((12, 2), 0.1)
+    lost[5, 0] += 1e-17 + np.spacing(0.1)
+    tensors = {"holed": list(holed), "x": list(x), "still": list(np.ones((12, 2)))}
+    a = made_run(tmp_path / "a", {**tensors, "lost": list(lost)})
+    b = made_run(tmp_path / "b", {"x": list(np.ones((12, 2)))})
+    assert cli.execute(["similarity", str(a.path), str(b.path), "--json"]) == cli.DONE
+    document = json.loads(capsys.readouterr().out)
+    assert document["cka"] == [[None]] * 4
+    assert document["undefined_a"] == {
+        "holed": "it holds NaN or infinities",
+        "still": "it never changes",
+        "lost": "its variance is lost in rounding",
+    }
+    assert document["undefined_b"] == {"x": "it never changes"}
+    assert cli.execute(["similarity", str(a.path), str(b.path)]) == cli.DONE
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert lines[1:5] == [
+        "holed none: it holds NaN or infinities",
+        "x none: the tensors of B have no similarity to any",
+        "still none: it never changes",
+        "lost none: its variance is lost in rounding",
+    ]
+
+
+@pytest.mark.parametrize("twice", [False, True])
+def test_within_a_run_each_tensor_is_compared_with_the_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], twice: bool
+) -> None:
+    x, y = drawn(1, 12), drawn(2, 12)
+    run = made_run(tmp_path / "a", {"x": list(x), "y": list(y), "both": list(x + 3 * y)})
+    again = [f"{run.path.parent}/../{run.path.parent.name}/a"] if twice else []
+    assert cli.execute(["similarity", str(run.path), *again]) == cli.DONE
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[0] == ["tensor", "most", "similar", "CKA"]
+    expected = {
+        "x": (x, "both", x + 3 * y),
+        "y": (y, "both", x + 3 * y),
+        "both": (x + 3 * y, "y", y),
+    }
+    assert lines[1:4] == [
+        [key, nearest, f"{by_gram(one, other):.4f}"]
+        for key, (one, nearest, other) in expected.items()
+    ]
 
 
 def test_the_command_line_chooses_tensors_and_estimates(
@@ -265,7 +315,8 @@ def test_the_command_line_chooses_tensors_and_estimates(
 ) -> None:
     values = {"x": list(drawn(1, 16)), "long": [drawn(2, 3)] * 16}
     run = made_run(tmp_path / "a", values)
-    given = ["similarity", str(run.path), str(run.path)]
+    other = made_run(tmp_path / "b", values)
+    given = ["similarity", str(run.path), str(other.path)]
     with pytest.raises(SelectionError, match="on the command line --only GLOB"):
         cli.execute(given)
     assert cli.execute([*given, "--only", "x", "--batch", "8", "--json"]) == cli.DONE

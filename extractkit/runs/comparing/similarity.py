@@ -28,7 +28,7 @@ from extractkit.runs.reader import Run, open_run
 from extractkit.runs.schema import plain
 from extractkit.runs.views import TensorView
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the document's fields. Raise it with every change of them."""
 
 _AT = "similarity"
@@ -43,9 +43,12 @@ class SimilarityMatrix:
 
     Attributes:
         a, b: keys of the tensors of each run, along the two axes.
-        cka: float64 (tensors of a, tensors of b), NaN for a tensor whose values never change.
+        cka: float64 (tensors of a, tensors of b), NaN for the tensors in `undefined_a` and
+            `undefined_b`.
         count: the number of rows compared: of samples, or of their positions.
         samples: how samples were paired, and which were not.
+        undefined_a, undefined_b: the tensors without a similarity, with the reason.
+        within: whether the tensors of one run were compared with each other.
     """
 
     a: tuple[str, ...]
@@ -53,6 +56,9 @@ class SimilarityMatrix:
     cka: npt.NDArray[np.float64]
     count: int
     samples: SampleComparison
+    undefined_a: Mapping[str, str]
+    undefined_b: Mapping[str, str]
+    within: bool
 
     def __getitem__(self, keys: tuple[str, str]) -> float:
         """Return the similarity of a tensor of the first run and one of the second.
@@ -69,7 +75,14 @@ class SimilarityMatrix:
         """Return the document that `extractkit similarity --json` prints: null in place of NaN."""
         cka = [[None if np.isnan(one) else one for one in row] for row in self.cka.tolist()]
         keys: dict[str, object] = {"schema": SCHEMA, "a": list(self.a), "b": list(self.b)}
-        return {**keys, "cka": cka, "count": self.count, "samples": plain(self.samples)}
+        return {
+            **keys,
+            "cka": cka,
+            "undefined_a": dict(self.undefined_a),
+            "undefined_b": dict(self.undefined_b),
+            "count": self.count,
+            "samples": plain(self.samples),
+        }
 
     def to_xarray(self) -> Any:
         """Return an `xarray.DataArray` with the keys along its axes, `tensor` and `other`.
@@ -125,17 +138,49 @@ def similarity(
     if b is not None:
         sources += [(view, aligned.b) for view in theirs.values()]
     merging = Merging(statistic)
+    seen = [_Seen() for _ in sources]
     for block in _blocks(sources, aligned):
+        for one, rows in zip(seen, block, strict=True):
+            one.add(rows.rows())
         merging.add(statistic.of(block))
     found = merging.finish()
     begin = 0 if b is None else len(ours)
+    reasons = [
+        one.undefined if np.isnan(own) else None
+        for one, own in zip(seen, np.diagonal(found["cka"]), strict=True)
+    ]
     return SimilarityMatrix(
         tuple(ours),
         tuple(theirs),
         np.ascontiguousarray(found["cka"][: len(ours), begin:]),
         int(found["count"]),
         aligned.found,
+        {key: why for key, why in zip(ours, reasons, strict=False) if why is not None},
+        {key: why for key, why in zip(theirs, reasons[begin:], strict=True) if why is not None},
+        b is None,
     )
+
+
+@dataclass
+class _Seen:
+    """The rows of a tensor so far: whether all are numbers, and whether they differ."""
+
+    finite: bool = True
+    first: Array | None = None
+    changes: bool = False
+
+    def add(self, rows: Array) -> None:
+        self.finite = self.finite and bool(np.isfinite(rows).all())
+        if len(rows) and self.first is None:
+            self.first = rows[0].copy()
+        self.changes = self.changes or bool((rows != self.first).any())
+
+    @property
+    def undefined(self) -> str:
+        """The reason why the tensor has no similarity, if it has none."""
+        if not self.finite:
+            return "it holds NaN or infinities"
+        return "its variance is lost in rounding" if self.changes else "it never changes"
 
 
 def _opened(run: Run | str | Path, trust: Sequence[str]) -> Run:
@@ -147,7 +192,7 @@ def _opened(run: Run | str | Path, trust: Sequence[str]) -> Run:
         )
     if labels := opened.checkpoints:
         raise RunDirectoryError(
-            f"{opened.path} has {len(labels)} checkpoints. Compare those that you want: "
+            f"{opened.path} has {len(labels)} checkpoints. Compare those that you want, in Python: "
             f"similarity(run.at({labels[0]!r}), run.at({labels[-1]!r}))"
         )
     return opened
