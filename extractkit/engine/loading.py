@@ -1,7 +1,6 @@
 """Loading of a job: the model, the samples bound to it, and the planned tensors."""
 
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -171,13 +170,10 @@ class Opened:
         check_plugins(found.tensors)
         for group in groups_of(found.tensors):
             group.check()
-        gone = {record.address for record in found.unextractable}
-        lost = Counter(n for t in self.tensors if t.address in gone for n in t.selectors)
-        lost.update(found.unmatched)
         return replace(
             self,
             tensors=found.tensors,
-            matches={name: count - lost[name] for name, count in self.matches.items()},
+            matches={name: count - found.lost.get(name, 0) for name, count in self.matches.items()},
             unextractable=(*self.unextractable, *found.unextractable),
             alone=self.alone or found.alone is not None,
             why_alone=self.why_alone or found.alone,
@@ -250,7 +246,10 @@ def open_job(
             check_count(len(source), carried)
     matched = _matches(chosen.catalog, chosen.selectors)
     unextractable = {
-        r.address: r for records in matched.values() for r in records if not r.extractable
+        (r.address, r.reason): r
+        for records in matched.values()
+        for r in records
+        if not r.extractable
     }
     return Opened(
         model=model,

@@ -9,6 +9,7 @@ import numpy as np
 
 from extractkit.core.catalog import Catalog, TensorRecord
 from extractkit.core.plan import PlannedTensor, key_of, measured
+from extractkit.core.requests import Request, Value
 from extractkit.core.selectors import Selector
 from extractkit.core.spec import SAMPLE, SAMPLES, TEXT, Dim
 from extractkit.core.values import Array
@@ -34,13 +35,14 @@ class Measured:
     Attributes:
         tensors: the tensors, with every axis known and every product of axes checked.
         unextractable: records of tensors without a value per sample, with the reason.
-        unmatched: number of tensors, by selector, whose measured axes do not match.
+        lost: number of tensors, by selector, that are not stored, since they have no value per
+            sample or their measured axes do not match.
         alone: why each call must take one sample; None if no measurement demands it.
     """
 
     tensors: tuple[PlannedTensor, ...]
     unextractable: tuple[TensorRecord, ...] = ()
-    unmatched: Mapping[str, int] = field(default_factory=dict)
+    lost: Mapping[str, int] = field(default_factory=dict)
     alone: str | None = None
 
 
@@ -89,19 +91,27 @@ def measure_axes(
         if lost is not None:
             why = lacks_value(lost)
         tensors = _completed(tensors, found.by_call, still)
-        for address in found.by_call:
-            found.reasons.pop(address, None)
+        for request in found.by_call:
+            found.reasons.pop(request, None)
     _check_left(tensors, found.reasons)
     still.check_left(tensors)
+    without = [one for one in tensors if one.request in found.reasons and not one.result]
     return Measured(
-        tuple(tensor for tensor in tensors if tensor.address not in found.reasons),
+        tuple(tensor for tensor in tensors if tensor.request not in found.reasons),
         tuple(
-            replace(model.catalog[address], reason=reason + _ADVICE * (address in found.by_call))
-            for address, reason in found.reasons.items()
+            replace(model.catalog[request.address], reason=_unextractable(request, found))
+            for request in found.reasons
         ),
-        Counter(name for name, _ in still.lost),
+        Counter([name for name, _ in still.lost] + [n for one in without for n in one.selectors]),
         why,
     )
+
+
+def _unextractable(request: Request, found: "_Found") -> str:
+    """Return the reason of a tensor's record."""
+    of = "" if isinstance(request, Value) else f"its {request.what}: "
+    advice = _ADVICE if request in found.by_call else ""
+    return f"{of}{found.reasons[request]}{advice}"
 
 
 def lacks_value(tensor: PlannedTensor) -> str:
@@ -139,7 +149,7 @@ class _Matching:
 
 @dataclass(frozen=True)
 class _Found:
-    """Records with their dims, by address.
+    """Records with their dims, by request. Value and gradients of a tensor may differ.
 
     Attributes:
         by_sample: tensors with a value for each sample of a batch.
@@ -147,13 +157,13 @@ class _Found:
         reasons: why the latter have no value per sample in a batch.
     """
 
-    by_sample: dict[str, TensorRecord]
-    by_call: dict[str, TensorRecord]
-    reasons: dict[str, str]
+    by_sample: dict[Request, TensorRecord]
+    by_call: dict[Request, TensorRecord]
+    reasons: dict[Request, str]
 
 
 def _completed(
-    tensors: Sequence[PlannedTensor], records: Mapping[str, TensorRecord], still: _Matching
+    tensors: Sequence[PlannedTensor], records: Mapping[Request, TensorRecord], still: _Matching
 ) -> list[PlannedTensor]:
     """Return the tensors, planned anew with all their results where a record is given.
 
@@ -161,13 +171,15 @@ def _completed(
     """
     chosen: list[PlannedTensor] = []
     for tensor in tensors:
-        record, main = records.get(tensor.address), tensor.bound is None or not tensor.bound.name
-        kept = tensor if record is None else still.kept(tensor, record) if main else None
-        chosen += [] if kept is None else [kept]
+        record = records.get(tensor.request)
+        if record is None:
+            chosen.append(tensor)
+        elif not tensor.result and (kept := still.kept(tensor, record)) is not None:
+            chosen.append(kept)
     ways = Counter(tensor.request.key for tensor in chosen)
     completed: list[PlannedTensor] = []
     for tensor in chosen:
-        if (record := records.get(tensor.address)) is None:
+        if (record := records.get(tensor.request)) is None:
             completed.append(tensor)
             continue
         alone = ways[tensor.request.key] == 1
@@ -177,23 +189,23 @@ def _completed(
 
 
 def _nothing_left(
-    tensors: Sequence[PlannedTensor], reasons: Mapping[str, str]
+    tensors: Sequence[PlannedTensor], reasons: Mapping[Request, str]
 ) -> PlannedTensor | None:
     """Return the first tensor of a selector that would store nothing, or None."""
-    left = {name for t in tensors if t.address not in reasons for name in t.selectors}
+    left = {name for t in tensors if t.request not in reasons for name in t.selectors}
     return next((t for t in tensors if not left.issuperset(t.selectors)), None)
 
 
-def _check_left(tensors: Sequence[PlannedTensor], reasons: Mapping[str, str]) -> None:
+def _check_left(tensors: Sequence[PlannedTensor], reasons: Mapping[Request, str]) -> None:
     """Refuse a selector that would store nothing."""
     tensor = _nothing_left(tensors, reasons)
     if tensor is None:
         return
-    left = {name for t in tensors if t.address not in reasons for name in t.selectors}
+    left = {name for t in tensors if t.request not in reasons for name in t.selectors}
     name = next(name for name in tensor.selectors if name not in left)
     raise SelectionError(
         f"selectors.{name} selects nothing that can be extracted: {tensor.address!r} is "
-        f"{reasons[tensor.address]}. Leave selectors.{name} out, or have it select other tensors"
+        f"{reasons[tensor.request]}. Leave selectors.{name} out, or have it select other tensors"
     )
 
 
@@ -208,7 +220,6 @@ def _measured_records(
     trials = _tried(model, source, addresses, program)
     found = _Found({}, {}, {})
     for at, tensor in enumerate(unknown):
-        record = model.catalog[tensor.address]
         together = [shapes[at] for shapes in trials.together]
         alone = [shapes[at] for shapes in trials.alone]
         dims = _dims(model.signature, trials.sizes, together)
@@ -217,12 +228,12 @@ def _measured_records(
         if reason is None and dims is not None and not _brings_its_rows(dims, alone):
             reason = "the values of a sample decide how many rows of it belong to the sample"
         if dims is not None and reason is None:
-            found.by_sample[tensor.address] = _record(record, dims, alone)
+            found.by_sample[tensor.request] = _record(tensor.record, dims, alone)
             continue
-        found.reasons[tensor.address] = f"measured as {list(together[0])}: {reason}"
+        found.reasons[tensor.request] = f"measured as {list(together[0])}: {reason}"
         dims = infer_dims(trials.sizes_alone, [shapes[at] for shapes in trials.alone_at])
         if dims is not None and len({len(shape) for shape in alone}) == 1:
-            found.by_call[tensor.address] = _record(record, dims, alone)
+            found.by_call[tensor.request] = _record(tensor.record, dims, alone)
     return found
 
 
@@ -407,8 +418,7 @@ def _check_order(
     reasons = found.reasons
     program = model.program([Fetch(tensor.request) for tensor in split], compilation)
     # A single sample has no order.
-    records = {t.address: found.by_sample.get(t.address, model.catalog[t.address]) for t in split}
-    found.by_call.update(records)
+    found.by_call.update({t.request: found.by_sample.get(t.request, t.record) for t in split})
     one, other = _two_different(model, source)
     forward, backward = (collate(model.signature, pair) for pair in ([one, other], [other, one]))
     values = program(forward.features, forward.lengths)
@@ -418,7 +428,7 @@ def _check_order(
         rows, rows_swapped = (np.moveaxis(v, axis, 0) for v in (value, reverse))
         half = len(rows) // 2
         if len(rows) != len(rows_swapped) or len(rows) % 2:
-            reasons[tensor.address] = (
+            reasons[tensor.request] = (
                 f"measured as {list(np.shape(value))} for two samples, which cannot be halved"
             )
             continue
@@ -427,7 +437,7 @@ def _check_order(
         fastest = _same(rows, pairs)
         if half > 1 and (not slowest or fastest):
             dims = list(tensor.record.spec.titles)
-            reasons[tensor.address] = (
+            reasons[tensor.request] = (
                 f"with dims {dims}: in its flattened axis the samples do not vary slowest, or the "
                 f"first samples cannot show it"
             )

@@ -39,7 +39,7 @@ from extractkit.models import (
 class _Unknown(Request):
     """A kind of request that no adapter knows."""
 
-    what = "echoes"
+    what = "echo"
 
 
 class WeightsContract:

@@ -9,6 +9,7 @@ import pytest
 
 from extractkit.core.catalog import Catalog
 from extractkit.core.plan import PlannedTensor, plan_tensors
+from extractkit.core.requests import BoundGradients, BoundTarget, Largest, Target, Value
 from extractkit.core.selectors import parse_selector
 from extractkit.core.spec import TensorSpec
 from extractkit.core.values import Array
@@ -141,6 +142,42 @@ def alone(path: str, model: ReferenceModel, texts: Sequence[str] = TEXTS) -> Mea
     return found
 
 
+class ZeroGradients(ReferenceModel):
+    """The reference model with gradients that are zero, so that they do not show an order."""
+
+    def program(self, fetches: Sequence[Fetch], compilation: Compilation) -> Program:
+        of_values = [Fetch(Value(fetch.address)) for fetch in fetches]
+        plain = super().program(of_values, compilation)
+
+        def run(features: Mapping[str, Array], lengths: Mapping[str, Array]) -> list[Array]:
+            values = plain(features, lengths)
+            return [
+                value if isinstance(fetch.request, Value) else np.zeros_like(value)
+                for fetch, value in zip(fetches, values, strict=True)
+            ]
+
+        return run
+
+
+def test_a_gradient_without_a_known_order_leaves_the_value_of_its_tensor() -> None:
+    path = "attention:op/MatMul"
+    gradients = parse_selector(
+        "g", {"path": [path, "attention:output"], "gradient": {"of": ":output"}}
+    )
+    target = BoundTarget(":output", Target(":output", Largest(), None, "g.of"), None, ())
+    selectors = [
+        parse_selector("v", {"path": path}),
+        replace(gradients, gradient=BoundGradients(target, {})),
+    ]
+    model = ZeroGradients()
+    planned = plan_tensors(model.catalog, selectors)
+    found = measure_axes(model, source(TEXTS), planned, Compilation())
+    assert [one.key for one in found.tensors] == [path, "attention:output@grad"]
+    (lost,) = found.unextractable
+    assert (lost.address, found.lost, found.alone) == (path, {"g": 1}, None)
+    assert (lost.reason or "").startswith("its gradient: with dims ['sample*token', None]: in its ")
+
+
 def test_a_product_in_which_tokens_vary_slowest_takes_calls_on_one_sample() -> None:
     (tensor,) = alone("attention:op/MatMul", TokensFirst()).tensors
     assert (tensor.spec.labels, tensor.spec.shape) == (("sample", "token", None), (None, None, 4))
@@ -225,7 +262,7 @@ def test_dims_are_matched_again_once_they_are_measured() -> None:
     (tensor,) = (one for one in found.tensors if one.address == "attention:output")
     assert tensor.selectors == ("s0",)
     assert (tensor.spec.labels, tensor.spec.shape) == (("sample", "token", None), (None, None, 4))
-    assert found.unmatched == {"s0": 1, "s1": 2}  # pool:op/Max is unknown, too
+    assert found.lost == {"s0": 1, "s1": 2}  # pool:op/Max is unknown, too
 
 
 def test_transforms_are_bound_to_tensors_that_match_when_measured_alone() -> None:
