@@ -1,0 +1,93 @@
+"""Gradients of samples in batches equal those of each sample alone, whatever samples share."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import extractkit
+from extractkit.core.values import Array
+
+ROWS = np.random.default_rng(0).normal(size=(9, 4)).astype("float32")
+
+
+class Interacting(tf.Module):
+    """Targets that each sample of a batch changes for the others, behind values that it does not.
+
+    For a sample alone, the mean is the sample itself, and the softmax is 1.
+    """
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 4], tf.float32, name="x")])
+    def __call__(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
+        h = tf.tanh(x, name="h")
+        centred = tf.sin(h - 0.5 * tf.reduce_mean(h, 0))
+        return {
+            "centred": tf.reduce_sum(centred, -1),
+            "softmax": tf.reduce_sum(h * h * tf.nn.softmax(h, axis=0), -1),
+        }
+
+
+@pytest.mark.parametrize(
+    ("target", "derivative"),
+    [("centred", lambda h: 0.5 * np.cos(0.5 * h)), ("softmax", lambda h: 2 * h)],
+)
+def test_samples_that_change_the_targets_of_others_run_alone(
+    target: str, derivative: Callable[[Array], Array], tmp_path: Path
+) -> None:
+    of = {"of": f":output.{target}"}
+    run = extractkit.extract(
+        ["selectors=none", "runtime.batch_size=4"],
+        model=Interacting(),
+        inputs=ROWS,
+        selectors={"g": {"path": ["h:0", ":input.x"], "gradient": of}, "v": {"path": "h:0"}},
+        run_dir=tmp_path / "run",
+    )
+    assert run.manifest.settings["sharing"] == "one sample"
+    h = np.tanh(ROWS.astype(np.float64))
+    wanted = derivative(h)
+    np.testing.assert_allclose(run["h:0"], h, rtol=1e-5)
+    np.testing.assert_allclose(run["h:0@grad"], wanted, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(run[":input.x@grad"], wanted * (1 - h * h), rtol=1e-5, atol=1e-6)
+
+
+class Hidden(tf.Module):
+    """A sum that padding does not change, but whose derivative is ∞ · 0 in padding."""
+
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec([None, None], tf.float32, name="x"),
+            tf.TensorSpec([None, 1], tf.float32, name="scale"),
+        ]
+    )
+    def __call__(self, x: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
+        return tf.reduce_sum(tf.where(x > 0, tf.math.log(x * scale), 0.0), -1)
+
+
+def test_values_survive_padding_that_gradients_do_not(tmp_path: Path) -> None:
+    draw = np.random.default_rng(1)
+    inputs = [
+        {
+            "x": draw.uniform(1, 2, size).astype("float32"),
+            "scale": draw.uniform(1, 2, 1).astype("float32"),
+        }
+        for size in (3, 5, 2, 3, 5, 4)
+    ]
+
+    def extracted(name: str, **selector: object) -> extractkit.Run:
+        return extractkit.extract(
+            ["selectors=none"],
+            model=Hidden(),
+            inputs=inputs,
+            selectors={"g": selector},
+            run_dir=tmp_path / name,
+        )
+
+    values = extracted("values", path=":output")
+    assert values.manifest.settings["sharing"] == "samples of any lengths"
+    run = extracted("gradients", path=":input.scale", gradient={"of": ":output"})
+    assert run.manifest.settings["sharing"] == "samples of equal lengths"
+    for at, one in enumerate(inputs):
+        wanted = len(one["x"]) / one["scale"]
+        np.testing.assert_allclose(run[":input.scale@grad"].sample(at), wanted, rtol=1e-6)
