@@ -4,6 +4,7 @@ Samples hold few other elements, so that a value that masks padding equals many 
 forms are compared with plain loops.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -117,6 +118,49 @@ def test_sizes_of_integers_are_exact(step: tuple[str, object], dtype: str) -> No
     if limits.bits == 64:
         signs = (1,) if limits.min == 0 else (1, -1)
         check(step, dtype, [sign * (2**53 + one) for sign in signs for one in range(3)])
+
+
+BEYOND = [
+    [3e200, -4e200], [3e-200, 4e-200], [2.5e-308, 0], [1.2e308, 1.2e308], [3, 4], [0, 0],
+    [3e200, 4e-200], [3e-170, 4e-170],
+]  # fmt: skip
+
+
+def test_directions_of_all_floats_are_found() -> None:
+    """Their squares are beyond float64. Python's own `hypot` takes none."""
+    operand = Operand.of(TensorSpec("float64", (SAMPLES, Dim.along("token"))), "a:b")
+    transform = registry.transform("normalize", "").parse("token", "s.do.0")
+    samples = [np.array(one, np.float64) for one in BEYOND]
+    batch = np.full((len(samples), 3), 1e300)
+    batch[:, :2] = samples
+    outcome = in_graph(transform, operand, batch, {1: np.full(len(samples), 2, np.int32)})
+    for index, (first, second) in enumerate(BEYOND):
+        norm = math.hypot(first, second)
+        expected = [first / norm, second / norm] if norm else [0, 0]
+        for found in (in_numpy(transform, operand, samples)[index][0], outcome.sample(0, index)):
+            np.testing.assert_allclose(found, expected, 1e-14)
+
+
+def test_directions_with_infinities_are_those_of_the_definition() -> None:
+    operand = Operand.of(TensorSpec("float64", (SAMPLES, Dim.along("token"))), "a:b")
+    transform = registry.transform("normalize", "").parse("token", "s.do.0")
+    sample = np.array([np.inf, 1e200, 2.0])
+    lengths = {1: np.array([3], np.int32)}
+    outcome = in_graph(transform, operand, sample[np.newaxis], lengths)
+    for found in (in_numpy(transform, operand, [sample])[0][0], outcome.sample(0, 0)):
+        np.testing.assert_array_equal(found, [np.nan, 0, 0])
+
+
+def test_softmax_is_rounded_once() -> None:
+    """By NumPy in float64: the graph's result is the nearest 32-bit float."""
+    operand = Operand.of(TensorSpec("float32", (SAMPLES, Dim.along("token"))), "a:b")
+    transform = registry.transform("softmax", "").parse("token", "s.do.0")
+    sample = (30 * np.random.default_rng(1).normal(size=1000)).astype(np.float32)
+    wide = np.exp(sample.astype(np.float64) - sample.max())
+    outcome = in_graph(
+        transform, operand, sample[np.newaxis], {1: np.array([len(sample)], np.int32)}
+    )
+    np.testing.assert_allclose(outcome.sample(0, 0), wide / wide.sum(), 6e-8, 1.2e-38)
 
 
 @pytest.mark.parametrize("name", sorted(REDUCTIONS))

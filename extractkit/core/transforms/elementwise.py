@@ -169,10 +169,10 @@ class Softmax(_AlongAxes):
     name = "softmax"
 
     def in_graph(self, tf: Any, operand: Operand, value: Masked) -> Sequence[Tensor]:
-        """Subtract the largest element first, as usual. Integers are computed in float64."""
+        """Compute in float64, without padding. Subtract the largest element first, as usual."""
         over = list(self._over(operand))
         dtype = reduced_dtype("mean", value.tensor.dtype.name)
-        tensor = tf.cast(value.tensor, dtype if value.tensor.dtype.is_floating else tf.float64)
+        tensor = tf.cast(value.tensor, tf.float64)
         mask = present(tf, value, over)
         hidden = tf.where(mask, tensor, tf.constant(farthest(tensor, -1), tensor.dtype))
         highest = tf.reduce_max(hidden, over, keepdims=True)
@@ -191,6 +191,10 @@ class Softmax(_AlongAxes):
             return [(powers / powers.sum(axis=over, keepdims=True)).astype(dtype)]
 
 
+_SQUARED = 1e100
+"""Squares of numbers up to this size, and from its inverse, are numbers in float64."""
+
+
 class Normalize(_AlongAxes):
     """Divide by the Euclidean norm over axes together; zeros stay zeros.
 
@@ -200,18 +204,29 @@ class Normalize(_AlongAxes):
     name = "normalize"
 
     def in_graph(self, tf: Any, operand: Operand, value: Masked) -> Sequence[Tensor]:
-        """Compute in float64, without padding."""
+        """Compute in float64, without padding. Divide by the largest first if squares need it."""
         over = list(self._over(operand))
         dtype = reduced_dtype("mean", value.tensor.dtype.name)
         tensor = tf.cast(value.tensor, tf.float64)
         own = tf.where(present(tf, value, over), tensor, tf.constant(0, tensor.dtype))
+        if dtype == "float64":
+            largest = tf.reduce_max(tf.abs(own), over, keepdims=True)
+            outside = (largest > _SQUARED) | (largest < 1 / _SQUARED)
+            divide = outside & tf.math.is_finite(largest) & (largest > 0)
+            own = own / tf.where(divide, largest, tf.ones_like(largest))
         norm = tf.sqrt(tf.reduce_sum(tf.square(own), over, keepdims=True))
         return [tf.cast(tf.math.divide_no_nan(own, norm), dtype)]
 
     def in_numpy(self, operand: Operand, value: Array) -> Sequence[Array]:
-        """Compute in float64."""
-        wide = value.astype(np.float64)
-        norm = np.sqrt(np.square(wide).sum(axis=self._over(operand), keepdims=True))
-        with np.errstate(invalid="ignore", divide="ignore"):
-            found = np.where(norm == 0, 0.0, wide / norm)
+        """Compute in float64. Divide by the largest first if squares need it."""
+        over = self._over(operand)
+        own = value.astype(np.float64)
+        largest = np.abs(own).max(axis=over, keepdims=True, initial=0)
+        outside = (largest > _SQUARED) | (largest < 1 / _SQUARED)
+        divide = outside & np.isfinite(largest) & (largest > 0)
+        own = own / np.where(divide, largest, 1)
+        # Beside an infinity, squares may overflow: the norm is infinite anyway.
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            norm = np.sqrt(np.square(own).sum(axis=over, keepdims=True))
+            found = np.where(norm == 0, 0.0, own / norm)
         return [found.astype(reduced_dtype("mean", value.dtype.name))]
