@@ -18,13 +18,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
+from extractkit.advice import hydra_text, nested_override, override
 from extractkit.core.catalog import Catalog, Kind, Layout, TensorRecord
 from extractkit.core.keys import Effect, Key
 from extractkit.core.spec import Dim, TensorSpec
 from extractkit.core.transforms import Array
 from extractkit.core.transforms.pipeline import BoundPipeline, Pipeline
 from extractkit.core.transforms.slicing import Slice
-from extractkit.errors import ConfigError, SelectionError, UnknownTensorError, choices
+from extractkit.errors import ConfigError, SelectionError, UnknownTensorError, choices, counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,8 @@ GRADIENT_KEY = Key(
 )
 """The key of a selector for gradients."""
 
-_EXAMPLE = "{of: {tensor: ADDRESS, index: 3}}"
+_EXAMPLE_OF = "{tensor: ADDRESS, index: 3}"
+_EXAMPLE = f"{{of: {_EXAMPLE_OF}}}"
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,8 @@ class Target:
         tensor = given.get("tensor")
         if tensor is not None and not isinstance(tensor, str):
             raise ConfigError(f"{at}.tensor={tensor!r} is not the address of a tensor")
+        if "index" not in given and ("minus" in given or tensor is None):
+            raise ConfigError(f"{at}.index is missing. Give an index, as in {at}='{_EXAMPLE_OF}'")
         pick = _pick(given.get("index", []), f"{at}.index")
         minus = _pick(given["minus"], f"{at}.minus") if "minus" in given else None
         if minus == pick:
@@ -157,7 +161,9 @@ class Target:
         """
         record = self._record(catalog)
         if (reason := _unusable(record)) is not None:
-            raise SelectionError(f"{self.at}: {record.address!r} is no target, because {reason}")
+            raise SelectionError(
+                f"{self.at}: {record.address!r} cannot be a target, because {reason}"
+            )
         return self.of(record)
 
     def of(self, record: TensorRecord) -> "BoundTarget":
@@ -178,6 +184,12 @@ class Target:
         picks = [self._bound(self.pick, record, layout, "index")]
         if self.minus is not None:
             picks.append(self._bound(self.minus, record, layout, "minus"))
+            if _position(self.pick, layout) == _position(self.minus, layout):
+                raise SelectionError(
+                    f"{self.at}.minus={_written(self.minus)} is the index itself in "
+                    f"{record.address!r}, which has dims {_titles(layout.dims[1:])} besides the "
+                    f"samples: the difference is always 0"
+                )
         return replace(bound, layout=layout, picks=tuple(picks))
 
     def written(self, address: str) -> Mapping[str, object]:
@@ -196,12 +208,22 @@ class Target:
     def _only_output(self, catalog: Catalog) -> TensorRecord:
         outputs = [one for one in catalog.records if one.kind is Kind.MODEL_OUTPUT]
         if len(outputs) != 1:
+            example = self._override(outputs[0].address if outputs else "ADDRESS")
             raise SelectionError(
                 f"{self.at} does not name a tensor, and model {catalog.model!r} has "
-                f"{len(outputs)} outputs. Name one: {self.at}.tensor=ADDRESS. "
+                f"{counted(len(outputs), 'output')}. Name one, as in {example}. "
                 f"{choices('', [one.address for one in outputs])}"
             )
         return outputs[0]
+
+    def _override(self, address: str, **picks: Pick) -> str:
+        """Return an override for the target with another tensor, or with other numbers of it.
+
+        It is in the full form, since an entry alone cannot be added to a target that is a text.
+        """
+        given = {"index": self.pick, "minus": self.minus, **picks}
+        entries = {key: str(_written(pick)) for key, pick in given.items() if pick is not None}
+        return nested_override(self.at, {"tensor": hydra_text(address), **entries})
 
     def _bound(self, pick: Pick, record: TensorRecord, layout: Layout, key: str) -> "BoundPick":
         dims, at = layout.dims[1:], f"{self.at}.{key}"
@@ -209,16 +231,20 @@ class Target:
             if not dims:
                 raise SelectionError(
                     f"{at}={_ARGMAX}: {record.address!r} has no axis besides that of the samples. "
-                    f"Give its address alone: {self.at}={record.address}"
+                    f"Give its address alone: {override(self.at, record.address)}"
                 )
             return pick
         if len(pick.index) != len(dims):
             has = f"has dims {_titles(dims)} besides the samples" if dims else "has no other axis"
-            example = ", ".join("0" for _ in dims)
+            gives = counted(len(pick.index), "number") if pick.index else "no number"
+            advice = (
+                f"one for each axis, as in {self._override(record.address, **{key: _first(dims)})}"
+                if dims
+                else f"its address alone: {override(self.at, record.address)}"
+            )
             raise SelectionError(
                 f"{self.at} is not one number per sample: {record.address!r} {has}, and {at} gives "
-                f"{len(pick.index)} numbers. Give one for each axis"
-                + (f", as in {at}=[{example}], or {at}={_ARGMAX}" if dims else f": {at}=[]")
+                f"{gives}. Give {advice}"
             )
         taken = tuple((axis + 1, index) for axis, index in enumerate(pick.index))
         pipeline = Pipeline((Slice(taken, at),) if taken else ())
@@ -374,6 +400,18 @@ def _pick(value: object, at: str) -> Pick:
         f"{at}={value!r} is not an index. Write a number, one for each axis as in [0, 3], or "
         f"{_ARGMAX}"
     )
+
+
+def _first(dims: Sequence[Dim]) -> Element:
+    return Element((0,) * len(dims))
+
+
+def _position(pick: Pick, layout: Layout) -> object:
+    """Return a pick, counted from the start along axes of one size: equal ones are the same."""
+    if isinstance(pick, Largest):
+        return pick
+    sizes = (dim.size for dim in layout.dims[1:])
+    return [at if size is None else at % size for at, size in zip(pick.index, sizes, strict=True)]
 
 
 def _written(pick: Pick) -> Any:

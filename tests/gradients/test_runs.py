@@ -1,5 +1,6 @@
 """Runs of gradients: resumed, recomputed, with transforms and statistics, and their identity."""
 
+import json
 from pathlib import Path
 
 import keras
@@ -11,6 +12,7 @@ import extractkit
 from extractkit import cli
 from extractkit.core.values import Array
 from extractkit.errors import SelectionError, UnknownTensorError
+from tests.advised import ask, refused
 from tests.engine.examples import Collected
 
 ROWS = np.random.default_rng(0).normal(size=(11, 4)).astype("float32")
@@ -228,3 +230,26 @@ def test_components_of_something_else_have_to_be_named(
     )
     named = run("named", own, do=[{"project": {**step, "tensor": key}}])
     assert named.manifest.components[0].tensor == key
+
+
+def test_advised_targets_compose(tmp_path: Path) -> None:
+    given = keras.Input((4,), name="x")
+    outputs = {name: layers.Dense(3, name=name)(given) for name in ("first", "second")}
+    keras.Model(given, outputs).save(tmp_path / "two.keras")
+    np.save(tmp_path / "x.npy", ROWS)
+    job = ["model=keras", f"model.path={tmp_path / 'two.keras'}"]
+    job += ["inputs=arrays", f"inputs.path={tmp_path / 'x.npy'}", f"run_dir={tmp_path / 'run'}"]
+
+    def followed(*words: str) -> dict[str, object]:
+        """Follow the advice of the refusal, and return the target that is planned."""
+        advice = refused("plan", *job, *words)
+        assert "gradient.of=" in advice.message
+        plan = ask("plan", *job, *words, *advice.overrides[-1:], "--json")
+        assert plan.code == 0, plan.message
+        return dict(json.loads(plan.out)["tensors"][0]["gradient"])
+
+    address = followed("selectors=gradients")["tensor"]
+    of = f"selectors.gradients.gradient.of={{tensor: '{address}', index: [0, 0]}}"
+    assert followed("selectors=gradients", of) == {"tensor": address, "index": [0]}
+    text = f"selectors.gradients.gradient.of='{address}'"
+    assert followed("selectors=gradients", text) == {"tensor": address, "index": [0]}

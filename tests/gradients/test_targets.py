@@ -96,6 +96,9 @@ def test_a_target_is_planned(of: object, text: str, written: object) -> None:
         ({"of": {"tensor": 3}}, "selectors.g.gradient.of.tensor=3 is not the address of a tensor"),
         ({"of": {"index": "last"}}, "selectors.g.gradient.of.index='last' is not an index. Write"),
         ({"of": {"index": [1, True]}}, "selectors.g.gradient.of.index=[1, True] is not an index"),
+        ({"of": {}}, "selectors.g.gradient.of.index is missing. Give an index, as in "),
+        ({"of": {"minus": 0}}, "selectors.g.gradient.of.index is missing"),
+        ({"of": {"tensor": "a:b", "minus": 0}}, "selectors.g.gradient.of.index is missing"),
         ({"of": {"index": 1, "minus": 1}}, "is the index itself: the difference is always 0"),
     ],
 )
@@ -111,14 +114,33 @@ def test_what_is_not_a_target(given: object, message: str) -> None:
             {"tensor": "logits:output", "index": 3},
             "selectors.g.gradient.of is not one number per sample: 'logits:output' has dims "
             "['token', '5'] besides the samples, and selectors.g.gradient.of.index gives 1 "
-            "numbers. Give one for each axis, as in selectors.g.gradient.of.index=[0, 0], or "
-            "selectors.g.gradient.of.index=argmax",
+            "number. Give one for each axis, as in 'selectors.g.gradient.of={tensor: "
+            '"logits:output", index: [0, 0]}\'',
+        ),
+        (
+            {"tensor": "logits:output"},
+            "selectors.g.gradient.of is not one number per sample: 'logits:output' has dims "
+            "['token', '5'] besides the samples, and selectors.g.gradient.of.index gives no "
+            "number. Give one for each axis, as in 'selectors.g.gradient.of={tensor: "
+            '"logits:output", index: [0, 0]}\'',
+        ),
+        (
+            {"tensor": "logits:output", "index": "argmax", "minus": 3},
+            "selectors.g.gradient.of is not one number per sample: 'logits:output' has dims "
+            "['token', '5'] besides the samples, and selectors.g.gradient.of.minus gives 1 "
+            "number. Give one for each axis, as in 'selectors.g.gradient.of={tensor: "
+            '"logits:output", index: argmax, minus: [0, 0]}\'',
+        ),
+        (
+            {"tensor": "logits:output", "index": [-1, 4], "minus": [-1, -1]},
+            "selectors.g.gradient.of.minus=[-1, -1] is the index itself in 'logits:output', which "
+            "has dims ['token', '5'] besides the samples: the difference is always 0",
         ),
         (
             {"tensor": "score:output", "index": 3},
             "selectors.g.gradient.of is not one number per sample: 'score:output' has no other "
-            "axis, and selectors.g.gradient.of.index gives 1 numbers. Give one for each axis: "
-            "selectors.g.gradient.of.index=[]",
+            "axis, and selectors.g.gradient.of.index gives 1 number. Give its address alone: "
+            "'selectors.g.gradient.of=\"score:output\"'",
         ),
         (
             {"index": 3},
@@ -128,17 +150,17 @@ def test_what_is_not_a_target(given: object, message: str) -> None:
         (
             {"tensor": "score:output", "index": "argmax"},
             "selectors.g.gradient.of.index=argmax: 'score:output' has no axis besides that of the "
-            "samples. Give its address alone: selectors.g.gradient.of=score:output",
+            "samples. Give its address alone: 'selectors.g.gradient.of=\"score:output\"'",
         ),
         (
             "ids:input",
-            "selectors.g.gradient.of: 'ids:input' is no target, because it holds int32, and "
+            "selectors.g.gradient.of: 'ids:input' cannot be a target, because it holds int32, and "
             "gradients need real numbers",
         ),
         (
             "words:kernel",
-            "selectors.g.gradient.of: 'words:kernel' is no target, because it does not depend on "
-            "the inputs",
+            "selectors.g.gradient.of: 'words:kernel' cannot be a target, because it does not "
+            "depend on the inputs",
         ),
         (
             {"tensor": "pool:output", "index": 0},
@@ -170,7 +192,8 @@ def test_a_target_without_a_name_needs_one_output() -> None:
         chosen.gradient.bound(Catalog(outputs, "tiny"))
     assert str(refused.value) == (
         "selectors.g.gradient.of does not name a tensor, and model 'tiny' has 2 outputs. Name "
-        "one: selectors.g.gradient.of.tensor=ADDRESS. Available: ':output.a', ':output.b'."
+        "one, as in 'selectors.g.gradient.of={tensor: \":output.a\", index: argmax}'. Available: "
+        "':output.a', ':output.b'."
     )
 
 
