@@ -75,6 +75,11 @@ class Stamp:
     def __init__(self, status: _Status) -> None:
         self._status = status  # replaced whole, as several threads read it
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Stamp) and self._status == other._status
+
+    __hash__ = None  # type: ignore[assignment]  # a check may replace the status
+
     @property
     def size(self) -> int:
         """The size of the file in bytes."""

@@ -275,12 +275,13 @@ class Driver:
         return [m for m in self._members.values() if not m.ready and m.since is None]
 
     def _note_waiting(self) -> None:
-        """Notify the user once if workers wait for long."""
+        """Notify the user once if a worker waits for long, of all that wait."""
         latest = time.monotonic() - WAITING_SECONDS
-        late = [member.number for member in self._waiting() if member.asked <= latest]
-        if late and not self._waiting_noted:
+        waiting = self._waiting()
+        if not self._waiting_noted and any(member.asked <= latest for member in waiting):
             self._waiting_noted = True
-            who = f"worker {late[0]} waits" if len(late) == 1 else f"{len(late)} workers wait"
+            some = f"{len(waiting)} workers wait"
+            who = some if len(waiting) > 1 else f"worker {waiting[0].number} waits"
             self._note(f"{who} for {self._crew.awaits}")
 
     def _deadline(self, member: _Member) -> float | None:
