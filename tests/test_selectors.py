@@ -556,3 +556,58 @@ def test_edges_are_found_once_and_only_for_neighbours() -> None:
         (record,) = parse_selector("mine", {"consumes": {"path": "*"}}).matching(catalog)
         assert record.address == OUTPUT
     assert found == [True]
+
+
+def spec(*dims: str) -> TensorSpec:
+    return TensorSpec.of("float32", dims, (None,) * len(dims))
+
+
+MEASURED_LATER = Catalog(
+    [
+        TensorRecord("start", Kind.OP, spec("sample", "token"), op_type="Start"),
+        TensorRecord("known", Kind.OP, spec("sample", "token"), op_type="Known"),
+        TensorRecord("later", Kind.OP, spec("sample", "?"), op_type="Later"),
+        TensorRecord("never", Kind.OP, spec("sample", "?"), op_type="Never", reason="lost"),
+        TensorRecord("from known", Kind.OP, spec("sample", "token"), op_type="End"),
+        TensorRecord("from later", Kind.OP, spec("sample", "token"), op_type="End"),
+        TensorRecord("from never", Kind.OP, spec("sample", "token"), op_type="End"),
+    ],
+    "tiny",
+    Edges(lambda: [(), (0,), (0,), (0,), (1,), (2,), (3,)]),
+).listed_by("…")
+
+
+def test_neighbours_whose_axes_are_measured_later_are_not_skipped() -> None:
+    varying = {"dims": "sample,~", "not": {"op_type": "End"}}
+    for mapping, address in (
+        ({"consumes": varying}, "from later"),
+        ({"not": {"consumes": varying}}, "from later"),
+        ({"any": [{"path": "known"}, {"consumes": varying}]}, "from later"),
+        ({"consumes": {"consumes": {"feeds": varying}}}, None),
+        ({"feeds": {**varying, "op_type": "Later"}}, "start"),
+    ):
+        selector = parse_selector("mine", mapping)
+        if address is None:  # "start" feeds a tensor of known axes, too
+            assert selector.matching(MEASURED_LATER)
+            continue
+        with pytest.raises(SelectionError) as caught:
+            selector.matching(MEASURED_LATER)
+        assert (
+            f" cannot be decided for {address!r}, because the axes of 1 tensor are unknown before "
+            "they are measured ('later' is one). Test neighbours by path, regex, op_type or kind "
+            "in place of dims"
+        ) in str(caught.value)
+        assert str(caught.value).startswith("selectors.mine.")
+
+
+def test_only_neighbours_that_decide_have_to_be_measured() -> None:
+    varying = {"dims": "sample,~", "not": {"op_type": ["Start", "End"]}}
+    every = ["from known", "from later", "from never"]
+    for mapping, expected in (
+        ({"feeds": varying}, ["start"]),
+        ({"path": "from known", "consumes": varying}, ["from known"]),
+        ({"path": "from never", "not": {"consumes": varying}}, ["from never"]),
+        ({"any": [{"path": "from *"}, {"consumes": varying}]}, every),
+    ):
+        found = parse_selector("mine", mapping).matching(MEASURED_LATER)
+        assert [record.address for record in found] == expected

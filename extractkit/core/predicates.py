@@ -14,7 +14,7 @@ from functools import lru_cache
 from extractkit.core.catalog import Catalog, TensorRecord
 from extractkit.core.keys import Effect, Key
 from extractkit.core.spec import Dim
-from extractkit.errors import SelectionError
+from extractkit.errors import SelectionError, counted
 
 FIXED = "#"
 """In the list of `dims`, matches an axis that has one size for all samples."""
@@ -190,6 +190,13 @@ class Predicate:
         verdict = self.verdict(record)
         return record.extractable if verdict is None else verdict
 
+    def check_decided(self, record: TensorRecord) -> None:
+        """Check that a record without a verdict lacks it because of its own axes alone.
+
+        Raises:
+            SelectionError: it depends on those of a neighbour, which need not be measured.
+        """
+
     def within(self, catalog: Catalog) -> "Predicate":
         """Return the predicate for records of this catalog, with neighbours resolved.
 
@@ -229,6 +236,10 @@ class All(Predicate):
     def verdict(self, record: TensorRecord) -> Verdict:
         return _all_of(part.verdict(record) for part in self.parts)
 
+    def check_decided(self, record: TensorRecord) -> None:
+        for part in self.parts:
+            part.check_decided(record)
+
     def within(self, catalog: Catalog) -> Predicate:
         return All(tuple(part.within(catalog) for part in self.parts))
 
@@ -242,6 +253,10 @@ class Any(Predicate):
     def verdict(self, record: TensorRecord) -> Verdict:
         return _any_of(part.verdict(record) for part in self.parts)
 
+    def check_decided(self, record: TensorRecord) -> None:
+        for part in self.parts:
+            part.check_decided(record)
+
     def within(self, catalog: Catalog) -> Predicate:
         return Any(tuple(part.within(catalog) for part in self.parts))
 
@@ -254,6 +269,9 @@ class Not(Predicate):
 
     def verdict(self, record: TensorRecord) -> Verdict:
         return _negated(self.part.verdict(record))
+
+    def check_decided(self, record: TensorRecord) -> None:
+        self.part.check_decided(record)
 
     def within(self, catalog: Catalog) -> Predicate:
         return Not(self.part.within(catalog))
@@ -287,22 +305,50 @@ class Neighbour(Predicate):
                 f"op_type. {listing(catalog)}"
             )
         part, consumed = self.part.within(catalog), catalog.edges.consumed
-        matching = {at for at, record in enumerate(catalog.records) if part.matches(record)}
-        if self.key == FEEDS:
-            found = {taken for at in matching for taken in consumed[at]}
-        else:
-            found = {at for at, taken in enumerate(consumed) if not matching.isdisjoint(taken)}
-        return _Among(frozenset(catalog.records[at].address for at in found))
+        certain = {at for at, record in enumerate(catalog.records) if part.matches(record)}
+        possible = {at for at, record in enumerate(catalog.records) if part.may_match(record)}
+
+        def beside(matching: set[int]) -> frozenset[str]:
+            if self.key == FEEDS:
+                found = {taken for at in matching for taken in consumed[at]}
+            else:
+                found = {at for at, taken in enumerate(consumed) if not matching.isdisjoint(taken)}
+            return frozenset(catalog.records[at].address for at in found)
+
+        unknown = [catalog.records[at].address for at in sorted(possible - certain)]
+        among = beside(certain)
+        return _Among(self.at, among, beside(possible) - among, tuple(unknown))
 
 
 @dataclass(frozen=True)
 class _Among(Predicate):
-    """True for records with one of these addresses."""
+    """True for records with one of these addresses.
 
+    Attributes:
+        at: the configuration key, for messages.
+        addresses: records with a neighbour that matches.
+        undecided: other records, with a neighbour that matches if its axes are as asked.
+        unknown: the neighbours whose axes are unknown.
+    """
+
+    at: str
     addresses: frozenset[str]
+    undecided: frozenset[str]
+    unknown: tuple[str, ...]
 
     def verdict(self, record: TensorRecord) -> Verdict:
+        if record.address in self.undecided:
+            return None
         return record.address in self.addresses
+
+    def check_decided(self, record: TensorRecord) -> None:
+        if record.address in self.undecided:
+            raise SelectionError(
+                f"{self.at} cannot be decided for {record.address!r}, because the axes of "
+                f"{counted(len(self.unknown), 'tensor')} are unknown before they are measured "
+                f"({self.unknown[0]!r} is one). Test neighbours by path, regex, op_type or kind "
+                f"in place of dims"
+            )
 
 
 def existing(key: str, records: Iterable[TensorRecord]) -> Iterator[str]:

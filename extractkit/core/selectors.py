@@ -105,9 +105,12 @@ class Selector:
 
         Raises:
             SelectionError: no record matches, `take` leaves none, or the predicate tests neighbours
-                and the catalog has no edges.
+                and the catalog has no edges, or not their axes.
         """
         predicate = self.predicate.within(catalog)
+        for record in catalog.records:
+            if record.extractable and predicate.verdict(record) is None:
+                predicate.check_decided(record)
         matched = tuple(
             self._offered(record) for record in catalog.records if predicate.may_match(record)
         )
