@@ -15,6 +15,8 @@ from keras import layers
 import extractkit
 from extractkit.core.values import Array
 from extractkit.errors import SelectionError
+from extractkit.models.in_memory import live_model
+from extractkit.models.keras_models.model import KerasModel
 from tests.models import zoo
 from tests.models.session_graphs import control_flow, frozen
 
@@ -353,6 +355,19 @@ def test_custom_gradients_of_a_keras_model_apply(tmp_path: Path) -> None:
     near(run, ":input.x@grad", taped(model, ROWS, lambda y: y[:, 0]))
 
 
+def test_a_trace_for_custom_gradients_is_shared_by_programs_of_one_target() -> None:
+    def graph(model: KerasModel, *targets: str) -> object:
+        return model.differentiable([":output"], targets).graph
+
+    model = live_model(custom())
+    first = graph(model, ":output")
+    assert graph(model, ":output") is first
+    assert graph(model, "middle:output") is not first
+    assert graph(model, ":output") is not first, "gradients of many targets pile up in one graph"
+    plain = live_model(zoo.sequential())
+    assert graph(plain, ":output") is not graph(plain, ":output")
+
+
 @pytest.mark.parametrize("saved", [True, False])
 def test_custom_gradients_of_a_saved_model_are_refused(saved: bool, tmp_path: Path) -> None:
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=saved)
@@ -438,11 +453,13 @@ def test_loops_of_tensorflow_1_are_refused(tmp_path: Path) -> None:
         looped = tf.compat.v1.while_loop(
             lambda at, _: at < 2, lambda at, y: (at + 1, tf.tanh(y)), [tf.constant(0), x]
         )
-        tf.reduce_sum(looped[1], -1, name="y")
+        tf.reduce_sum(tf.square(looped[1], name="square"), -1, name="y")
 
     with control_flow(1):
         file = frozen(build, ["y"], tmp_path / "net.pb")
     how = ["model=frozen_graph", f"model.path={file}"]
+    run = gradients(tmp_path, ROWS, *how, path="square:0", gradient={"of": "y:0"})
+    np.testing.assert_array_equal(run["square:0@grad"], np.ones((9, 4)))
     found = refusal(None, ROWS, *how, kind="model_input", gradient={"of": "y:0"})
     assert re.search(r"x:0: operation '\S+' \(Exit\) is part of a loop or branch of Tens", found)
 

@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import tensorflow as tf
@@ -74,10 +75,10 @@ class Differentiability:
 
     @cached_property
     def is_bound(self) -> bool:
-        """Whether the graph has custom gradients or calls, which a copy of it does not have."""
-        return any(
-            one.type in _CALLS or _custom(one.node_def) for one in self.graph.get_operations()
-        )
+        """Whether the graph has custom gradients or calls, which it does not share with copies."""
+        graph_def = self.graph.as_graph_def()
+        within = (node for function in graph_def.library.function for node in function.node_def)
+        return any(one.op in _CALLS or _custom(one) for one in chain(graph_def.node, within))
 
     def reasons(self, target: str, tensors: Mapping[str, str]) -> dict[str, str]:
         """Return why tensors have no gradient, by the same keys. Others have one.
