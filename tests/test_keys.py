@@ -27,8 +27,8 @@ from extractkit.core.keys import (
     settings_of,
 )
 from extractkit.core.predicates import PREDICATE_KEYS
-from extractkit.core.requests import GRADIENT_KEY
 from extractkit.core.selectors import SELECTOR_KEYS, STATISTICS_KEY, TAKE
+from extractkit.core.targets import GRADIENT_KEY
 from extractkit.core.transforms.pipeline import TRANSFORMS
 from extractkit.core.transforms.registry import REDUCTIONS
 from extractkit.core.trust import OWN

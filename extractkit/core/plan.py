@@ -12,10 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from extractkit.core.catalog import Catalog, Layout, TensorRecord
-from extractkit.core.requests import BoundTarget, Gradient, Request
+from extractkit.core.requests import Gradient, Request
 from extractkit.core.selectors import Selector
 from extractkit.core.spec import TEXT, Dim, TensorSpec, file_dtype, storable
 from extractkit.core.statistics.registry import Asked, Group, groups
+from extractkit.core.targets import BoundTarget
 from extractkit.core.transforms import Array, Operand
 from extractkit.core.transforms.pipeline import BoundPipeline, Pipeline
 from extractkit.core.values import Assembly, SingleValue

@@ -6,26 +6,20 @@ is a further subclass, with what it needs beside the address. Planning, measurin
 storing treat all requests alike. All that distinguishes requests of one address has to enter the
 key of the tensor and the identity of the run.
 
-A gradient is that of a target: one number of each sample. `Target` is a target as written,
-`BoundTarget` the same for the tensors of a model. The gradient has the axes of the tensor that it
-is with respect to. A model adds up the targets of a batch and differentiates the sum. A row of the
+A gradient is that of a target (`core/targets.py`), and has the axes of the tensor that it is with
+respect to. A model adds up the targets of a batch and differentiates the sum. A row of the
 result is the gradient of one sample if no sample changes the target of another. That is measured on
 the gradients themselves, as for values (`engine/sharing.py`), and padding as well. Where a tensor
 has no axis of samples, as a weight, each call takes one sample.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import ClassVar
 
-from extractkit.advice import hydra_text, nested_override, override
-from extractkit.core.catalog import Catalog, Kind, Layout, TensorRecord
-from extractkit.core.keys import Effect, Key
-from extractkit.core.spec import Dim, TensorSpec
-from extractkit.core.transforms import Array
-from extractkit.core.transforms.pipeline import BoundPipeline, Pipeline
-from extractkit.core.transforms.slicing import Slice
-from extractkit.errors import ConfigError, SelectionError, UnknownTensorError, choices, counted
+from extractkit.core.catalog import Layout, TensorRecord
+from extractkit.core.targets import GRADIENT, BoundTarget, without_reals
+from extractkit.errors import SelectionError
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,253 +52,6 @@ class Value(Request):
     """The value of a tensor: one for each sample, or a constant."""
 
     what = "value"
-
-
-GRADIENT = "gradient"
-
-GRADIENT_KEY = Key(
-    *(GRADIENT, "mapping", None),
-    "gradients with respect to what matches, in place of its values: `{of: TARGET}`. A target is "
-    "the address of a tensor with one number per sample, `argmax` for the largest element of the "
-    "model's only output, or `{tensor: ADDRESS, index: 3}`, where `index` is one number for each "
-    "axis or `argmax`, and a second one may be subtracted: `minus: 5`",
-    Effect.RECORDED,
-)
-"""The key of a selector for gradients."""
-
-_EXAMPLE_OF = "{tensor: ADDRESS, index: 3}"
-_EXAMPLE = f"{{of: {_EXAMPLE_OF}}}"
-
-
-@dataclass(frozen=True)
-class Element:
-    """The element of a sample at an index: one number for each axis but that of the samples.
-
-    Along free axes, negative numbers count from the end of each sample.
-    """
-
-    index: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Largest:
-    """The largest element of each sample, such as the class that the model chooses.
-
-    The first of several equal ones. Padding is ignored.
-    """
-
-
-Pick = Element | Largest
-"""The choice of a number in a tensor of a sample."""
-
-_ARGMAX = "argmax"
-
-
-@dataclass(frozen=True)
-class Target:
-    """A target as written: a number in a tensor, or the difference of two.
-
-    Attributes:
-        tensor: address of the tensor; None: the model's only output.
-        pick: the number.
-        minus: the number to subtract from it, or None.
-        at: the configuration key, for messages.
-    """
-
-    tensor: str | None
-    pick: Pick
-    minus: Pick | None
-    at: str
-
-    @classmethod
-    def parse(cls, value: object, at: str) -> "Target":
-        """Parse the value of a selector's key `gradient`.
-
-        Raises:
-            ConfigError: it is not `{of: TARGET}`, or the target is not of a known form.
-        """
-        if not isinstance(value, Mapping) or set(value) != {"of"}:
-            raise ConfigError(f"{at}={value!r} is not {{of: TARGET}}, as in {at}='{_EXAMPLE}'")
-        of, at = value["of"], f"{at}.of"
-        if of == _ARGMAX:
-            return cls(None, Largest(), None, at)
-        if isinstance(of, str) and of:
-            return cls(of, Element(()), None, at)
-        if not isinstance(of, Mapping):
-            raise ConfigError(
-                f"{at}={of!r} is not a target. Give the address of a tensor with one number per "
-                f"sample, {_ARGMAX}, or a mapping as in {_EXAMPLE}"
-            )
-        given = {str(key): one for key, one in of.items() if one is not None}
-        for key in given:
-            if key not in ("tensor", "index", "minus"):
-                raise ConfigError(f"{at}.{key} does not exist. {choices(key, _TARGET_KEYS)}")
-        tensor = given.get("tensor")
-        if tensor is not None and not isinstance(tensor, str):
-            raise ConfigError(f"{at}.tensor={tensor!r} is not the address of a tensor")
-        if "index" not in given and ("minus" in given or tensor is None):
-            raise ConfigError(f"{at}.index is missing. Give an index, as in {at}='{_EXAMPLE_OF}'")
-        pick = _pick(given.get("index", []), f"{at}.index")
-        minus = _pick(given["minus"], f"{at}.minus") if "minus" in given else None
-        if minus == pick:
-            raise ConfigError(
-                f"{at}.minus={given['minus']!r} is the index itself: the difference is always 0"
-            )
-        return cls(tensor, pick, minus, at)
-
-    def bound(self, catalog: Catalog) -> "BoundTarget":
-        """Return the target for the tensors of a model.
-
-        Raises:
-            SelectionError: the model has no such tensor, or it does not have such a number for each
-                sample.
-        """
-        record = self._record(catalog)
-        if (reason := _unusable(record)) is not None:
-            raise SelectionError(
-                f"{self.at}: {record.address!r} cannot be a target, because {reason}"
-            )
-        return self.of(record)
-
-    def of(self, record: TensorRecord) -> "BoundTarget":
-        """Return the target for a tensor, whose axes may still have to be measured.
-
-        Raises:
-            SelectionError: the tensor does not have such a number for each sample.
-        """
-        bound = BoundTarget(record.address, self, None, ())
-        layout = Layout.of(record)
-        if layout is None:
-            return bound
-        if any(dim.computed for dim in layout.dims):
-            raise SelectionError(
-                f"{self.at}: the model computes the length of an axis of {record.address!r}, which "
-                f"has dims {_titles(layout.dims[1:])}. Choose a target without such an axis"
-            )
-        picks = [self._bound(self.pick, record, layout, "index")]
-        if self.minus is not None:
-            picks.append(self._bound(self.minus, record, layout, "minus"))
-            if _position(self.pick, layout) == _position(self.minus, layout):
-                raise SelectionError(
-                    f"{self.at}.minus={_written(self.minus)} is the index itself in "
-                    f"{record.address!r}, which has dims {_titles(layout.dims[1:])} besides the "
-                    f"samples: the difference is always 0"
-                )
-        return replace(bound, layout=layout, picks=tuple(picks))
-
-    def written(self, address: str) -> Mapping[str, object]:
-        """Return the target as plain data, in the full form."""
-        minus = {} if self.minus is None else {"minus": _written(self.minus)}
-        return {"tensor": address, "index": _written(self.pick), **minus}
-
-    def _record(self, catalog: Catalog) -> TensorRecord:
-        if self.tensor is None:
-            return self._only_output(catalog)
-        try:
-            return catalog[self.tensor]
-        except UnknownTensorError as error:
-            raise SelectionError(f"{self.at}: {error}") from error
-
-    def _only_output(self, catalog: Catalog) -> TensorRecord:
-        outputs = [one for one in catalog.records if one.kind is Kind.MODEL_OUTPUT]
-        if len(outputs) != 1:
-            example = self._override(outputs[0].address if outputs else "ADDRESS")
-            raise SelectionError(
-                f"{self.at} does not name a tensor, and model {catalog.model!r} has "
-                f"{counted(len(outputs), 'output')}. Name one, as in {example}. "
-                f"{choices('', [one.address for one in outputs])}"
-            )
-        return outputs[0]
-
-    def _override(self, address: str, **picks: Pick) -> str:
-        """Return an override for the target with another tensor, or with other numbers of it.
-
-        It is in the full form, since an entry alone cannot be added to a target that is a text.
-        """
-        given = {"index": self.pick, "minus": self.minus, **picks}
-        entries = {key: str(_written(pick)) for key, pick in given.items() if pick is not None}
-        return nested_override(self.at, {"tensor": hydra_text(address), **entries})
-
-    def _bound(self, pick: Pick, record: TensorRecord, layout: Layout, key: str) -> "BoundPick":
-        dims, at = layout.dims[1:], f"{self.at}.{key}"
-        if isinstance(pick, Largest):
-            if not dims:
-                raise SelectionError(
-                    f"{at}={_ARGMAX}: {record.address!r} has no axis besides that of the samples. "
-                    f"Give its address alone: {override(self.at, record.address)}"
-                )
-            return pick
-        if len(pick.index) != len(dims):
-            has = f"has dims {_titles(dims)} besides the samples" if dims else "has no other axis"
-            gives = counted(len(pick.index), "number") if pick.index else "no number"
-            advice = (
-                f"one for each axis, as in {self._override(record.address, **{key: _first(dims)})}"
-                if dims
-                else f"its address alone: {override(self.at, record.address)}"
-            )
-            raise SelectionError(
-                f"{self.at} is not one number per sample: {record.address!r} {has}, and {at} gives "
-                f"{gives}. Give {advice}"
-            )
-        taken = tuple((axis + 1, index) for axis, index in enumerate(pick.index))
-        pipeline = Pipeline((Slice(taken, at),) if taken else ())
-        return pipeline.bind(record.address, TensorSpec(record.spec.dtype, layout.dims))[""]
-
-
-_TARGET_KEYS = ("tensor", "index", "minus")
-
-REAL = ("float16", "bfloat16", "float32", "float64")
-"""The dtypes of tensors that gradients are defined for."""
-
-BoundPick = BoundPipeline | Largest
-"""A `Pick` for one tensor: an element is a slice."""
-
-
-@dataclass(frozen=True)
-class BoundTarget:
-    """A target of one model.
-
-    Attributes:
-        tensor: address of the tensor.
-        target: the target as written.
-        layout: how the tensor is brought into stored order; None until its axes have been measured.
-        picks: the number, and the one to subtract from it if there is one. Empty without a layout.
-    """
-
-    tensor: str
-    target: Target
-    layout: Layout | None
-    picks: tuple[BoundPick, ...]
-
-    @property
-    def written(self) -> Mapping[str, object]:
-        """The target as plain data. Targets of equal text are the same number."""
-        return self.target.written(self.tensor)
-
-    @property
-    def at(self) -> str:
-        """The configuration key, for messages."""
-        return self.target.at
-
-    def __str__(self) -> str:
-        """Return address and index; see `target_text`."""
-        return target_text(self.written)
-
-    def elements(self, lengths: Mapping[str, Array]) -> Iterator[tuple[str, Dim, int, Array]]:
-        """Yield the single elements taken from free axes; see `BoundPipeline.elements`.
-
-        Args:
-            lengths: the lengths of the samples by free axis.
-        """
-        if self.layout is None:
-            return
-        own = self.layout.of_free_axes(lengths)
-        for one in self.picks:
-            if isinstance(one, BoundPipeline):
-                yield from one.elements(own)
-            else:
-                # The largest of none does not exist.
-                yield from ((self.at, self.layout.dims[axis], 0, own[axis]) for axis in own)
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,25 +87,6 @@ class BoundGradients:
         return replace(record, depends_on_inputs=True, reason=reason)
 
 
-@runtime_checkable
-class Differentiates(Protocol):
-    """The ability to compute gradients, optional for a model."""
-
-    def without_gradient(self, of: BoundTarget, addresses: Sequence[str]) -> Mapping[str, str]:
-        """Return why tensors have no gradient of a target, by address. Others have one."""
-        ...
-
-
-@runtime_checkable
-class LacksGradients(Protocol):
-    """The property of a model that no gradients exist for its format."""
-
-    @property
-    def lacks_gradients(self) -> str:
-        """The reason, as a clause."""
-        ...
-
-
 ALONE = " (runtime.batch_size=1 gives one for each)"
 """The end of reasons that hold in batches alone: what to do."""
 
@@ -369,69 +97,14 @@ def unsuited(record: TensorRecord, *, alone: bool) -> str | None:
     Args:
         alone: whether each call of the model takes one sample.
     """
-    if record.spec.dtype not in REAL:
-        return f"it holds {record.spec.dtype}, and gradients need real numbers"
+    if (reason := without_reals(record)) is not None:
+        return reason
     layout = Layout.of(record)
     if layout is not None and layout.axis is None and not alone:
         return (
             f"it has no axis of samples, and in a batch its gradient is that of all of them{ALONE}"
         )
     return None
-
-
-def _unusable(record: TensorRecord) -> str | None:
-    """Return why a tensor cannot be a target, or None."""
-    if record.reason is not None:
-        return record.reason
-    if not record.depends_on_inputs:
-        return "it does not depend on the inputs"
-    if record.spec.dtype not in REAL:
-        return f"it holds {record.spec.dtype}, and gradients need real numbers"
-    return None
-
-
-def _pick(value: object, at: str) -> Pick:
-    if value == _ARGMAX:
-        return Largest()
-    listed: Sequence[Any] = value if isinstance(value, list | tuple) else [value]
-    if all(isinstance(one, int) and not isinstance(one, bool) for one in listed):
-        return Element(tuple(listed))
-    raise ConfigError(
-        f"{at}={value!r} is not an index. Write a number, one for each axis as in [0, 3], or "
-        f"{_ARGMAX}"
-    )
-
-
-def _first(dims: Sequence[Dim]) -> Element:
-    return Element((0,) * len(dims))
-
-
-def _position(pick: Pick, layout: Layout) -> object:
-    """Return a pick, counted from the start along axes of one size: equal ones are the same."""
-    if isinstance(pick, Largest):
-        return pick
-    sizes = (dim.size for dim in layout.dims[1:])
-    return [at if size is None else at % size for at, size in zip(pick.index, sizes, strict=True)]
-
-
-def _written(pick: Pick) -> Any:
-    return _ARGMAX if isinstance(pick, Largest) else list(pick.index)
-
-
-def target_text(written: Mapping[str, object]) -> str:
-    """Return a target in plain data as text, as in `:output[3] - :output[argmax]`."""
-    picks = [written[key] for key in ("index", "minus") if key in written]
-    return " - ".join(f"{written.get('tensor')}{_index_text(one)}" for one in picks)
-
-
-def _index_text(index: object) -> str:
-    if isinstance(index, list):
-        return str(index) if index else ""
-    return f"[{index}]"
-
-
-def _titles(dims: Iterable[Dim]) -> list[str]:
-    return [dim.title or str(dim) for dim in dims]
 
 
 def check_values(requests: Iterable[Request], model: str, *others: type[Request]) -> None:

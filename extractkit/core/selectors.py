@@ -27,16 +27,9 @@ from extractkit.core.predicates import (
     is_axis,
     listing,
 )
-from extractkit.core.requests import (
-    GRADIENT,
-    GRADIENT_KEY,
-    BoundGradients,
-    Gradient,
-    Request,
-    Target,
-    Value,
-)
+from extractkit.core.requests import BoundGradients, Gradient, Request, Value
 from extractkit.core.statistics.registry import STATISTICS, Asked
+from extractkit.core.targets import GRADIENT, GRADIENT_KEY, Target
 from extractkit.core.transforms.pipeline import TRANSFORM_KEYS, TRANSFORMS, Pipeline
 from extractkit.core.transforms.slicing import Range, parse_range
 from extractkit.errors import ConfigError, SelectionError, choices, counted

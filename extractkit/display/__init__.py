@@ -19,8 +19,8 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.segment import Segment
 
 from extractkit.core.catalog import Kind
-from extractkit.core.requests import target_text
 from extractkit.core.spec import SAMPLE, TEXT, Dim, TensorSpec, file_dtype
+from extractkit.core.targets import target_text
 from extractkit.runs.directory import human_bytes
 
 _PLURALS = {

@@ -5,23 +5,21 @@ from dataclasses import replace
 
 from extractkit.core.catalog import Catalog
 from extractkit.core.plan import PlannedTensor
-from extractkit.core.requests import (
-    GRADIENT,
-    BoundGradients,
-    Differentiates,
-    Gradient,
-    LacksGradients,
-    Target,
-    Value,
-    unsuited,
-)
+from extractkit.core.requests import BoundGradients, Gradient, Value, unsuited
 from extractkit.core.selectors import Selector
 from extractkit.core.spec import TensorSpec
+from extractkit.core.targets import GRADIENT, Target
 from extractkit.core.transforms.pipeline import Pipeline
 from extractkit.engine.measure import measure_axes
 from extractkit.errors import SelectionError
 from extractkit.inputs import Source
-from extractkit.models import CarriesState, Compilation, Model
+from extractkit.models import (
+    CarriesState,
+    Compilation,
+    Differentiates,
+    LacksGradients,
+    Model,
+)
 
 
 def offered(model: Model, catalog: Catalog, selector: Selector, *, alone: bool = False) -> Selector:

@@ -12,6 +12,7 @@ from extractkit.core.catalog import Catalog, Layout
 from extractkit.core.checkpoints import Checkpoint, ExcludedCheckpoint
 from extractkit.core.requests import Request
 from extractkit.core.spec import numpy_dtype
+from extractkit.core.targets import BoundTarget
 from extractkit.core.transforms.pipeline import BoundPipeline
 from extractkit.core.values import Array, State, as_array
 from extractkit.errors import ConfigError, InputError, JobError, ModelError, choices
@@ -262,6 +263,25 @@ class ConvertsArguments(Protocol):
 
 
 @runtime_checkable
+class Differentiates(Protocol):
+    """The ability to compute gradients, optional for a `Model`."""
+
+    def without_gradient(self, of: BoundTarget, addresses: Sequence[str]) -> Mapping[str, str]:
+        """Return why tensors have no gradient of a target, by address. Others have one."""
+        ...
+
+
+@runtime_checkable
+class LacksGradients(Protocol):
+    """The property of a model that no gradients exist for its format."""
+
+    @property
+    def lacks_gradients(self) -> str:
+        """The reason, as a clause."""
+        ...
+
+
+@runtime_checkable
 class ChecksSizes(Protocol):
     """The ability to refuse sizes of samples without running, optional for a `Model`."""
 
@@ -365,9 +385,9 @@ class Provenance(Protocol):
 class Model(HasCatalog, Encoder, Executor, Provenance, Protocol):
     """A loaded model.
 
-    Its optional abilities are `HasOwnCall`, `HasCheckpoints`, `CarriesState`, `ConvertsArguments`
-    and `ChecksSizes`, and, in `core/requests.py`, `Differentiates` or `LacksGradients`. A model has
-    each of them whose members it defines.
+    Its optional abilities are `HasOwnCall`, `HasCheckpoints`, `CarriesState`, `ConvertsArguments`,
+    `ChecksSizes`, and `Differentiates` or `LacksGradients`. A model has each of them whose members
+    it defines.
     """
 
 

@@ -9,9 +9,10 @@ import pytest
 
 from extractkit.core.catalog import Catalog
 from extractkit.core.plan import PlannedTensor, plan_tensors
-from extractkit.core.requests import BoundGradients, BoundTarget, Largest, Target, Value
+from extractkit.core.requests import BoundGradients, Value
 from extractkit.core.selectors import parse_selector
 from extractkit.core.spec import TensorSpec
+from extractkit.core.targets import BoundTarget, Largest, Target
 from extractkit.core.values import Array
 from extractkit.engine.measure import Measured, measure_axes
 from extractkit.errors import SelectionError

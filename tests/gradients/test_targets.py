@@ -8,9 +8,10 @@ import pytest
 
 from extractkit.core.catalog import Catalog, Kind, TensorRecord
 from extractkit.core.plan import PlannedTensor, SampleLengths, plan_tensors
-from extractkit.core.requests import BoundGradients, Gradient, Target, unsuited
+from extractkit.core.requests import BoundGradients, Gradient, unsuited
 from extractkit.core.selectors import Selector, parse_selector
 from extractkit.core.spec import TensorSpec
+from extractkit.core.targets import Target
 from extractkit.errors import ConfigError, SelectionError
 
 AT = "selectors.g.gradient"

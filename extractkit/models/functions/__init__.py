@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from extractkit.core.requests import Differentiates, Gradient, check_values
+from extractkit.core.requests import Gradient, check_values
 from extractkit.core.values import Array, as_array
 from extractkit.inputs import InputSpec
 from extractkit.models import (
     SAME_OBJECT,
     Compilation,
     ConvertsArguments,
+    Differentiates,
     Fetch,
     HasOwnCall,
     OtherOutputsError,

@@ -19,7 +19,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from extractkit.core.requests import BoundPick, BoundTarget, Gradient, Value
+from extractkit.core.requests import Gradient, Value
+from extractkit.core.targets import BoundPick, BoundTarget
 from extractkit.core.transforms import Masked, present
 from extractkit.core.transforms.pipeline import BoundPipeline
 from extractkit.core.transforms.reductions import farthest

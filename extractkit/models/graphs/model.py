@@ -10,7 +10,7 @@ from typing import Any, Self
 import tensorflow as tf
 
 from extractkit.core.catalog import VARIABLES, Catalog, Edges, Kind, Layout, TensorRecord
-from extractkit.core.requests import BoundTarget
+from extractkit.core.targets import BoundTarget
 from extractkit.core.transforms import Masked
 from extractkit.core.values import Array, add_to_digest, digest_of_plain_data
 from extractkit.inputs import Sample, Signature

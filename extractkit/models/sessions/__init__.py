@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from extractkit.core.requests import Differentiates, Gradient, check_values
+from extractkit.core.requests import Gradient, check_values
 from extractkit.core.values import Array, as_array
 from extractkit.errors import ConfigError, JobError, ModelError
 from extractkit.inputs import InputSpec
@@ -18,6 +18,7 @@ from extractkit.models import (
     SAME_OBJECT,
     CheckpointAxis,
     Compilation,
+    Differentiates,
     Fetch,
     HasOwnCall,
     OwnCall,

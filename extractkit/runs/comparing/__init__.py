@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from extractkit.advice import command
-from extractkit.core.requests import target_text
 from extractkit.core.statistics import Merging
 from extractkit.core.statistics.results import Statistics
+from extractkit.core.targets import target_text
 from extractkit.core.values import Array
 from extractkit.errors import RunDirectoryError
 from extractkit.runs.comparing.elements import (
