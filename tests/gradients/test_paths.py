@@ -163,16 +163,31 @@ def test_a_tensor_whose_gradient_is_none_is_listed(tmp_path: Path) -> None:
     np.testing.assert_allclose(run[":input.x@grad"], np.round(np.sin(ROWS)))
 
 
-def test_a_tensor_whose_gradient_fails_is_listed(tmp_path: Path) -> None:
-    given = keras.Input((4,), name="x")
-    last = layers.Dense(2, name="last")(Failing(name="failing")(given))
-    model = keras.Model(given, last)
-    path = [":input.x", "last:input"]
+def test_tensors_whose_gradients_fail_are_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = []
+    own = tf.gradients
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        tries.append(args)
+        return own(*args, **kwargs)
+
+    monkeypatch.setattr(tf, "gradients", counted)
+    given = x = keras.Input((4,), name="x")
+    for at in range(12):
+        x = layers.Dense(4, name=f"before_{at}")(x)
+    x = layers.Dense(3, name="behind")(Failing(name="failing")(x))
+    model = keras.Model(given, layers.Dense(2, name="last")(x))
+    path = [":input.x", "before_*:output", "*:input"]
     run = gradients(tmp_path, model, ROWS, of={"index": 0}, path=path)
-    assert list(run) == ["last:input@grad"]
-    assert listed(run)[":input.x"] == (
-        "TensorFlow cannot differentiate the target by it: KeyError: 'a table of this layer'"
-    )
+    assert set(run) == {"behind:input@grad", "last:input@grad"}
+    reasons = listed(run)
+    failing = {":input.x", "failing:input", *(f"before_{at}:output" for at in range(12))}
+    assert failing <= set(reasons)
+    reason = "TensorFlow cannot differentiate the target by it: KeyError: 'a table of this layer'"
+    assert {reasons[one] for one in failing} == {reason}
+    assert len(tries) < 20
 
 
 # ---- samples

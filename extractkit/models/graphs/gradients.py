@@ -11,7 +11,7 @@ operation may give none for one of its inputs, or fail.
 """
 
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -90,7 +90,7 @@ class Differentiability:
         """
         before: dict[str, AnyTensor] = {}
         obstacles: dict[str, str] = {}
-        for tensor in self._upstream([self.graph.get_tensor_by_name(target)]):
+        for tensor in _upstream([self.graph.get_tensor_by_name(target)], self.inputs):
             before[tensor.name] = tensor
             operation = tensor.op
             if tensor.name in self.inputs:
@@ -100,7 +100,7 @@ class Differentiability:
         behind: dict[str, str] = {}
         for operation_name, why in obstacles.items():
             operation = self.graph.get_operation_by_name(operation_name)
-            for tensor in self._upstream(_differentiable_inputs(operation), behind):
+            for tensor in _upstream(_differentiable_inputs(operation), self.inputs, behind):
                 behind.setdefault(tensor.name, why)
         found = {}
         for key, name in tensors.items():
@@ -109,21 +109,6 @@ class Differentiability:
             elif name not in before:
                 found[key] = INDEPENDENT
         return found
-
-    def _upstream(
-        self, tensors: Sequence[AnyTensor], known: Collection[str] = ()
-    ) -> Iterator[AnyTensor]:
-        """Yield the tensors, and those that they are computed from by differentiable operations."""
-        waiting = list(tensors)
-        seen = set(known)
-        while waiting:
-            tensor = waiting.pop()
-            if tensor.name in seen:
-                continue
-            seen.add(tensor.name)
-            yield tensor
-            if tensor.name not in self.inputs:
-                waiting += _differentiable_inputs(tensor.op)
 
     def _obstacle(self, operation: Any) -> str | None:
         """Return why an operation with a differentiable input has no gradient, or None."""
@@ -171,6 +156,27 @@ class Differentiability:
     def _functions(self) -> dict[str, Any]:
         library = self.graph.as_graph_def().library
         return {one.signature.name: one for one in library.function}
+
+
+def _upstream(
+    tensors: Iterable[AnyTensor], inputs: Collection[str], known: Collection[str] = ()
+) -> Iterator[AnyTensor]:
+    """Yield the tensors, and those that they are computed from by differentiable operations.
+
+    Args:
+        inputs: names of tensors to end at.
+        known: names of tensors to leave out, with what is before them.
+    """
+    waiting = list(tensors)
+    seen = set(known)
+    while waiting:
+        tensor = waiting.pop()
+        if tensor.name in seen:
+            continue
+        seen.add(tensor.name)
+        yield tensor
+        if tensor.name not in inputs:
+            waiting += _differentiable_inputs(tensor.op)
 
 
 def _custom(node: Any) -> bool:
@@ -239,22 +245,34 @@ class GradientGraph:
         Args:
             target: the address of the target.
         """
-        if not addresses:
-            return {}
-        by = [self.tensor_of(one) for one in addresses]
-        try:
-            with self.graph.as_default():
-                inputs = list(self.inputs.values())
-                gradients = tf.gradients(self.tensor_of(target), by, stop_gradients=inputs)
-        except Exception as error:  # noqa: BLE001 - functions of gradients may raise anything
-            if len(addresses) == 1:
+        by = {address: self.tensor_of(address) for address in addresses}
+        inputs = {tensor.name: tensor for tensor in self.inputs.values()}
+        found: dict[str, str] = {}
+        waiting = [list(addresses)]
+        while waiting:
+            part = [address for address in waiting.pop() if address not in found]
+            if not part:
+                continue
+            try:
+                with self.graph.as_default():
+                    gradients = tf.gradients(
+                        self.tensor_of(target),
+                        [by[address] for address in part],
+                        stop_gradients=list(inputs.values()),
+                    )
+            except Exception as error:  # noqa: BLE001 - functions of gradients may raise anything
+                if len(part) > 1:
+                    half = len(part) // 2
+                    waiting += [part[:half], part[half:]]
+                    continue
+                # What is before a tensor reaches the target by the same operations.
+                before = {tensor.name for tensor in _upstream([by[part[0]]], inputs)}
                 reason = f"TensorFlow cannot differentiate the target by it: {error_summary(error)}"
-                return {addresses[0]: reason}
-            half = len(addresses) // 2
-            parts = (addresses[:half], addresses[half:])
-            return {k: v for part in parts for k, v in self.without_gradient(target, part).items()}
-        pairs = zip(addresses, gradients, strict=True)
-        return {address: INDEPENDENT for address, gradient in pairs if gradient is None}
+                found |= {one: reason for one in addresses if by[one].name in before}
+            else:
+                pairs = zip(part, gradients, strict=True)
+                found |= {address: INDEPENDENT for address, one in pairs if one is None}
+        return found
 
 
 Arrange = Callable[[tf.Tensor, Fetch, tf.Tensor, Mapping[str, tf.Tensor]], tf.Tensor]
