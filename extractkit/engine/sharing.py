@@ -423,5 +423,5 @@ class _Trial:
                     apart = difference(own_values(rows[row, ...], shapes, row), values[at])
                 self._nearest.found(tensor.key, apart, most)
                 if apart > most:
-                    return why.format(tensor.address)
+                    return why.format(tensor.request.key)
         return None

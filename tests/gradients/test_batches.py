@@ -9,6 +9,7 @@ import tensorflow as tf
 
 import extractkit
 from extractkit.core.values import Array
+from tests.engine.examples import Collected
 
 ROWS = np.random.default_rng(0).normal(size=(9, 4)).astype("float32")
 
@@ -37,14 +38,18 @@ def test_samples_that_change_the_targets_of_others_run_alone(
     target: str, derivative: Callable[[Array], Array], tmp_path: Path
 ) -> None:
     of = {"of": f":output.{target}"}
+    listener = Collected()
     run = extractkit.extract(
         ["selectors=none", "runtime.batch_size=4"],
         model=Interacting(),
         inputs=ROWS,
         selectors={"g": {"path": ["h:0", ":input.x"], "gradient": of}, "v": {"path": "h:0"}},
         run_dir=tmp_path / "run",
+        listener=listener,
     )
     assert run.manifest.settings["sharing"] == "one sample"
+    (note,) = (one for one in listener.notes if "several samples together" in one)
+    assert "give other values of ':input.x@grad' than each alone" in note
     h = np.tanh(ROWS.astype(np.float64))
     wanted = derivative(h)
     np.testing.assert_allclose(run["h:0"], h, rtol=1e-5)
