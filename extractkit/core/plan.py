@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from extractkit.core.catalog import Catalog, Layout, TensorRecord
-from extractkit.core.requests import Gradient, Request
+from extractkit.core.requests import BoundGradients, Gradient, Request, Value
 from extractkit.core.selectors import Selector
 from extractkit.core.spec import TEXT, Dim, TensorSpec, file_dtype, storable
 from extractkit.core.statistics.registry import Asked, Group, groups
@@ -314,16 +314,25 @@ def _check_keys(planned: Sequence[PlannedTensor]) -> None:
             )
 
 
-def plan_tensors(catalog: Catalog, selectors: Sequence[Selector]) -> tuple[PlannedTensor, ...]:
+def plan_tensors(
+    catalog: Catalog,
+    selectors: Sequence[Selector],
+    gradients: Mapping[str, BoundGradients] | None = None,
+) -> tuple[PlannedTensor, ...]:
     """Return what the selectors ask to be stored, in the catalog's order.
+
+    Args:
+        gradients: the gradients that the model computes, for each selector with a target.
 
     Raises:
         SelectionError: a selector matches nothing, or asks for axes that its tensors do not have.
     """
     wanted: dict[str, list[_Wanted]] = {}
     for selector in selectors:
-        for record in selector.select(catalog):
-            asked = _Wanted(selector.request(record), record, selector, [])
+        of = None if selector.gradient is None else (gradients or {})[selector.name]
+        for record in selector.select(catalog, of):
+            request = Value(record.address) if of is None else of.request(record)
+            asked = _Wanted(request, record, selector, [])
             known = wanted.setdefault(record.address, [])
             same = next((one for one in known if one.same_as(asked)), None)
             if same is None:

@@ -81,6 +81,10 @@ class BoundGradients:
     of: BoundTarget
     reasons: Mapping[str, str]
 
+    def request(self, record: TensorRecord) -> Gradient:
+        """Return the request for the gradient with respect to a tensor."""
+        return Gradient(record.address, self.of)
+
     def offered(self, record: TensorRecord) -> TensorRecord:
         """Return the record of the gradient with respect to a tensor."""
         reason = record.reason or self.reasons.get(record.address)

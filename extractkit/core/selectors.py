@@ -27,7 +27,7 @@ from extractkit.core.predicates import (
     is_axis,
     listing,
 )
-from extractkit.core.requests import BoundGradients, Gradient, Request, Value
+from extractkit.core.requests import BoundGradients
 from extractkit.core.statistics.registry import STATISTICS, Asked
 from extractkit.core.targets import GRADIENT, GRADIENT_KEY, Target
 from extractkit.core.transforms.pipeline import TRANSFORM_KEYS, TRANSFORMS, Pipeline
@@ -63,8 +63,7 @@ class Selector:
         take: a slice over what matches and can be extracted.
         asked: the statistics that are stored in place of values per sample.
         given: the selector as written, for messages.
-        gradient: the target whose gradients are stored in place of values: as written, or as the
-            model prepared it. None: values are stored.
+        gradient: the target whose gradients are stored in place of values; None: values are stored.
     """
 
     name: str
@@ -73,28 +72,20 @@ class Selector:
     given: str = ""
     take: Range | None = None
     asked: Asked = field(default_factory=Asked)
-    gradient: Target | BoundGradients | None = None
+    gradient: Target | None = None
 
-    def request(self, record: TensorRecord) -> Request:
-        """Return what is asked of the model for a tensor that matches."""
-        match self.gradient:
-            case None:
-                return Value(record.address)
-            case BoundGradients(of):
-                return Gradient(record.address, of)
-            case Target(at=at):
-                raise ValueError(f"{at} is not bound to a model")
-
-    def _offered(self, record: TensorRecord) -> TensorRecord:
-        gradient = self.gradient
-        return gradient.offered(record) if isinstance(gradient, BoundGradients) else record
-
-    def matching(self, catalog: Catalog) -> tuple[TensorRecord, ...]:
+    def matching(
+        self, catalog: Catalog, gradients: BoundGradients | None = None
+    ) -> tuple[TensorRecord, ...]:
         """Return the records that match, in the catalog's order, extractable or not.
 
         They include those that may match once their axes are measured. With `take`, return the
         slice of the extractable records, and then the unextractable ones that a slice over all
         records would contain, since these may have been meant.
+
+        Args:
+            gradients: those that the model computes of the target. Other tensors are unextractable.
+                None: the records are those of values.
 
         Raises:
             SelectionError: no record matches, `take` leaves none, or the predicate tests neighbours
@@ -104,9 +95,9 @@ class Selector:
         for record in catalog.records:
             if record.extractable and predicate.verdict(record) is None:
                 predicate.check_decided(record)
-        matched = tuple(
-            self._offered(record) for record in catalog.records if predicate.may_match(record)
-        )
+        matched = tuple(record for record in catalog.records if predicate.may_match(record))
+        if gradients is not None:
+            matched = tuple(map(gradients.offered, matched))
         if not matched:
             raise SelectionError(
                 f"selectors.{self.given} matched 0 of {counted(len(catalog), 'tensor')} of model "
@@ -169,13 +160,18 @@ class Selector:
             f"measured as {dims!r}. {why} {listing(catalog)}"
         )
 
-    def select(self, catalog: Catalog) -> tuple[TensorRecord, ...]:
+    def select(
+        self, catalog: Catalog, gradients: BoundGradients | None = None
+    ) -> tuple[TensorRecord, ...]:
         """Return the records that match and can be extracted, in the catalog's order.
+
+        Args:
+            gradients: see `matching`.
 
         Raises:
             SelectionError: nothing matches, or nothing that matches can be extracted.
         """
-        matched = self.matching(catalog)
+        matched = self.matching(catalog, gradients)
         chosen = tuple(record for record in matched if record.extractable)
         if not chosen:
             reasons = [f"{record.address}: {record.reason}" for record in matched[:3]]

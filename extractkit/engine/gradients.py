@@ -1,6 +1,6 @@
 """Targets of gradients: which gradients of them a model can compute, and their measured axes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from extractkit.core.catalog import Catalog
@@ -22,19 +22,28 @@ from extractkit.models import (
 )
 
 
-def offered(model: Model, catalog: Catalog, selector: Selector, *, alone: bool = False) -> Selector:
-    """Return the selector with its target bound, and the reason of each tensor without a gradient.
+def offered(
+    model: Model, catalog: Catalog, selectors: Iterable[Selector], *, alone: bool = False
+) -> dict[str, BoundGradients]:
+    """Return the gradients that a model computes for each selector with a target, by name.
 
     Args:
-        catalog: the tensors that it selects from.
+        catalog: the tensors that they select from.
         alone: whether each call of the model takes one sample.
 
     Raises:
-        SelectionError: the model computes no gradients, or not of this target.
+        SelectionError: the model computes no gradients, or not of a target.
     """
-    target = selector.gradient
-    if not isinstance(target, Target):
-        return selector
+    return {
+        one.name: _offered(model, catalog, one, one.gradient, alone)
+        for one in selectors
+        if one.gradient is not None
+    }
+
+
+def _offered(
+    model: Model, catalog: Catalog, selector: Selector, target: Target, alone: bool
+) -> BoundGradients:
     if (reason := _none(model)) is not None:
         raise SelectionError(
             f"selectors.{selector.name}.{GRADIENT}: model {catalog.model!r} computes no gradients, "
@@ -47,7 +56,7 @@ def offered(model: Model, catalog: Catalog, selector: Selector, *, alone: bool =
     left = [address for address, reason in reasons.items() if reason is None]
     reasons |= model.without_gradient(of, left)
     found = {address: reason for address, reason in reasons.items() if reason is not None}
-    return replace(selector, gradient=BoundGradients(of, found))
+    return BoundGradients(of, found)
 
 
 def with_measured_targets(

@@ -1,7 +1,7 @@
 """Loading of a job: the model, the samples bound to it, and the planned tensors."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import cast
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from extractkit.core.catalog import Catalog, TensorRecord
 from extractkit.core.job import Job
 from extractkit.core.plan import PlannedTensor, SampleLengths, divided, groups_of, plan_tensors
-from extractkit.core.requests import ALONE
+from extractkit.core.requests import ALONE, BoundGradients
 from extractkit.core.selectors import Selector
 from extractkit.core.shards import Shard, plan_shards
 from extractkit.engine.carrying import check_count, check_lengths, check_runtime
@@ -189,8 +189,8 @@ def list_tensors(job: Job) -> Listing:
     with without_collections():
         model, _ = _loaded(job)
         catalog = model.catalog.listed_by(job.listing)
-        selectors = tuple(offered(model, catalog, one, alone=True) for one in job.selectors)
-        return Listing(catalog, _matches(catalog, selectors))
+        gradients = offered(model, catalog, job.selectors, alone=True)
+        return Listing(catalog, _matches(catalog, job.selectors, gradients))
 
 
 def open_job(
@@ -244,7 +244,7 @@ def open_job(
             raise InputError("inputs holds no sample. Give at least one")
         if carried is not None:
             check_count(len(source), carried)
-    matched = _matches(chosen.catalog, chosen.selectors)
+    matched = _matches(chosen.catalog, job.selectors, chosen.gradients)
     unextractable = {
         (r.address, r.reason): r
         for records in matched.values()
@@ -290,7 +290,7 @@ class _Chosen:
     """The tensors that selectors choose, for batches or for single samples."""
 
     catalog: Catalog
-    selectors: tuple[Selector, ...]
+    gradients: Mapping[str, BoundGradients]
     tensors: tuple[PlannedTensor, ...]
     alone: bool = False
     why_alone: str | None = None
@@ -302,8 +302,8 @@ class _Chosen:
         Args:
             alone: whether each call takes one sample.
         """
-        selectors = tuple(offered(model, catalog, one, alone=alone) for one in job.selectors)
-        return cls(catalog, selectors, plan_tensors(catalog, selectors), alone)
+        gradients = offered(model, catalog, job.selectors, alone=alone)
+        return cls(catalog, gradients, plan_tensors(catalog, job.selectors, gradients), alone)
 
 
 def _chosen(model: Model, job: Job) -> _Chosen:
@@ -327,9 +327,11 @@ def _chosen(model: Model, job: Job) -> _Chosen:
             raise error from None
         # Selectors may ask for the value and for gradients of one tensor.
         reasons = {
-            (selector.name, record.address): record.reason
-            for selector in (offered(model, catalog, one) for one in job.selectors)
-            for record in selector.matching(catalog)
+            (name, record.address): record.reason
+            for name, records in _matches(
+                catalog, job.selectors, offered(model, catalog, job.selectors)
+            ).items()
+            for record in records
             if record.reason is not None
         }
         found = (
@@ -365,6 +367,6 @@ def _model(job: Job) -> Model:
 
 
 def _matches(
-    catalog: Catalog, selectors: tuple[Selector, ...]
+    catalog: Catalog, selectors: Iterable[Selector], gradients: Mapping[str, BoundGradients]
 ) -> dict[str, tuple[TensorRecord, ...]]:
-    return {selector.name: selector.matching(catalog) for selector in selectors}
+    return {one.name: one.matching(catalog, gradients.get(one.name)) for one in selectors}

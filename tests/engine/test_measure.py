@@ -166,12 +166,9 @@ def test_a_gradient_without_a_known_order_leaves_the_value_of_its_tensor() -> No
         "g", {"path": [path, "attention:output"], "gradient": {"of": ":output"}}
     )
     target = BoundTarget(":output", Target(":output", Largest(), None, "g.of"), None, ())
-    selectors = [
-        parse_selector("v", {"path": path}),
-        replace(gradients, gradient=BoundGradients(target, {})),
-    ]
+    selectors = [parse_selector("v", {"path": path}), gradients]
     model = ZeroGradients()
-    planned = plan_tensors(model.catalog, selectors)
+    planned = plan_tensors(model.catalog, selectors, {"g": BoundGradients(target, {})})
     found = measure_axes(model, source(TEXTS), planned, Compilation())
     assert [one.key for one in found.tensors] == [path, "attention:output@grad"]
     (lost,) = found.unextractable

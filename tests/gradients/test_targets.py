@@ -1,7 +1,6 @@
 """Targets of gradients: what may be written, what fits a tensor, and what is stored of them."""
 
 import re
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -45,15 +44,21 @@ CATALOG = Catalog(
 )
 
 
-def bound(of: object) -> Selector:
-    chosen = parse_selector("g", {"path": "words:output", "gradient": {"of": of}})
-    assert isinstance(chosen.gradient, Target)
-    target = chosen.gradient.bound(CATALOG)
-    return replace(chosen, gradient=BoundGradients(target, {}))
+def of_words(of: object, name: str = "g") -> Selector:
+    return parse_selector(name, {"path": "words:output", "gradient": {"of": of}})
+
+
+def plan(*selectors: Selector) -> list[PlannedTensor]:
+    gradients = {
+        one.name: BoundGradients(one.gradient.bound(CATALOG), {})
+        for one in selectors
+        if one.gradient is not None
+    }
+    return list(plan_tensors(CATALOG, selectors, gradients))
 
 
 def planned(of: object) -> PlannedTensor:
-    (found,) = plan_tensors(CATALOG, [bound(of)])
+    (found,) = plan(of_words(of))
     return found
 
 
@@ -172,13 +177,13 @@ def test_what_is_not_a_target(given: object, message: str) -> None:
 )
 def test_a_target_that_does_not_fit(of: object, message: str) -> None:
     with pytest.raises(SelectionError) as refused:
-        bound(of)
+        planned(of)
     assert str(refused.value) == message
 
 
 def test_an_unknown_target_names_the_nearest() -> None:
     with pytest.raises(SelectionError) as refused:
-        bound("logit:output")
+        planned("logit:output")
     assert str(refused.value).startswith(
         "selectors.g.gradient.of: 'logit:output' is not a tensor of model 'tiny'. Nearest: "
         "'logits:output', "
@@ -187,10 +192,9 @@ def test_an_unknown_target_names_the_nearest() -> None:
 
 def test_a_target_without_a_name_needs_one_output() -> None:
     outputs = [record(f":output.{name}", "sample", kind=Kind.MODEL_OUTPUT) for name in "ab"]
-    chosen = parse_selector("g", {"path": "*", "gradient": {"of": "argmax"}})
-    assert isinstance(chosen.gradient, Target)
+    target = Target.parse({"of": "argmax"}, AT)
     with pytest.raises(SelectionError) as refused:
-        chosen.gradient.bound(Catalog(outputs, "tiny"))
+        target.bound(Catalog(outputs, "tiny"))
     assert str(refused.value) == (
         "selectors.g.gradient.of does not name a tensor, and model 'tiny' has 2 outputs. Name "
         "one, as in 'selectors.g.gradient.of={tensor: \":output.a\", index: argmax}'. Available: "
@@ -223,16 +227,12 @@ def test_a_sample_without_the_element_is_too_short(index: object, short: list[in
 
 
 def test_values_and_gradients_of_one_tensor_have_keys_of_their_own() -> None:
-    every = [
-        parse_selector("v", {"path": "words:output"}),
-        bound("argmax"),
-        bound("argmax"),
-        bound({"index": 0}),
-    ]
-    keys = [one.key for one in plan_tensors(CATALOG, every[:3])]
+    values = parse_selector("v", {"path": "words:output"})
+    same = [of_words("argmax"), of_words({"index": "argmax"}, "h")]
+    keys = [one.key for one in plan(values, *same)]
     assert keys == ["words:output", "words:output@grad"]
-    named = [every[0], every[1], replace(every[3], name="h")]
-    keys = [one.key for one in plan_tensors(CATALOG, named)]
+    other = [of_words("argmax"), of_words({"index": 0}, "h")]
+    keys = [one.key for one in plan(values, *other)]
     assert keys == ["words:output", "words:output@grad@g", "words:output@grad@h"]
 
 
@@ -240,10 +240,10 @@ def test_a_selector_may_not_take_the_key_of_a_gradient() -> None:
     two = [
         parse_selector("grad", {"path": "words:output"}),
         parse_selector("mean", {"path": "words:output", "reduce": "mean"}),
-        bound("argmax"),
+        of_words("argmax"),
     ]
     with pytest.raises(SelectionError) as refused:
-        plan_tensors(CATALOG, two)
+        plan(*two)
     assert str(refused.value) == (
         "selectors.grad and selectors.g would both store 'words:output@grad'. Give one of these "
         "selectors another name"
