@@ -89,7 +89,7 @@ class Target:
         if not isinstance(of, Mapping):
             raise ConfigError(
                 f"{at}={of!r} is not a target. Give the address of a tensor with one number per "
-                f"sample, {_ARGMAX}, or a mapping as in {_EXAMPLE}"
+                f"sample, {_ARGMAX}, or a mapping as in {_EXAMPLE_OF}"
             )
         given = {str(key): one for key, one in of.items() if one is not None}
         for key in given:

@@ -93,7 +93,11 @@ def test_a_target_is_planned(of: object, text: str, written: object) -> None:
     [
         (3, "selectors.g.gradient=3 is not {of: TARGET}, as in "),
         ({"of": "argmax", "to": 1}, "is not {of: TARGET}"),
-        ({"of": 3}, "selectors.g.gradient.of=3 is not a target. Give the address of a tensor"),
+        (
+            {"of": 3},
+            "selectors.g.gradient.of=3 is not a target. Give the address of a tensor with one "
+            "number per sample, argmax, or a mapping as in {tensor: ADDRESS, index: 3}",
+        ),
         (
             {"of": {"tensors": "a:b"}},
             "selectors.g.gradient.of.tensors does not exist. Available: 'index', 'minus', "

@@ -165,7 +165,7 @@ def _upstream(
 
     Args:
         inputs: names of tensors to end at.
-        known: names of tensors to leave out, with what is before them.
+        known: names of tensors to omit, with what is before them.
     """
     waiting = list(tensors)
     seen = set(known)
