@@ -44,7 +44,7 @@ def offered(
 def _offered(
     model: Model, catalog: Catalog, selector: Selector, target: Target, alone: bool
 ) -> BoundGradients:
-    if (reason := _none(model)) is not None:
+    if (reason := _no_gradients_reason(model)) is not None:
         raise SelectionError(
             f"selectors.{selector.name}.{GRADIENT}: model {catalog.model!r} computes no gradients, "
             f"because {reason}. Leave {GRADIENT} out to store values"
@@ -104,7 +104,7 @@ def with_measured_targets(
     return tuple(map(known, tensors)), found.alone
 
 
-def _none(model: Model) -> str | None:
+def _no_gradients_reason(model: Model) -> str | None:
     """Return why a model computes no gradients at all, or None."""
     if isinstance(model, LacksGradients):
         return model.lacks_gradients

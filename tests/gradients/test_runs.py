@@ -1,6 +1,7 @@
 """Runs of gradients: resumed, recomputed, with transforms and statistics, and their identity."""
 
 import json
+import shutil
 from pathlib import Path
 
 import keras
@@ -185,6 +186,11 @@ def test_gradients_are_projected_onto_components_of_gradients_of_their_target(
     run = extracted(file, tmp_path / "run", do=[step])
     wanted = (rows - rows.mean(0)) @ np.asarray(pca.components)[:2].T
     np.testing.assert_allclose(run["hidden:output@grad"], wanted, atol=1e-6)
+    before = shards(tmp_path / "run")
+    sorted((tmp_path / "run" / "shards").iterdir())[-1].unlink()
+    shutil.rmtree(tmp_path / "pca")
+    extractkit.resume(tmp_path / "run", inputs=ROWS)
+    assert shards(tmp_path / "run") == before
 
 
 VALUES, ARGMAX, FIRST = None, {"of": "argmax"}, {"of": {"tensor": ":output", "index": 0}}
