@@ -9,6 +9,7 @@ import tensorflow as tf
 
 import extractkit
 from extractkit.core.values import Array
+from extractkit.errors import JobError
 from tests.engine.examples import Collected
 
 ROWS = np.random.default_rng(0).normal(size=(9, 4)).astype("float32")
@@ -96,3 +97,27 @@ def test_values_survive_padding_that_gradients_do_not(tmp_path: Path) -> None:
     for at, one in enumerate(inputs):
         wanted = len(one["x"]) / one["scale"]
         np.testing.assert_allclose(run[":input.scale@grad"].sample(at), wanted, rtol=1e-6)
+
+
+class Late(tf.Module):
+    """A target that samples of a batch change for each other if one of them is large."""
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 4], tf.float32, name="x")])
+    def __call__(self, x: tf.Tensor) -> tf.Tensor:
+        large = tf.cast(tf.reduce_max(x) > 50, tf.float32)
+        return tf.reduce_sum(tf.sin(x - large * tf.reduce_mean(x, 0)), -1)
+
+
+def test_effects_that_later_samples_show_end_the_job(tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).normal(size=(3000, 4)).astype("float32")
+    rows[300:] += 60
+    with pytest.raises(JobError) as ended:
+        extractkit.extract(
+            ["selectors=none", "runtime.batch_size=100", "runtime.shard_size=300"],
+            model=Late(),
+            inputs=rows,
+            selectors={"g": {"kind": "model_input", "gradient": {"of": ":output"}}},
+            run_dir=tmp_path / "run",
+        )
+    assert "':input.x@grad'" in str(ended.value)
+    assert "runtime.batch_size=1" in str(ended.value)
