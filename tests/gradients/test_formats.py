@@ -14,7 +14,7 @@ from keras import layers
 
 import extractkit
 from extractkit.core.values import Array
-from extractkit.errors import SelectionError
+from extractkit.errors import JobError, SelectionError
 from extractkit.models.in_memory import live_model
 from extractkit.models.keras_models.model import KerasModel
 from tests.models import zoo
@@ -358,12 +358,40 @@ def test_a_trace_for_custom_gradients_is_shared_by_programs_of_one_target() -> N
         return model.differentiable([":output"], targets).graph
 
     model = live_model(custom())
+    trial = graph(model)
     first = graph(model, ":output")
+    assert first is trial
     assert graph(model, ":output") is first
-    assert graph(model, "middle:output") is not first
+    second = graph(model, "middle:output")
+    assert second is not first
+    assert graph(model) is second
     assert graph(model, ":output") is not first, "gradients of many targets pile up in one graph"
     plain = live_model(zoo.sequential())
     assert graph(plain, ":output") is not graph(plain, ":output")
+
+
+class Changing(layers.Layer):
+    """A layer that calls another one at will."""
+
+    more = False
+
+    def build(self, shape: Any) -> None:
+        self.inner = layers.Dense(4, name="inner")
+        self.inner.build(shape)
+
+    def call(self, x: tf.Tensor) -> Any:
+        back = reversed_gradient(x)
+        return self.inner(back) if self.more else back
+
+
+def test_custom_gradients_of_a_model_that_changes_are_refused() -> None:
+    given = keras.Input((4,), name="x")
+    changing = Changing(name="changing")
+    model = live_model(keras.Model(given, changing(given)))
+    assert model.catalog.records
+    changing.more = True
+    with pytest.raises(JobError, match="has custom gradients, and other tensors each time that it"):
+        model.differentiable([":output"])
 
 
 @pytest.mark.parametrize("saved", [True, False])

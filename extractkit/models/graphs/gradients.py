@@ -262,6 +262,7 @@ class GradientGraph:
                     )
             except Exception as error:  # noqa: BLE001 - functions of gradients may raise anything
                 if len(part) > 1:
+                    # The later half is tried first: others are before it.
                     half = len(part) // 2
                     waiting += [part[:half], part[half:]]
                     continue

@@ -197,12 +197,14 @@ class GraphModel(HasCheckpoints, ChecksSizes):
         """What TensorFlow can differentiate in the graph."""
         raise NotImplementedError
 
-    def differentiable(self, addresses: Sequence[str], targets: Sequence[str]) -> GradientGraph:
+    def differentiable(
+        self, addresses: Sequence[str], targets: Sequence[str] = ()
+    ) -> GradientGraph:
         """Return a copy of the graph to which gradients may be added.
 
         Args:
             addresses: those of the tensors that it needs, targets included.
-            targets: addresses of the targets.
+            targets: addresses of the targets of a program; none for a trial.
         """
         names = {one: name for one in addresses if (name := self._graph_name(one)) is not None}
         return copied(self.graph, names, self.signature.free_axes)
@@ -219,7 +221,7 @@ class GraphModel(HasCheckpoints, ChecksSizes):
             found |= self.differentiability.reasons(target, known)
             left = [address for address in addresses if address not in found]
             if left:
-                graph = self.differentiable([of.tensor, *left], [of.tensor])
+                graph = self.differentiable([of.tensor, *left])
                 found |= graph.without_gradient(of.tensor, left)
             self._tried[asked] = found
         return self._tried[asked]

@@ -231,16 +231,23 @@ class KerasModel(FunctionModel):
         """See `GraphModel`. Custom gradients exist in the process that traces the model."""
         return replace(super().differentiability, custom=True)
 
-    def differentiable(self, addresses: Sequence[str], targets: Sequence[str]) -> GradientGraph:
-        """See `GraphModel`. Custom gradients belong to one trace, so they need a further one."""
+    def differentiable(
+        self, addresses: Sequence[str], targets: Sequence[str] = ()
+    ) -> GradientGraph:
+        """See `GraphModel`. Custom gradients belong to one trace, so they need a further one.
+
+        Programs of a job have the same targets, and share the trace. It is not kept for others,
+        because each adds to it.
+        """
         if not self.differentiability.is_bound:
             return super().differentiable(addresses, targets)
-        # Programs of a job have the same targets, and share the trace.
-        key = tuple(sorted(set(targets)))
-        if key not in self._traced_for:
-            self._traced_for.clear()
-            self._traced_for[key] = self._traced_for_gradients()
-        return self._traced_for[key]
+        wanted = tuple(sorted(set(targets)))
+        known, graph = next(iter(self._traced_for.items()), ((), None))
+        if graph is None or (wanted and known and wanted != known):
+            graph = self._traced_for_gradients()
+        self._traced_for.clear()
+        self._traced_for[wanted or known] = graph
+        return graph
 
     @cached_property
     def _traced_for(self) -> dict[tuple[str, ...], GradientGraph]:
