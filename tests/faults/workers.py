@@ -32,13 +32,20 @@ _HANGING = 240.0
 """Seconds after which a run hangs."""
 
 _LATEST = 0.6
-"""Seconds after which a worker is killed at the latest: about what computing takes."""
+"""Seconds after which a worker is killed at the latest before it is ready."""
+
+_AT_WORK = 0.2
+"""Seconds after the first commit after which one is killed at a sample: others are still left."""
+
+_BUSY = "EXTRACTKIT_TESTS_BUSY"
+"""The variable with the directory where each process touches a file as it begins a sample."""
 
 
 class Unhurried(ReferenceModel):
     """Takes its time over each sample, so that a kill may come in the middle of one."""
 
     def forward(self, tokens: Array) -> dict[str, Array]:
+        Path(os.environ[_BUSY], str(os.getpid())).touch()
         time.sleep(_SAMPLE_SECONDS)
         return super().forward(tokens)
 
@@ -70,16 +77,21 @@ def killed_actors(scratch: Path, count: int | None, seed: int) -> Figures:
 
 def _killed_at_random(engine: str, scratch: Path, count: int, seed: int) -> Figures:
     figures = Figures()
+    busy = scratch / "busy"
+    busy.mkdir()
+    os.environ[_BUSY] = str(busy)
     undisturbed = Undisturbed(scratch, _in_this_process)
     draw = random.Random(seed)
     directory = scratch / "place" / "run"
     for number in range(count):
-        # Every other one from when a shard is committed: to start takes longer than to compute.
-        after = directory / JOURNAL if (number + seed) % 2 else directory
-        seconds = draw.uniform(0.0, _LATEST)
+        # Every other one at a sample: to start takes longer than to compute.
+        at_work = bool((number + seed) % 2)
+        seconds = draw.uniform(0.0, _AT_WORK if at_work else _LATEST)
         directory.parent.mkdir()
         how, words = outcome(
-            lambda after=after, seconds=seconds: _run_and_kill(engine, directory, after, seconds),
+            lambda at_work=at_work, seconds=seconds: _run_and_kill(
+                engine, directory, busy if at_work else None, seconds
+            ),
             _HANGING,
         )
         wrong = undisturbed.wrong_with(directory)
@@ -106,23 +118,42 @@ def _in_this_process(directory: Path) -> None:
     execute(_job("local"), directory, hydra_files=HYDRA_FILES, listener=Silent())
 
 
-def _run_and_kill(engine: str, directory: Path, after: Path, seconds: float) -> str:
-    """Run the job and kill one of its workers so long after there is a file; what was reported."""
+def _run_and_kill(engine: str, directory: Path, busy: Path | None, seconds: float) -> str:
+    """Run the job and kill one of its workers; return what was reported.
+
+    Args:
+        busy: where processes show that they begin a sample: kill one in the middle of a sample, so
+            long after the first commit. None: kill any, so long after there is a directory.
+    """
     reported = Collected()
-    killer = threading.Thread(target=_kill_one, args=(after, seconds), daemon=True)
+    ended = threading.Event()
+    killer = threading.Thread(target=_kill_one, args=(directory, busy, seconds, ended), daemon=True)
     killer.start()
     execute(_job(engine), directory, hydra_files=HYDRA_FILES, listener=reported)
+    ended.set()
+    killer.join()
     return "; ".join(note for note in reported.notes if note.startswith("worker "))
 
 
-def _kill_one(after: Path, seconds: float) -> None:
-    while not (_workers() and after.exists()):
+def _kill_one(directory: Path, busy: Path | None, seconds: float, ended: threading.Event) -> None:
+    after = directory if busy is None else directory / JOURNAL
+    while not ended.is_set() and not (_workers() and after.exists()):
         time.sleep(0.005)
     time.sleep(seconds)
-    with suppress(psutil.NoSuchProcess):  # the run has ended
-        for worker in _workers():
-            worker.kill()
-            return
+    while not ended.is_set():
+        with suppress(psutil.NoSuchProcess):  # it has ended
+            for worker in _workers():
+                if busy is None or _in_a_sample(busy / str(worker.pid)):
+                    worker.kill()
+                    return
+        time.sleep(0.002)
+
+
+def _in_a_sample(began: Path) -> bool:
+    """Return whether a sample began just now, so that the sample takes a while yet."""
+    if not began.exists():
+        return False
+    return 0 <= time.time() - began.stat().st_mtime < _SAMPLE_SECONDS / 2
 
 
 def _workers() -> list[psutil.Process]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from extractkit import cli
 from extractkit.core.statistics import Arrays
-from extractkit.errors import ConfigError, SelectionError
+from extractkit.errors import ConfigError, RunDirectoryError, SelectionError
 from extractkit.runs.drift import (
     UNDEFINED,
     WIDEST,
@@ -21,6 +21,7 @@ from extractkit.runs.drift import (
     sums_of,
     to_itself,
 )
+from extractkit.runs.reader import open_run
 from tests.runs.diff_examples import made_run
 
 Array = np.ndarray
@@ -308,6 +309,17 @@ def test_within_a_run_each_tensor_is_compared_with_the_others(
         [key, nearest, f"{by_gram(one, other):.4f}"]
         for key, (one, nearest, other) in expected.items()
     ]
+
+
+def test_the_command_line_refuses_checkpoints_with_the_way_in_python() -> None:
+    run = Path(__file__).parents[1] / "golden" / "runs" / "schema-10" / "trajectory"
+    with pytest.raises(RunDirectoryError) as caught:
+        cli.execute(["similarity", str(run)])
+    labels = open_run(run).checkpoints
+    assert str(caught.value) == (
+        f"{run} has {len(labels)} checkpoints. Compare those that you want, in Python: "
+        f"similarity(run.at({labels[0]!r}), run.at({labels[-1]!r}))"
+    )
 
 
 def test_the_command_line_chooses_tensors_and_estimates(
