@@ -303,8 +303,12 @@ class _Wanted:
         return _planned(key, self.request, self.record, one.pipeline, one.asked, tuple(self.names))
 
 
-def _check_keys(planned: Sequence[PlannedTensor]) -> None:
-    """Check that every key is unique: a selector may be named like a mark or a result."""
+def check_keys(planned: Sequence[PlannedTensor]) -> None:
+    """Check that every key is unique: a selector may be named like a mark or a result.
+
+    Raises:
+        SelectionError: two tensors have one key.
+    """
     seen: dict[str, PlannedTensor] = {}
     for one in planned:
         if (other := seen.setdefault(one.key, one)) is not one:
@@ -344,7 +348,7 @@ def plan_tensors(
         for one in known:
             alone = sum(other.request.key == one.request.key for other in known) == 1
             planned.extend(one.planned(key_of(one.request, one.names, alone=alone)))
-    _check_keys(planned)
+    check_keys(planned)
     for group in groups_of(planned):
         group.check()
     return tuple(planned)

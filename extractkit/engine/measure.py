@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from extractkit.core.catalog import Catalog, TensorRecord
-from extractkit.core.plan import PlannedTensor, key_of, measured
+from extractkit.core.plan import PlannedTensor, check_keys, key_of, measured
 from extractkit.core.requests import Request, Value
 from extractkit.core.selectors import Selector
 from extractkit.core.spec import SAMPLE, SAMPLES, TEXT, Dim
@@ -71,7 +71,8 @@ def measure_axes(
 
     Raises:
         SelectionError: no tensor that a selector matches has a value per sample, or the axes of
-            none match. The message names one of them with its axes.
+            none match. The message names one of them with its axes. Or two tensors have one key,
+            now that fewer selectors match.
     """
     found, still = _Found({}, {}, {}), _Matching(model.catalog, selectors or {})
     unknown = [tensor for tensor in tensors if tensor.layout is None]
@@ -95,6 +96,7 @@ def measure_axes(
             found.reasons.pop(request, None)
     _check_left(tensors, found.reasons)
     still.check_left(tensors)
+    check_keys(tensors)
     without = [one for one in tensors if one.request in found.reasons and not one.result]
     return Measured(
         tuple(tensor for tensor in tensors if tensor.request not in found.reasons),

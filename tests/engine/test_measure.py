@@ -263,6 +263,36 @@ def test_dims_are_matched_again_once_they_are_measured() -> None:
     assert found.lost == {"s0": 1, "s1": 2}  # pool:op/Max is unknown, too
 
 
+def test_keys_are_unique_after_measuring_too() -> None:
+    """Of two ways to store a gradient, one is left, so that its key names no selector any more."""
+    path = "attention:output"
+
+    class Model(ZeroGradients, type(described(path, "?", "?", "?"))):  # type: ignore[misc]
+        pass
+
+    model = Model()
+    gradient = {"gradient": {"of": ":output"}}
+    chosen = [
+        parse_selector("grad", {"path": path}),
+        parse_selector("other", {"path": path, "do": ["abs"]}),
+        parse_selector("g1", {"path": path, **gradient}),
+        parse_selector("g2", {"dims": "sample,token,token", "do": ["abs"], **gradient}),
+    ]
+    target = BoundTarget(":output", Target(":output", Largest(), None, "g.of"), None, ())
+    bound = BoundGradients(target, {})
+    planned = plan_tensors(model.catalog, chosen, {"g1": bound, "g2": bound})
+    assert {f"{path}@grad", f"{path}@grad@g1", f"{path}@grad@g2"} < {one.key for one in planned}
+    with pytest.raises(SelectionError) as refused:
+        measure_axes(
+            *(model, source(), planned, Compilation()),
+            selectors={one.name: one.within(model.catalog) for one in chosen},
+        )
+    assert str(refused.value) == (
+        f"selectors.grad and selectors.g1 would both store {path + '@grad'!r}. Give one of these "
+        "selectors another name"
+    )
+
+
 def test_transforms_are_bound_to_tensors_that_match_when_measured_alone() -> None:
     model = described("pool:op/Max", "?", "?")
     found = chosen_by_dims(model, {"dims": "sample,~,*", "slice": {1: -1}})
