@@ -425,6 +425,14 @@ def test_statistics_of_quantised_integers_are_not_those_of_numbers(
         elements.check_statistics(integers, numbers, ["x"])
 
 
+def test_positions_among_quantised_numbers_are_positions(make: Make) -> None:
+    positions, scales = [np.int64(one) for one in (2, 0)], [F32.type(one) for one in (0.5, 3)]
+    do = [{"quantize": "int8"}, {"argmax": "x"}]
+    one = make({"x": positions, "x@scale": scales}, do={"x": ("float32", do)})
+    other = make({"x": positions}, do={"x": ("float32", do[1:])})
+    assert diff(one, other, only="x").tensors[0].verdict is Verdict.EQUAL
+
+
 @pytest.mark.parametrize("do", [[{"quantize": "int8"}], [{"quantize": "int8"}, "flatten"]])
 def test_numbers_quantised_in_two_runs_are_compared_as_numbers(
     tmp_path: Path, do: list[object]

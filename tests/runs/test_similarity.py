@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from extractkit import cli
 from extractkit.core.statistics import Arrays
 from extractkit.errors import ConfigError, RunDirectoryError, SelectionError
+from extractkit.runs.comparing.similarity import similarity
 from extractkit.runs.drift import (
     UNDEFINED,
     WIDEST,
@@ -288,6 +289,20 @@ def test_what_has_no_similarity_says_why(
         "still none: it never changes",
         "lost none: its variance is lost in rounding",
     ]
+
+
+def test_numbers_with_a_scale_for_each_sample_are_compared_as_numbers(tmp_path: Path) -> None:
+    x = drawn(1, 12) * np.arange(1, 13)[:, np.newaxis] ** 2  # samples of many sizes
+    scales = (np.abs(x).max(axis=1) / 127).astype(np.float32)
+    steps = np.round(x / scales[:, np.newaxis]).astype(np.int8)
+    tensors = {"x": list(steps), "x@scale": list(scales)}
+    do = {"x": ("float32", [{"quantize": "int8"}])}
+    small = made_run(tmp_path / "small", tensors, do=do)
+    whole = made_run(tmp_path / "whole", {"x": list(x)})
+    real = steps * scales[:, np.newaxis].astype(np.float64)
+    found = similarity(small, whole, only="x")["x", "x"]
+    assert found == pytest.approx(by_gram(real, x), rel=1e-6)
+    assert found > 0.999 > by_gram(steps, x)
 
 
 @pytest.mark.parametrize("twice", [False, True])

@@ -140,6 +140,8 @@ def _meaning_of(run: Run, view: TensorView) -> Meaning:
     if view.result or not times or scales not in run:
         return _meaning(run.manifest, view.record, view.transforms, view.spec.dtype, view.result)
     after = used[len(used) - used[::-1].index(Quantize.name) :]
+    if any(name in _FINDING for name in after):
+        return Meaning()
     derived = times > 1 or _integer(view.record.spec.dtype)
     return Meaning("int8", Scale(run[scales]), derived or not all(n in _MOVING for n in after))
 
@@ -190,6 +192,14 @@ class Side:
         scales = repeat(own, len(numbers)) if isinstance(own, float) else picked(own, numbers)
         for integers, scale in zip(stored, scales, strict=True):
             yield self.scale.real(integers, scale)
+
+
+def side(run: Run, key: str) -> Side:
+    """Return one tensor: as real numbers if each sample has its own scale, otherwise as stored."""
+    view = run[key]
+    meaning = _meaning_of(run, view)
+    scale = meaning.scale if meaning.real else None
+    return Side(view, None if scale is None or isinstance(scale.scale, float) else scale)
 
 
 def sides(a: Run, one: str, b: Run, other: str) -> tuple[Side, Side]:

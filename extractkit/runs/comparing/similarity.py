@@ -20,7 +20,7 @@ from extractkit.errors import (
     UnknownTensorError,
     choices,
 )
-from extractkit.runs.comparing.elements import picked
+from extractkit.runs.comparing.elements import Side, side
 from extractkit.runs.comparing.pairing import Alignment, align, wanted
 from extractkit.runs.comparing.result import SampleComparison
 from extractkit.runs.manifest import Status
@@ -134,9 +134,9 @@ def similarity(
     aligned = align(first, second)
     if not len(aligned):
         raise SelectionError(f"{first.path} and {second.path} have no samples in common")
-    sources = [(view, aligned.a) for view in ours.values()]
+    sources = [(side(first, key), aligned.a) for key in ours]
     if b is not None:
-        sources += [(view, aligned.b) for view in theirs.values()]
+        sources += [(side(second, key), aligned.b) for key in theirs]
     merging = Merging(statistic)
     seen = [_Seen() for _ in sources]
     for block in _blocks(sources, aligned):
@@ -244,13 +244,13 @@ def _operand(view: TensorView) -> Operand:
 
 
 def _blocks(
-    sources: Sequence[tuple[TensorView, npt.NDArray[np.int64]]], aligned: Alignment
+    sources: Sequence[tuple[Side, npt.NDArray[np.int64]]], aligned: Alignment
 ) -> Iterator[list[Block]]:
     """Yield the rows of all tensors, of a few thousand positions at a time."""
-    widths = [(view.spec.sample_shape or (1,))[-1] or 0 for view, _ in sources]
+    widths = [(one.view.spec.sample_shape or (1,))[-1] or 0 for one, _ in sources]
     waiting: list[list[Array]] = [[] for _ in sources]
     count = begin = 0
-    values = zip(*(picked(view, numbers) for view, numbers in sources), strict=True)
+    values = zip(*(one.samples(numbers) for one, numbers in sources), strict=True)
     for pair, sample in enumerate(values):
         if len({value.shape[:-1] for value in sample}) > 1:
             shapes = " and ".join(dict.fromkeys(str(list(value.shape)) for value in sample))
