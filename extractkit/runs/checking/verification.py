@@ -48,7 +48,7 @@ from extractkit.runs.directory import owner
 from extractkit.runs.environment import VALUES_VERSION, host
 from extractkit.runs.files import StoredFile
 from extractkit.runs.journal import Entry
-from extractkit.runs.manifest import Manifest, RunTensor, Status
+from extractkit.runs.manifest import Manifest, RunComponents, RunTensor, Status
 from extractkit.runs.reader import sink_of
 from extractkit.runs.statistics import RESULTS, results, serialized
 from extractkit.sinks import Sink, StoredTensor
@@ -426,7 +426,8 @@ def _transforms(
         elif tensor.transforms and None not in used:
             continue
         try:
-            pipeline = Pipeline.parse({DO: tensor.transforms}, tensor.key).given(offered)
+            at = _key_of(tensor, manifest.components)
+            pipeline = Pipeline.parse({DO: tensor.transforms}, at).given(offered)
             bound = pipeline.bind(tensor.record.address, before).get(tensor.result)
         except UserError as error:
             problem = f"transforms that it cannot have: {error}"
@@ -438,6 +439,13 @@ def _transforms(
         message = f"{directory / MANIFEST}, {tensor.key!r}: it records {problem}"
         found.append(Finding(MANIFEST, message, tensor=tensor.key))
     return known
+
+
+def _key_of(tensor: RunTensor, components: Sequence[RunComponents]) -> str:
+    """Return the key of the selector that stores a tensor: of several, one with components."""
+    keys = [f"selectors.{name}" for name in tensor.selectors]
+    owned = (key for key in keys if any(one.at.startswith(f"{key}.") for one in components))
+    return next(owned, next(iter(keys), tensor.key))
 
 
 def _no_components(at: str, source: FromRun) -> Sequence[Components]:
