@@ -4,7 +4,7 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -84,6 +84,7 @@ def _close(one: complex, other: complex) -> bool:
 
 
 @given(two_arrays(), st.integers(1, 4), st.integers(1, 4))
+@example((np.full((2, 5), 1.5e113), np.full((2, 5), 1.2e194)), 1, 1)  # sums beyond float64
 def test_nothing_depends_on_how_the_elements_are_cut(
     pair: tuple[Array, Array], rows: int, columns: int
 ) -> None:

@@ -96,6 +96,7 @@ class PairSums:
                 found["difference"] = _dot(moved, moved)
         return found
 
+    @NON_FINITE
     def merge(self, one: Arrays, other: Arrays) -> Arrays:
         """Add the sums, and combine those about the means by the counts."""
         merged = {"count": one["count"] + other["count"]}

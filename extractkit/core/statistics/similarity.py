@@ -130,6 +130,7 @@ class Similarity:
         rows = [block.rows() for block in blocks]
         return _products(rows) if self.batch is None else _estimates(rows, self.batch)
 
+    @NON_FINITE
     def merge(self, one: Arrays, other: Arrays) -> Arrays:
         """Combine both by their counts, or add the sums."""
         if self.batch is not None:
