@@ -305,8 +305,13 @@ class Neighbour(Predicate):
                 f"op_type. {listing(catalog)}"
             )
         part, consumed = self.part.within(catalog), catalog.edges.consumed
-        certain = {at for at, record in enumerate(catalog.records) if part.matches(record)}
-        possible = {at for at, record in enumerate(catalog.records) if part.may_match(record)}
+        verdicts = [part.verdict(record) for record in catalog.records]
+        certain = {at for at, verdict in enumerate(verdicts) if verdict}
+        unknown = {
+            at
+            for at, verdict in enumerate(verdicts)
+            if verdict is None and catalog.records[at].extractable
+        }
 
         def beside(matching: set[int]) -> frozenset[str]:
             if self.key == FEEDS:
@@ -315,9 +320,9 @@ class Neighbour(Predicate):
                 found = {at for at, taken in enumerate(consumed) if not matching.isdisjoint(taken)}
             return frozenset(catalog.records[at].address for at in found)
 
-        unknown = [catalog.records[at].address for at in sorted(possible - certain)]
         among = beside(certain)
-        return _Among(self.at, among, beside(possible) - among, tuple(unknown))
+        unmeasured = tuple(catalog.records[at].address for at in sorted(unknown))
+        return _Among(self.at, among, beside(unknown) - among, unmeasured)
 
 
 @dataclass(frozen=True)
