@@ -240,9 +240,13 @@ SHAPED = Catalog(
     ],
 )
 def test_dims_are_matched_axis_by_axis(pattern: object, expected: list[str]) -> None:
+    assert layers_with_dims(SHAPED, pattern) == expected
+
+
+def layers_with_dims(catalog: Catalog, pattern: object) -> list[str]:
+    """Return the layers of the tensors that a pattern of dims matches."""
     predicate = parse_selector("mine", {"dims": pattern}).predicate
-    found = [record.layer for record in SHAPED.records if predicate.matches(record)]
-    assert found == expected
+    return [record.layer for record in catalog.records if predicate.matches(record)]
 
 
 OTHER_ORDERS = Catalog(
@@ -274,9 +278,7 @@ OTHER_ORDERS = Catalog(
     ],
 )
 def test_dims_are_in_the_models_order_or_as_stored(pattern: str, expected: list[str]) -> None:
-    predicate = parse_selector("mine", {"dims": pattern}).predicate
-    found = [record.layer for record in OTHER_ORDERS.records if predicate.matches(record)]
-    assert found == expected
+    assert layers_with_dims(OTHER_ORDERS, pattern) == expected
 
 
 UNMEASURED = TensorRecord(
