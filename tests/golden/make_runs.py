@@ -19,6 +19,7 @@ h5py 3.14.0; none needed a change for these:
     schema-8        8a000d8  the version of the samples' rows
     schema-9        9ec6aeb  statistics and transforms, interrupted ones
     schema-10       afa6f62  recorded transforms and components
+    schema-11       169fc4a  gradients
 
 Each is the last commit of its schema; a few that changed no record followed that of schema 5.
 Schemas 1 to 3 gained fields under one number in their first hours. Of two of these early forms
@@ -57,6 +58,14 @@ STATISTICS = (
     "+selectors.largest={path: ':output', do: [{topk: {axis: 2, k: 2}}]}",
     "+selectors.last={path: 'hidden:output', slice: {1: '-1:'}, cast: float16}",
     "+selectors.kernel={path: 'hidden:kernel', do: [abs]}",
+    "runtime.shard_size=2",
+)
+GRADIENTS = (
+    "selectors=none",
+    "+selectors.slope={path: ':input', "
+    "gradient: {of: {tensor: 'hidden:output', index: [-1, 2], minus: [0, 1]}}}",
+    "+selectors.chosen={path: 'hidden:kernel', gradient: {of: argmax}}",
+    "runtime.batch_size=1",
     "runtime.shard_size=2",
 )
 BOTH_SINKS = "sinks=[hdf5,npz]"
@@ -121,6 +130,9 @@ def make(early: bool) -> None:
     if schema() >= 9:
         _command(*STEP_0, *INPUTS, *STATISTICS, "hydra.run.dir=statistics")
         _interrupted("statistics_interrupted", STATISTICS)
+    if schema() >= 11:
+        _command(*STEP_0, *INPUTS, *GRADIENTS, "hydra.run.dir=gradients")
+        _interrupted("gradients_interrupted", GRADIENTS)
 
 
 def _trajectory_joined_and_sweep() -> None:

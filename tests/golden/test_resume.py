@@ -115,7 +115,14 @@ def test_a_finished_run_of_an_older_schema_that_is_damaged_is_not_mended(tmp_pat
 
 @pytest.mark.parametrize(
     ("folder", "rows"),
-    [("schema-6", 1), ("schema-7", 2), ("schema-8", 2), ("schema-9", 2), ("schema-10", 2)],
+    [
+        ("schema-6", 1),
+        ("schema-7", 2),
+        ("schema-8", 2),
+        ("schema-9", 2),
+        ("schema-10", 2),
+        ("schema-11", 2),
+    ],
 )
 def test_an_interrupted_run_of_these_schemas_is_resumed(
     folder: str, rows: int, job: Path, monkeypatch: pytest.MonkeyPatch
@@ -137,22 +144,32 @@ def test_an_interrupted_run_of_these_schemas_is_resumed(
     assert extractkit.verify(run).failed is False
 
 
-@pytest.mark.parametrize("folder", ["schema-9", "schema-10"])
-def test_an_interrupted_run_with_statistics_is_resumed(
-    folder: str, job: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("folder", "name", "results"),
+    [
+        ("schema-9", "statistics", [RESULTS]),
+        ("schema-10", "statistics", [RESULTS]),
+        ("schema-11", "statistics", [RESULTS]),
+        ("schema-11", "gradients", []),
+    ],
+)
+def test_an_interrupted_run_of_other_requests_is_resumed(
+    folder: str, name: str, results: list[str], job: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Statistics have files of their own beside the shards."""
     stored = RUNS / folder
-    run = Path(shutil.copytree(stored / "statistics_interrupted", job / "run"))
+    run = Path(shutil.copytree(stored / f"{name}_interrupted", job / "run"))
     if differ := other_packages(run):
         pytest.skip(f"only the libraries of that time may resume it: {'; '.join(differ)}")
     for module in (identity, same_job):
         monkeypatch.setattr(module, "VALUES_VERSION", manifests.read(run).values_version)
     monkeypatch.setattr(execute, "host", lambda: dict(HOST))
     resumed = extractkit.resume(run, trust=TRUST)
-    whole = manifests.read(stored / "statistics")
+    whole = manifests.read(stored / name)
     assert resumed.manifest.identity == whole.identity
-    assert resumed.journal.digests() == read_journal(stored / "statistics/journal.jsonl").digests()
-    assert (run / RESULTS).read_bytes() == (stored / "statistics" / RESULTS).read_bytes()
+    assert resumed.journal.digests() == read_journal(stored / name / "journal.jsonl").digests()
+    for file in results:
+        assert (run / file).read_bytes() == (stored / name / file).read_bytes()
     assert extractkit.verify(run).failed is False
 
 

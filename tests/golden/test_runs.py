@@ -129,6 +129,22 @@ def test_statistics_and_transforms(run: Path) -> None:
         np.testing.assert_array_equal(at.sample(number), np.argsort(-row, axis=1)[:, :2])
 
 
+@runs("gradients")
+def test_gradients(run: Path) -> None:
+    found = open_run(run)
+    weights = np.array(kernel(0))
+    for number, rows in enumerate(LENGTHS):
+        slope = np.zeros((rows, 2))
+        slope[-1] += weights[:, 2]
+        slope[0] -= weights[:, 1]
+        np.testing.assert_array_equal(found[":input@grad"].sample(number), slope)
+        values = hidden(number)
+        row, column = np.unravel_index(np.argmax(values), values.shape)
+        chosen = np.zeros((2, 3))
+        chosen[:, column] = 2 * row - 3 * rows + np.arange(2)
+        np.testing.assert_array_equal(found["hidden:kernel@grad"].sample(number), chosen)
+
+
 @runs("statistics")
 def test_the_transforms_of_older_runs_are_those_of_their_selectors(run: Path) -> None:
     tensors = {one.key: (one.transforms, one.result) for one in open_run(run).manifest.tensors}
@@ -208,5 +224,5 @@ def test_it_is_shown(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert document["schema"] == SCHEMA
     # Values versions are counted since schema 6.
     written = json.loads((run / "manifest.json").read_bytes())
-    counted = {6: 1, 7: 1, 8: 2, 9: 3, 10: 7}
+    counted = {6: 1, 7: 1, 8: 2, 9: 3, 10: 7, 11: 7}
     assert document["values_version"] == counted.get(written["schema"], 0)
