@@ -1,7 +1,7 @@
 """The called signature of a TFLite model, and the dependencies of its tensors."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -13,14 +13,17 @@ from extractkit.core.values import Array
 from extractkit.errors import ModelError, choices
 from extractkit.inputs import InputSpec, Quantized, Signature
 from extractkit.models.axes import RawShape, Sizes
+from extractkit.models.litert import TFLiteFile
 from extractkit.models.litert.graph import (
     READ,
     RESOURCES,
     Graph,
     GraphTensor,
     Operation,
+    Runnable,
     Subgraph,
     called_subgraphs,
+    cut,
 )
 from extractkit.models.signature import input_spec, tied
 
@@ -351,6 +354,18 @@ class Flow:
             if not reached.isdisjoint(operation.inputs):
                 reached.update(operation.outputs)
         return frozenset(reached)
+
+    def model_of_inputs(self, file: TFLiteFile, graph: Graph, cut_off: bool) -> Runnable:
+        """Return the whole file, or the file without the operations that LiteRT cannot run."""
+        if not cut_off:
+            return Runnable(file.model(), self.subgraph)
+        kept, ends = self.runnable_for_inputs()
+        return cut(file.read(), graph, self.subgraph, kept, self.subgraph.inputs, ends)
+
+    def model_of_constants(self, file: TFLiteFile, graph: Graph, wanted: Sequence[int]) -> Runnable:
+        """Return a model of the operations that do not depend on inputs."""
+        operations = self.needed_for(wanted)
+        return cut(file.read(), graph, self.subgraph, operations, (), wanted)
 
 
 @dataclass(frozen=True)

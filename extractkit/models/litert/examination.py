@@ -36,22 +36,17 @@ from extractkit.models.litert.entry import (
     entry_of,
     signature_of,
 )
-from extractkit.models.litert.graph import Graph, Subgraph, read_graph
+from extractkit.models.litert.graph import Graph, Runnable, Subgraph, read_graph
 from extractkit.models.litert.interpreter import (
     FAILURES,
     Interpreter,
-    Runnable,
     Settings,
-    without_xnnpack,
-)
-from extractkit.models.litert.state import unassigned_reads
-from extractkit.models.litert.unsupported import (
-    constants_of,
     failing,
     mark_all_failing,
     missing,
-    runnable_of,
+    without_xnnpack,
 )
+from extractkit.models.litert.state import unassigned_reads
 
 _CHILD = "extractkit.models.litert.examination"
 
@@ -135,7 +130,7 @@ def _tried(
     file: TFLiteFile, graph: Graph, flow: Flow, settings: Settings, cut_off: bool
 ) -> Probed | Exception:
     """Return the results at the first sizes that the file accepts, or the first failure."""
-    runnable = runnable_of(file, graph, flow, cut_off)
+    runnable = flow.model_of_inputs(file, graph, cut_off)
     failure: Exception | None = None
     for reading, takes, sizes in _attempts(flow.entry):
         examination = _Examination(file, graph, flow, runnable, settings, takes, sizes)
@@ -262,7 +257,7 @@ class _Examination:
         fixed = [index for index in self.flow.fixed if tensors[index].type in DTYPES]
         if not fixed:
             return {}
-        runnable = constants_of(self.file, self.graph, self.flow, fixed)
+        runnable = self.flow.model_of_constants(self.file, self.graph, fixed)
         interpreter = Interpreter(runnable, without_xnnpack(self.settings), preserve=True)
         interpreter.call({})
         return {index: _shape(interpreter, index) for index in fixed}

@@ -1,11 +1,12 @@
-"""The content of a `.tflite` file, read without an interpreter: subgraphs, tensors, signatures.
+"""The content of a `.tflite` file, read without an interpreter, and smaller models cut from it.
 
 The file is a FlatBuffer; LiteRT ships the readers made from its schema. They do not check offsets,
 so a damaged file can make them raise any error: `probe` reads it in a child process first.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy.typing as npt
 
 from extractkit.models.litert import Content
 from extractkit.models.litert_internals import vector_start
+from extractkit.models.recognition.content import TFLITE
 
 RESOURCES = ("RESOURCE", "VARIANT")
 """Types without a value. Reading such a tensor ends the process."""
@@ -322,3 +324,85 @@ def _numbers(array: Any) -> tuple[int, ...]:
 
 def _text(name: bytes | None) -> str:
     return (name or b"").decode(errors="backslashreplace")
+
+
+@dataclass(frozen=True, eq=False)
+class Runnable:
+    """A model for LiteRT, and its called signature.
+
+    Attributes:
+        model: The path of a file, or the content of one.
+        subgraph: The called subgraph.
+    """
+
+    model: Path | bytes
+    subgraph: Subgraph
+
+
+def cut(
+    content: bytes,
+    graph: Graph,
+    subgraph: Subgraph,
+    operations: Sequence[int],
+    inputs: Sequence[int],
+    outputs: Sequence[int],
+) -> Runnable:
+    """Make a model of some operations of one subgraph and of the subgraphs that they run.
+
+    Tensors and subgraphs keep their numbers. Unused ones are left empty.
+
+    Args:
+        content: The file.
+        graph: The graph read from it.
+        subgraph: The number of the called subgraph.
+        operations: Numbers of the operations to keep, in order.
+        inputs: The input tensors of a call.
+        outputs: The output tensors. If empty, the inputs are also the outputs.
+
+    Raises:
+        RuntimeError: The weights of the operations take more than the two gigabytes that a
+            FlatBuffer can hold.
+    """
+    import flatbuffers
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    own = model.subgraphs[subgraph.index]
+    kept = tuple(subgraph.operations[number] for number in operations)
+    own.operators = [own.operators[number] for number in operations]
+    own.inputs, own.outputs = [*inputs], [*outputs] or [*inputs]
+    called = called_subgraphs(graph, kept)
+    for index, other in enumerate(model.subgraphs):
+        if index != subgraph.index and index not in called:
+            other.tensors, other.operators, other.inputs, other.outputs = [], [], [], []
+    inner = [model.subgraphs[index] for index in sorted(called - {subgraph.index})]
+    _keep_used_codes(model, [own, *inner])
+    used = {own.tensors[i].buffer for one in kept for i in one.inputs if i != -1}
+    used |= {tensor.buffer for one in inner for tensor in one.tensors}
+    keep_buffers(model, used, content, schema)
+    # They refer to tensors, subgraphs and buffers of the whole file.
+    model.signatureDefs = model.metadata = model.metadataBuffer = None
+    builder = flatbuffers.Builder()
+    builder.Finish(model.Pack(builder), TFLITE)
+    part = replace(subgraph, operations=kept, inputs=tuple(inputs), outputs=tuple(own.outputs))
+    return Runnable(bytes(builder.Output()), part)
+
+
+def _keep_used_codes(model: Any, subgraphs: Sequence[Any]) -> None:
+    """Drop unused operation codes: LiteRT refuses a file with a code that it does not know."""
+    operators = [operator for subgraph in subgraphs for operator in subgraph.operators]
+    used = sorted({operator.opcodeIndex for operator in operators})
+    model.operatorCodes = [model.operatorCodes[index] for index in used]
+    for operator in operators:
+        operator.opcodeIndex = used.index(operator.opcodeIndex)
+
+
+def keep_buffers(model: Any, used: set[int], content: bytes, schema: Any) -> None:
+    """Empty all buffers of a model but these, and move values stored behind the model into it."""
+    for index, buffer in enumerate(model.buffers):
+        if index not in used:
+            model.buffers[index] = schema.BufferT()
+        elif buffer.offset > 1:
+            # Values stored after the FlatBuffer are moved into it.
+            buffer.data = np.frombuffer(content, np.uint8, buffer.size, buffer.offset)
+            buffer.offset = buffer.size = 0

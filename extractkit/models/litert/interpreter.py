@@ -1,10 +1,13 @@
-"""LiteRT's interpreter, one sample per call. The only module that uses its Python interface.
+"""LiteRT's interpreter, one sample per call, and the operations that it cannot run.
+
+No other module uses its Python interface.
 
 An interpreter always runs its whole subgraph: it cannot stop at the wanted tensors.
 """
 
+import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,13 +16,34 @@ from typing import Any
 import numpy as np
 
 from extractkit.core.values import Array, State, as_array
+from extractkit.models.failures import error_summary
 from extractkit.models.isolation import noise_to_log
-from extractkit.models.litert.graph import VARIABLE_HANDLE, Subgraph
+from extractkit.models.litert.graph import (
+    VARIABLE_HANDLE,
+    Graph,
+    Operation,
+    Runnable,
+    Subgraph,
+    called_subgraphs,
+)
 from extractkit.models.litert.state import Access
 from extractkit.models.litert_internals import wrapper_of
 
 FAILURES = (ValueError, RuntimeError)
 """Errors of a failed call of LiteRT, except a lack of memory, which is not caused by samples."""
+
+_FLEX = "Flex"
+"""The prefix of the names of TensorFlow's own operations in a TensorFlow Lite file."""
+
+_CUSTOM = re.compile(r"Encountered unresolved custom op: (.+?)\.\s")
+_SELECT = "Select TensorFlow op(s)"
+_BUILTIN = re.compile(r"Didn't find op for builtin opcode '(\w+)' version '(\d+)'")
+_UNKNOWN = re.compile(r"Op builtin_code out of range: (\d+)")
+_NODE = re.compile(r"Node number (\d+) \((.+?)\) failed to \w+")
+
+_EDGE_TPU = "edgetpu-custom-op"
+_XNNPACK = ("Convolution2DTransposeBias", "MaxPoolingWithArgmax2D", "MaxUnpooling2D")
+_MEDIAPIPE = ("Landmarks2TransformMatrix", "TransformLandmarks", "TransformTensorBilinear")
 
 # Settings of XNNPACK that have been used in this process. LiteRT prints the delegates that it makes
 # to standard error, once.
@@ -42,19 +66,6 @@ class Settings:
 def without_xnnpack(settings: Settings) -> Settings:
     """Return the settings for weights that XNNPACK packs without ever computing them."""
     return replace(settings, xnnpack=False)
-
-
-@dataclass(frozen=True, eq=False)
-class Runnable:
-    """A model for LiteRT, and its called signature.
-
-    Attributes:
-        model: The path of a file, or the content of one.
-        subgraph: The called subgraph.
-    """
-
-    model: Path | bytes
-    subgraph: Subgraph
 
 
 class Interpreter:
@@ -279,3 +290,99 @@ class Plain:
         if runner:
             return {index: as_array(returned[name]) for name, index in outputs.items()}
         return {index: as_array(interpreter.get_tensor(index)) for index in outputs.values()}
+
+
+def missing(
+    error: Exception, graph: Graph, subgraph: Subgraph, settings: Settings
+) -> Mapping[int, str] | None:
+    """Find the operations that lack a kernel, by LiteRT's error.
+
+    Args:
+        error: What LiteRT raised.
+        subgraph: The called subgraph, whole.
+
+    Returns:
+        Reasons by number of operation, for every operation of the type that LiteRT names. Empty if
+        the operation is in a part of the file that is not called. None for any other error.
+    """
+    words = str(error)
+    if _SELECT in words:
+        return _reasons(graph, subgraph, lambda one: one.type.startswith(_FLEX), settings)
+    if found := _CUSTOM.search(f"{words}\n"):
+        custom = found[1]
+        return _reasons(graph, subgraph, lambda one: one.type == custom, settings)
+    if found := _BUILTIN.search(words):
+        named = (found[1], int(found[2]))
+        return _reasons(graph, subgraph, lambda one: (one.type, one.version) == named, settings)
+    if found := _UNKNOWN.search(words):
+        name = f"OPERATION_{found[1]}"
+        return _reasons(graph, subgraph, lambda one: one.type == name, settings)
+    return None
+
+
+def failing(error: Exception, subgraph: Subgraph, tried: Sequence[int]) -> Mapping[int, str]:
+    """Find the operation that has a kernel but fails.
+
+    Args:
+        subgraph: The called subgraph, whole.
+        tried: Numbers of the operations that were tried, in order.
+    """
+    for position, name in _NODE.findall(str(error)):
+        if int(position) < len(tried):
+            number = tried[int(position)]
+            if subgraph.operations[number].type == name:
+                return {
+                    number: f"{_needed(name, number)}, which LiteRT cannot run: "
+                    f"{error_summary(error)}"
+                }
+    return {}
+
+
+def mark_all_failing(error: Exception, subgraph: Subgraph) -> Mapping[int, str]:
+    """Give every operation the reason that LiteRT cannot run the file."""
+    reason = f"LiteRT cannot run the file: {error_summary(error)}"
+    return dict.fromkeys(range(len(subgraph.operations)), reason)
+
+
+def _reasons(
+    graph: Graph, subgraph: Subgraph, lacks: Callable[[Operation], bool], settings: Settings
+) -> Mapping[int, str]:
+    found: dict[int, str] = {}
+    for number, one in enumerate(subgraph.operations):
+        if lacks(one):
+            found[number] = f"{_needed(one.type, number)}, {_why(one, settings)}"
+        elif inner := next(filter(lacks, _inner(graph, one)), None):
+            found[number] = (
+                f"{_needed(one.type, number)}, which runs {inner.type}, {_why(inner, settings)}"
+            )
+    return found
+
+
+def _inner(graph: Graph, operation: Operation) -> Iterator[Operation]:
+    for number in sorted(called_subgraphs(graph, [operation])):
+        yield from graph.subgraphs[number].operations
+
+
+def _needed(name: str, number: int) -> str:
+    return f"it needs {name} (operation {number})"
+
+
+def _why(operation: Operation, settings: Settings) -> str:
+    name = operation.type
+    if name.startswith(_FLEX):
+        return (
+            f"TensorFlow's own operation {name.removeprefix(_FLEX)}: LiteRT's Python package runs "
+            f"none of those (SELECT_TF_OPS, Flex). Extract from the model that was converted, "
+            f"such as a SavedModel"
+        )
+    if name == _EDGE_TPU:
+        return (
+            "a program for an Edge TPU. Extract from the file that the Edge TPU compiler was given"
+        )
+    if name in _XNNPACK and not settings.xnnpack:
+        return "which only XNNPACK has: model.xnnpack=true"
+    if name in _MEDIAPIPE:
+        return "MediaPipe's own operation, which only MediaPipe has"
+    if name.isupper() and name.replace("_", "").isalnum():
+        return f"of which LiteRT has no version {operation.version}"
+    return "a custom operation, which LiteRT does not have"

@@ -46,18 +46,16 @@ from extractkit.models.litert.catalog import (
     stored_value,
 )
 from extractkit.models.litert.entry import Entry, Flow, Probed, call_arrays, signature_of
-from extractkit.models.litert.graph import Graph
+from extractkit.models.litert.graph import Graph, Runnable
 from extractkit.models.litert.interpreter import (
     FAILURES,
     CarryingInterpreter,
     Interpreter,
     Plain,
-    Runnable,
     Settings,
     without_xnnpack,
 )
 from extractkit.models.litert.state import Access, KeptState, with_access
-from extractkit.models.litert.unsupported import constants_of, runnable_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +114,7 @@ class TFLiteModel(HasOwnCall):
 
     @cached_property
     def _runnable(self) -> Runnable:
-        return runnable_of(self.file, self.graph, self._flow, self.probed.cut)
+        return self._flow.model_of_inputs(self.file, self.graph, self.probed.cut)
 
     def configure(self, seed: int, deterministic: bool, device: str | None) -> Mapping[str, object]:
         """Return the settings. Nothing is seeded, and LiteRT's kernels are deterministic.
@@ -265,7 +263,7 @@ class TFLiteModel(HasOwnCall):
         values = self._stored([one for one in wanted if one.stored])
         if computed := [one for one in wanted if not one.stored]:
             indices = [*dict.fromkeys(one.index for one in computed)]
-            runnable = constants_of(self.file, self.graph, self._flow, indices)
+            runnable = self._flow.model_of_constants(self.file, self.graph, indices)
             interpreter = Interpreter(runnable, without_xnnpack(self.settings), preserve=True)
             self._run(interpreter, {})
             values |= {one.record.address: self._read(interpreter, one) for one in computed}

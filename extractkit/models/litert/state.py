@@ -10,8 +10,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from extractkit.errors import ConfigError, ModelError
 from extractkit.models import CARRY, KEY, RESET
 from extractkit.models.litert.entry import DTYPES, Flow
@@ -25,6 +23,7 @@ from extractkit.models.litert.graph import (
     Operation,
     Subgraph,
     called_subgraphs,
+    keep_buffers,
 )
 from extractkit.models.recognition.content import TFLITE
 
@@ -269,14 +268,3 @@ class _Subgraph:
         code.deprecatedBuiltinCode = 127  # means every type from 127 on
         codes.append(code)
         return len(codes) - 1
-
-
-def keep_buffers(model: Any, used: set[int], content: bytes, schema: Any) -> None:
-    """Empty all buffers of a model but these, and move values stored behind the model into it."""
-    for index, buffer in enumerate(model.buffers):
-        if index not in used:
-            model.buffers[index] = schema.BufferT()
-        elif buffer.offset > 1:
-            # Values stored after the FlatBuffer are moved into it.
-            buffer.data = np.frombuffer(content, np.uint8, buffer.size, buffer.offset)
-            buffer.offset = buffer.size = 0
