@@ -28,7 +28,7 @@ from extractkit.models.recognition import (
     refuse_unknown,
     refuse_unreachable,
 )
-from extractkit.models.recognition.messages import embedded
+from extractkit.models.recognition.content import embedded
 from extractkit.models.weight_files.keras_hdf5 import ENDING as ARCHIVE_ENDING
 from extractkit.models.weight_files.keras_hdf5 import (
     HDF5_ENDINGS,
