@@ -8,15 +8,15 @@ changed: a run that is resumed is written anew in the current schema.
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
-from extractkit.core.transforms.pipeline import TRANSFORM_KEYS, written
-from extractkit.errors import ConfigError, RunDirectoryError
-from extractkit.runs.typed_overrides import (
+from extractkit.advice import (
     FEATURES,
     chosen_model,
     present_key,
     with_part,
     with_present_keys,
 )
+from extractkit.core.transforms.pipeline import TRANSFORM_KEYS, written
+from extractkit.errors import ConfigError, RunDirectoryError
 
 Upgrade = Callable[[Mapping[str, Any]], dict[str, Any]]
 """Turns the fields of one schema version into those of the next."""
