@@ -28,6 +28,28 @@ column: body
 hidden: {path: "attention:output", slice: {token: "0:3"}, cast: float16}
 pooled: {path: "attention:output", reduce: {token: mean}}
 rest: {kind: layer_output, not: {inside: pool}, any: [{layer_type: "Self*"}, {regex: ".*"}]}
+steps:
+  kind: layer_output
+  consumes: {kind: weight}
+  take: "-1:"
+  dims: "sample,token,*"
+  do: [abs, {slice: {token: "-2:"}}, {pool: {axis: token, window: 2, op: max}}, {quantize: int8}]
+largest: {path: "attention:output", do: [{softmax: 2}, {topk: {axis: 2, k: 2}}, {threshold: 0.1}]}
+random:
+  path: "attention:output"
+  do: [{project: {axis: 2, to: 2, seed: 1}}, {quantile: {q: [0.1, 0.9], axis: token}}]
+counted:
+  kind: layer_output
+  dims: "sample,token,*"
+  do: [{normalize: 2}]
+  statistics:
+    - moments
+    - {histogram: {bins: 4, range: [-1, 1]}}
+    - {quantiles: {q: [0.5], per: feature}}
+    - {top: {k: 2, smallest: true}}
+    - {pca: {components: 2}}
+    - coactivation
+    - {similarity: {batch: 4}}
 """,
     "my/sinks/mine.yaml": """\
 mine:
@@ -56,6 +78,8 @@ defaults:
   - override /runtime: mine
 selectors:
   own: {kind: weight}
+  rows: {path: "attention:output", reduce: {token: mean}}
+  counted: {kind: layer_output, statistics: [moments, {top: {k: 2}}, {pca: {components: 2}}]}
 """,
     "texts.txt": "one\ntwo words\n\nthe third text\n",
     "more/some.jsonl": '{"body": "a"}\n{"body": "bc", "id": 7}\n',

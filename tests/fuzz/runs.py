@@ -24,6 +24,7 @@ _CALLS: tuple[tuple[str, ...], ...] = (
     ("verify", _RUN, "--recompute", "1", "--json"),
     ("diff", _RUN, _OTHER),
     ("diff", _OTHER, _RUN, "--json"),
+    ("similarity", _RUN, _OTHER),
     ("resume", _RUN),
     ("resume", _RUN),
     ("rerun", _RUN, f"hydra.run.dir={_AGAIN}"),
@@ -135,3 +136,6 @@ def _read(directory: Path) -> None:
             np.asarray(view)
         else:
             list(view)
+    for named in found.statistics.values():
+        for name in named:
+            dict(named[name].items())
