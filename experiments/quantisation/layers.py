@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 import extractkit
-from extractkit.config.mapping import read_mapping
+from extractkit.runs.comparing.pairing import FileMapping
 
 PRECISIONS = ("float32", "float16", "int8")
 OUTPUTS = ("predictions:output", ":output.output_0")
@@ -20,7 +20,7 @@ OUTPUTS = ("predictions:output", ":output.output_0")
 
 def errors(original: extractkit.Run, converted: extractkit.Run, mapping: Path) -> dict[str, float]:
     """‖a − b‖ / ‖a‖ by layer, in the model's order."""
-    found = extractkit.diff(original, converted, mapping=read_mapping(mapping))
+    found = extractkit.diff(original, converted, mapping=FileMapping.read(mapping))
     return {
         original[one.a].record.name: one.errors.relative_l2
         for one in found.tensors

@@ -222,13 +222,13 @@ def verify(arguments: Sequence[str]) -> bool:
 
 def diff(arguments: Sequence[str]) -> bool:
     """Compare two runs tensor by tensor and sample by sample. A is the reference."""
-    from extractkit.config.mapping import read_mapping
     from extractkit.display.checks import diff_overview
     from extractkit.display.progress import waiting
     from extractkit.runs.comparing import diff
+    from extractkit.runs.comparing.pairing import FileMapping
 
     given = RunOptions("diff").read(arguments)
-    mapping = None if given.map is None else read_mapping(given.map)
+    mapping = None if given.map is None else FileMapping.read(given.map)
     with waiting(sys.stderr, f"comparing {given.a} and {given.b}"):
         found = diff(
             given.a,

@@ -3,9 +3,11 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import yaml  # type: ignore[import-untyped]
 
 from extractkit.core.catalog import TensorRecord
 from extractkit.core.selectors import parse_selector
@@ -183,6 +185,55 @@ class FileMapping(dict[str, str]):
         super().__init__(entries)
         self.path = path
         self.lines = lines
+
+    @classmethod
+    def read(cls, path: str | Path) -> "FileMapping":
+        """Read a file of one YAML mapping, each entry `ADDRESS: ADDRESS`.
+
+        Raises:
+            ConfigError: the file does not exist, is not UTF-8 or YAML, or holds something else.
+        """
+        try:
+            with Path(path).open(encoding="utf-8") as file:  # it may be a pipe: read it once
+                loader = yaml.SafeLoader(file)
+                node = loader.get_single_node()
+                if not isinstance(node, yaml.MappingNode) or not node.value:
+                    raise ConfigError(f"{path} {_NOTHING}")
+                lines = _lines(node, path)
+                entries = loader.construct_document(node)
+        except OSError as error:
+            raise ConfigError(f"{path}: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{path} is not UTF-8 text: {error}") from error
+        except RecursionError as error:
+            raise ConfigError(f"{path} {_NOTHING}") from error
+        except (yaml.YAMLError, ValueError) as error:
+            mark = getattr(error, "problem_mark", None)
+            line = "" if mark is None else f", line {mark.line + 1}"
+            problem = getattr(error, "problem", None) or " ".join(str(error).split())
+            raise ConfigError(f"{path}{line}: not valid YAML: {problem}") from error
+        for left, right in entries.items():
+            if not isinstance(left, str) or not isinstance(right, str):
+                raise ConfigError(
+                    f"{path}: {left!r}: {right!r} is not an entry. Write texts: {_FORM}"
+                )
+        return cls(entries, str(path), lines)
+
+
+_FORM = '"dense:output": "model/dense/BiasAdd:0"'
+_NOTHING = f"does not hold a mapping. Write one line for each tensor: {_FORM}"
+
+
+def _lines(mapping: yaml.MappingNode, path: str | Path) -> dict[str, int]:
+    """Return the line number of each key."""
+    lines: dict[str, int] = {}
+    for key, _ in mapping.value:
+        if isinstance(key, yaml.ScalarNode):
+            line = key.start_mark.line + 1
+            if key.value in lines:
+                raise ConfigError(f"{path}, line {line}: duplicate key {key.value!r}")
+            lines[key.value] = line
+    return lines
 
 
 @dataclass(frozen=True)
