@@ -20,23 +20,17 @@ import numpy as np
 
 from extractkit.core.checkpoints import AXIS
 from extractkit.core.plan import (
-    Constant,
-    OverSamples,
-    PerSample,
     PlannedTensor,
     SampleLengths,
     groups_of,
 )
 from extractkit.core.shards import Shard
-from extractkit.core.statistics import Arrays, Block, Partials
 from extractkit.core.statistics.registry import Group
 from extractkit.core.value_checks import EXAMINATION, ValueChecks
 from extractkit.core.values import (
     Array,
     State,
     Values,
-    as_stored,
-    of_samples,
     without,
 )
 from extractkit.engine.batch_effects import SpotCheck
@@ -60,6 +54,7 @@ from extractkit.engine.failing_samples import (
     run_isolated,
 )
 from extractkit.engine.samples import blamed, named
+from extractkit.engine.shard_contents import partial_results, stored
 from extractkit.engine.sizes import OwnSizes, SizeFaults, needed_addresses
 from extractkit.engine.threads import ahead, no_wake
 from extractkit.errors import BadSampleError, FinalError, InputError, JobError, SampleError
@@ -389,37 +384,14 @@ class Stream:
             stats = _examined(values, start)
             missing = {**missing, **{start + at: reason for at, reason in reasons.items()}}
         ordered = {index: missing[index] for index in sorted(missing)}
-        stored, statistics = self._stored(shard, values, ordered)
-        return replace(computed, values=stored, stats=stats, missing=ordered, statistics=statistics)
-
-    def _stored(
-        self, shard: Shard, values: Mapping[str, Values], missing: Mapping[int, str]
-    ) -> tuple[dict[str, Values], Partials]:
-        """Return the values that files hold, and the partial results of statistics over a shard.
-
-        Statistics do not count the missing samples.
-        """
-        gone = [index - shard.start for index in missing]
-        present = np.delete(np.arange(len(shard)), gone)
-        stored: dict[str, Values] = {}
-        partials: dict[tuple[str, str], Arrays] = {}
-        blocks: dict[str, Block] = {}
-        for tensor in self._tensors_in(shard):
-            value = values[tensor.key]
-            match tensor.stored:
-                case PerSample() | Constant():
-                    stored[tensor.key] = as_stored(value, tensor.spec.dtype)
-                case OverSamples(asked):
-                    shape = tensor.spec.sample_shape
-                    width = shape[-1] if shape and shape[-1] is not None else 1
-                    block = Block(of_samples(value, present), shard.start + present, width)
-                    for statistic in asked.single:
-                        partials[tensor.key, statistic.name] = statistic.of(block)
-                    blocks[tensor.key] = block
-        for group in self._groups if blocks else ():
-            together = [blocks[key] for key in group.tensors]
-            partials[group.key, group.statistic.name] = group.statistic.of(together)
-        return stored, partials
+        tensors = self._tensors_in(shard)
+        return replace(
+            computed,
+            values=stored(tensors, values),
+            stats=stats,
+            missing=ordered,
+            statistics=partial_results(tensors, values, shard, ordered, self._groups),
+        )
 
     def _tensors_in(self, shard: Shard) -> Sequence[PlannedTensor]:
         return self.constants if shard.constant else self.tensors

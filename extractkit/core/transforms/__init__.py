@@ -7,8 +7,8 @@ that this room does not import it. Each family has a file; `pipeline.py` chains 
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
 from threading import Lock
@@ -394,9 +394,6 @@ def widest(size: int) -> int:
     return min(size, LARGEST_MATRIX // (8 * size))
 
 
-_LOCK = Lock()
-
-
 @cache
 def _controller() -> "ThreadpoolController":
     """Return the controller of the libraries that NumPy has loaded. Finding them takes a while."""
@@ -405,12 +402,41 @@ def _controller() -> "ThreadpoolController":
     return ThreadpoolController()
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Let BLAS and LAPACK use one thread.
+class _Limit:
+    """A limit of the whole process, set by the first of its holders and lifted by the last."""
+
+    def __init__(self) -> None:
+        self._lock, self._holders, self._limits = Lock(), 0, ExitStack()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._holders:
+                _take_control()
+                self._limits.enter_context(_controller().limit(limits=1, user_api="blas"))
+            self._holders += 1
+
+    def __exit__(self, *raised: object) -> None:
+        with self._lock:
+            self._holders -= 1
+            if not self._holders:
+                _take_control()
+                self._limits.close()
+
+
+def _take_control() -> None:
+    """Let this thread set limits, which otherwise only the first to set one can do."""
+    from threadpoolctl import OpenBLASController
+
+    OpenBLASController.clear_controlling_thread(force=True)
+
+
+_LIMIT = _Limit()
+
+
+def one_thread() -> AbstractContextManager[None]:
+    """Let BLAS and LAPACK use one thread for each thread that calls them.
 
     With several threads they divide sums, so that the last bits of a product would depend on the
-    number of cores. The limit is that of the process, so one caller at a time sets it.
+    number of cores.
     """
-    with _LOCK, _controller().limit(limits=1, user_api="blas"):
-        yield
+    return _LIMIT
