@@ -9,7 +9,7 @@ A missing sample keeps its position and is `absent`. `without` defines the fill 
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -137,18 +137,6 @@ class Ragged:
 
 
 Values = Dense | Ragged
-
-
-def from_parts(parts: Mapping[str, Array]) -> Values:
-    """Build values from their parts. This is the inverse of `parts`."""
-    if VALUES not in parts:
-        return Dense(parts[""])
-    shapes = parts.get(SHAPES)
-    return Ragged(
-        parts[VALUES],
-        parts[OFFSETS].astype(np.int64, copy=False),
-        None if shapes is None else shapes.astype(np.int64, copy=False),
-    )
 
 
 def as_stored(values: Values, dtype: str) -> Values:

@@ -20,8 +20,6 @@ from extractkit.core.transforms import (
     present,
 )
 
-_FLOATING = ("float16", "float32", "float64", "bfloat16")
-
 
 def reduced_dtype(op: str, dtype: str) -> str:
     """Return the dtype of a reduction's result."""
