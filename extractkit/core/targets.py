@@ -5,11 +5,30 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
-from extractkit.advice import hydra_text, nested_override, override
+import numpy as np
+
+from extractkit.advice import hydra_text, hydra_value, nested_override, override
 from extractkit.core.catalog import Catalog, Kind, Layout, TensorRecord
 from extractkit.core.keys import Effect, Key
+from extractkit.core.picks import (
+    ARGMAX,
+    LABEL,
+    AtLabel,
+    BoundAtLabel,
+    BoundLoss,
+    BoundPick,
+    Element,
+    Index,
+    LabelSpec,
+    Largest,
+    Loss,
+    Pick,
+    merged,
+    parse_index,
+    parse_loss,
+    written_index,
+)
 from extractkit.core.spec import Dim, TensorSpec
 from extractkit.core.transforms import Array
 from extractkit.core.transforms.pipeline import BoundPipeline, Pipeline
@@ -22,8 +41,9 @@ GRADIENT_KEY = Key(
     *(GRADIENT, "mapping", None),
     "gradients with respect to what matches, in place of its values: `{of: TARGET}`. A target is "
     "the address of a tensor with one number per sample, `argmax` for the largest element of the "
-    "model's only output, or `{tensor: ADDRESS, index: 3}`, where `index` is one number for each "
-    "axis or `argmax`, and a second one may be subtracted: `minus: 5`",
+    "model's only output, `{tensor: ADDRESS, index: 3}`, where `index` is one number for each axis "
+    "(`label` for the sample's own, of `inputs.labels`) or `argmax`, and a second one may be "
+    "subtracted: `minus: 5`; or `{loss: NAME, tensor: ADDRESS, options: {...}}`, a loss of Keras",
     Effect.RECORDED,
 )
 """The key of a selector for gradients."""
@@ -33,32 +53,8 @@ _EXAMPLE = f"{{of: {_EXAMPLE_OF}}}"
 
 
 @dataclass(frozen=True)
-class Element:
-    """The element of a sample at an index: one number for each axis but that of the samples.
-
-    Along free axes, negative numbers count from the end of each sample.
-    """
-
-    index: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Largest:
-    """The largest element of each sample, such as the class that the model chooses.
-
-    The first of several equal ones. Padding is ignored.
-    """
-
-
-Pick = Element | Largest
-"""The choice of a number in a tensor of a sample."""
-
-_ARGMAX = "argmax"
-
-
-@dataclass(frozen=True)
 class Target:
-    """A target as written: a number in a tensor, or the difference of two.
+    """A target as written: a number in a tensor, the difference of two, or a loss.
 
     Attributes:
         tensor: address of the tensor; None: the model's only output.
@@ -69,7 +65,7 @@ class Target:
 
     tensor: str | None
     pick: Pick
-    minus: Pick | None
+    minus: Index | None
     at: str
 
     @classmethod
@@ -82,31 +78,40 @@ class Target:
         if not isinstance(value, Mapping) or set(value) != {"of"}:
             raise ConfigError(f"{at}={value!r} is not {{of: TARGET}}, as in {at}='{_EXAMPLE}'")
         of, at = value["of"], f"{at}.of"
-        if of == _ARGMAX:
+        if of == ARGMAX:
             return cls(None, Largest(), None, at)
         if isinstance(of, str) and of:
             return cls(of, Element(()), None, at)
         if not isinstance(of, Mapping):
             raise ConfigError(
                 f"{at}={of!r} is not a target. Give the address of a tensor with one number per "
-                f"sample, {_ARGMAX}, or a mapping as in {_EXAMPLE_OF}"
+                f"sample, {ARGMAX}, or a mapping as in {_EXAMPLE_OF}"
             )
         given = {str(key): one for key, one in of.items() if one is not None}
+        keys = _LOSS_KEYS if "loss" in given else _TARGET_KEYS
         for key in given:
-            if key not in ("tensor", "index", "minus"):
-                raise ConfigError(f"{at}.{key} does not exist. {choices(key, _TARGET_KEYS)}")
+            if key not in keys:
+                with_loss = " with a loss" if "loss" in given and key in _TARGET_KEYS else ""
+                raise ConfigError(f"{at}.{key} does not exist{with_loss}. {choices(key, keys)}")
         tensor = given.get("tensor")
         if tensor is not None and not isinstance(tensor, str):
             raise ConfigError(f"{at}.tensor={tensor!r} is not the address of a tensor")
+        if "loss" in given:
+            return cls(tensor, parse_loss(given["loss"], given.get("options", {}), at), None, at)
         if "index" not in given and ("minus" in given or tensor is None):
             raise ConfigError(f"{at}.index is missing. Give an index, as in {at}='{_EXAMPLE_OF}'")
-        pick = _pick(given.get("index", []), f"{at}.index")
-        minus = _pick(given["minus"], f"{at}.minus") if "minus" in given else None
+        pick = parse_index(given.get("index", []), f"{at}.index")
+        minus = parse_index(given["minus"], f"{at}.minus") if "minus" in given else None
         if minus == pick:
             raise ConfigError(
                 f"{at}.minus={given['minus']!r} is the index itself: the difference is always 0"
             )
         return cls(tensor, pick, minus, at)
+
+    @property
+    def takes_labels(self) -> bool:
+        """Whether it takes a label of each sample."""
+        return any(isinstance(one, AtLabel | Loss) for one in (self.pick, self.minus))
 
     def bound(self, catalog: Catalog) -> "BoundTarget":
         """Return the target for the tensors of a model.
@@ -131,6 +136,11 @@ class Target:
         bound = BoundTarget(record.address, self, None, ())
         layout = Layout.of(record)
         if layout is None:
+            if isinstance(self.pick, Loss):
+                raise SelectionError(
+                    f"{self.at}: a loss needs a tensor whose axes are known before the model runs, "
+                    f"and those of {record.address!r} are not. Choose another tensor"
+                )
             return bound
         if any(dim.computed for dim in layout.dims):
             raise SelectionError(
@@ -142,7 +152,7 @@ class Target:
             picks.append(self._bound(self.minus, record, layout, "minus"))
             if _position(self.pick, layout) == _position(self.minus, layout):
                 raise SelectionError(
-                    f"{self.at}.minus={_written(self.minus)} is the index itself in "
+                    f"{self.at}.minus={written_index(self.minus)} is the index itself in "
                     f"{record.address!r}, which has dims {_titles(layout.dims[1:])} besides the "
                     f"samples: the difference is always 0"
                 )
@@ -150,8 +160,10 @@ class Target:
 
     def written(self, address: str) -> Mapping[str, object]:
         """Return the target as plain data, in the full form."""
-        minus = {} if self.minus is None else {"minus": _written(self.minus)}
-        return {"tensor": address, "index": _written(self.pick), **minus}
+        if isinstance(self.pick, Loss):
+            return {"tensor": address, **self.pick.written}
+        minus = {} if self.minus is None else {"minus": written_index(self.minus)}
+        return {"tensor": address, "index": written_index(self.pick), **minus}
 
     def _record(self, catalog: Catalog) -> TensorRecord:
         if self.tensor is None:
@@ -177,16 +189,38 @@ class Target:
 
         It is in the full form, since an entry alone cannot be added to a target that is a text.
         """
+        if isinstance(self.pick, Loss):
+            options = {"options": hydra_value(dict(self.pick.options))} if self.pick.options else {}
+            entries = {"loss": self.pick.name, "tensor": hydra_text(address), **options}
+            return nested_override(self.at, entries)
         given = {"index": self.pick, "minus": self.minus, **picks}
-        entries = {key: str(_written(pick)) for key, pick in given.items() if pick is not None}
+        entries = {
+            key: hydra_value(written_index(pick))
+            for key, pick in given.items()
+            if pick is not None and not isinstance(pick, Loss)
+        }
         return nested_override(self.at, {"tensor": hydra_text(address), **entries})
 
     def _bound(self, pick: Pick, record: TensorRecord, layout: Layout, key: str) -> "BoundPick":
         dims, at = layout.dims[1:], f"{self.at}.{key}"
+        if isinstance(pick, Loss):
+            if any(dim.size is None for dim in dims):
+                raise SelectionError(
+                    f"{self.at}: a loss needs a tensor whose axes have one size in all samples, "
+                    f"and {record.address!r} has dims {_titles(dims)} besides the samples. Choose "
+                    f"a tensor without such an axis, or an element: {self.at}.index={LABEL}"
+                )
+            if pick.takes_classes and not dims:
+                raise SelectionError(
+                    f"{self.at}: {pick.name} takes a tensor with an axis of classes, and "
+                    f"{record.address!r} has no axis besides that of the samples. Choose another "
+                    f"tensor, or a loss of one number, such as binary_crossentropy"
+                )
+            return BoundLoss(pick, tuple(dim.size or 0 for dim in dims), self.at)
         if isinstance(pick, Largest):
             if not dims:
                 raise SelectionError(
-                    f"{at}={_ARGMAX}: {record.address!r} has no axis besides that of the samples. "
+                    f"{at}={ARGMAX}: {record.address!r} has no axis besides that of the samples. "
                     f"Give its address alone: {override(self.at, record.address)}"
                 )
             return pick
@@ -202,18 +236,21 @@ class Target:
                 f"{self.at} is not one number per sample: {record.address!r} {has}, and {at} gives "
                 f"{gives}. Give {advice}"
             )
-        taken = tuple((axis + 1, index) for axis, index in enumerate(pick.index))
+        taken = tuple((n + 1, index) for n, index in enumerate(pick.index) if index is not None)
         pipeline = Pipeline((Slice(taken, at),) if taken else ())
-        return pipeline.bind(record.address, TensorSpec(record.spec.dtype, layout.dims))[""]
+        spec = TensorSpec(record.spec.dtype, layout.dims)
+        bound = pipeline.bind(record.address, spec)[""]
+        if isinstance(pick, Element):
+            return bound
+        axis = pick.index.index(None)
+        return BoundAtLabel(bound, dims[axis], axis + 1, self.at)
 
 
-_TARGET_KEYS = ("tensor", "index", "minus")
+_TARGET_KEYS = ("tensor", "index", "minus", "loss")
+_LOSS_KEYS = ("loss", "tensor", "options")
 
 REAL = ("float16", "bfloat16", "float32", "float64")
 """The dtypes of tensors that gradients are defined for."""
-
-BoundPick = BoundPipeline | Largest
-"""A `Pick` for one tensor: an element is a slice."""
 
 
 @dataclass(frozen=True)
@@ -237,6 +274,26 @@ class BoundTarget:
         """The target as plain data. Targets of equal text are the same number."""
         return self.target.written(self.tensor)
 
+    def label_sizes(self, lengths: Mapping[str, Array]) -> Iterator[tuple[str, Dim, Array]]:
+        """Yield the axes that labels count along, each with its length in every sample.
+
+        Args:
+            lengths: (samples,) for each free axis.
+        """
+        for one in self.picks:
+            if isinstance(one, BoundAtLabel) and self.layout is not None:
+                own = self.layout.of_free_axes(lengths)
+                yield self.at, one.dim, np.asarray(own.get(one.axis, one.dim.size))
+
+    @property
+    def label(self) -> LabelSpec | None:
+        """The form of the labels that it takes, or None if it takes none."""
+        found = [one.label for one in self.picks if isinstance(one, BoundAtLabel | BoundLoss)]
+        if not self.picks and self.target.takes_labels:
+            # Without the axes of its tensor, only this is known.
+            return LabelSpec(self.at, whole=True)
+        return merged(found)
+
     @property
     def at(self) -> str:
         """The configuration key, for messages."""
@@ -258,7 +315,9 @@ class BoundTarget:
         for one in self.picks:
             if isinstance(one, BoundPipeline):
                 yield from one.elements(own)
-            else:
+            elif isinstance(one, BoundAtLabel):
+                yield from one.others.elements(own)
+            elif isinstance(one, Largest):
                 # The largest of none does not exist.
                 yield from ((self.at, self.layout.dims[axis], 0, own[axis]) for axis in own)
 
@@ -279,18 +338,6 @@ def _unusable(record: TensorRecord) -> str | None:
     return without_reals(record)
 
 
-def _pick(value: object, at: str) -> Pick:
-    if value == _ARGMAX:
-        return Largest()
-    listed: Sequence[Any] = value if isinstance(value, list | tuple) else [value]
-    if all(isinstance(one, int) and not isinstance(one, bool) for one in listed):
-        return Element(tuple(listed))
-    raise ConfigError(
-        f"{at}={value!r} is not an index. Write a number, one for each axis as in [0, 3], or "
-        f"{_ARGMAX}"
-    )
-
-
 def _first(dims: Sequence[Dim]) -> Element:
     return Element((0,) * len(dims))
 
@@ -299,23 +346,29 @@ def _position(pick: Pick, layout: Layout) -> object:
     """Return a pick, counted from the start along axes of one size: equal ones are the same."""
     if isinstance(pick, Largest):
         return pick
+    if isinstance(pick, Loss):
+        return pick
     sizes = (dim.size for dim in layout.dims[1:])
-    return [at if size is None else at % size for at, size in zip(pick.index, sizes, strict=True)]
-
-
-def _written(pick: Pick) -> Any:
-    return _ARGMAX if isinstance(pick, Largest) else list(pick.index)
+    return [
+        at if size is None or at is None else at % size
+        for at, size in zip(pick.index, sizes, strict=True)
+    ]
 
 
 def target_text(written: Mapping[str, object]) -> str:
     """Return a target in plain data as text, as in `:output[3] - :output[argmax]`."""
+    if "loss" in written:
+        options = written.get("options")
+        given = options if isinstance(options, Mapping) else {}
+        more = "".join(f", {key}={value}" for key, value in given.items())
+        return f"{written['loss']}({written.get('tensor')}{more})"
     picks = [written[key] for key in ("index", "minus") if key in written]
     return " - ".join(f"{written.get('tensor')}{_index_text(one)}" for one in picks)
 
 
 def _index_text(index: object) -> str:
     if isinstance(index, list):
-        return str(index) if index else ""
+        return f"[{', '.join(map(str, index))}]" if index else ""
     return f"[{index}]"
 
 

@@ -13,6 +13,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from extractkit.core.picks import LABEL_FEATURE
 from extractkit.core.plan import PlannedTensor, SampleLengths
 from extractkit.core.shards import Shard
 from extractkit.core.spec import TEXT, numpy_dtype
@@ -110,7 +111,7 @@ class Batch:
     """Arrays for a program.
 
     Attributes:
-        features: (samples, *padded) for each input.
+        features: (samples, *padded) for each input, and labels under `LABEL_FEATURE`.
         lengths: int32 (samples,) for each free axis, the samples' own lengths.
         tensors: both, converted by the model for cheap calls; None: not converted.
     """
@@ -164,7 +165,8 @@ class Batch:
             for spec in signature.specs
         }
         features = {
-            name: array[(slice(None), *parts[name])] for name, array in self.features.items()
+            name: array[(slice(None), *parts.get(name, ()))]
+            for name, array in self.features.items()
         }
         if all(array.shape == self.features[name].shape for name, array in features.items()):
             return self
@@ -211,7 +213,17 @@ def _encoded(model: Encoder, source: Source, ordered: Sequence[int]) -> Sequence
         if end == len(ordered) or ordered[end] != ordered[end - 1] + 1:
             samples += source.read(ordered[start], ordered[end - 1] + 1)
             start = end
-    return model.encode(samples)
+    return encode(model, samples)
+
+
+def encode(model: Encoder, samples: Sequence[Sample]) -> Sequence[Encoded]:
+    """Return samples as the model takes them, with their labels under `LABEL_FEATURE`."""
+    return [
+        one
+        if sample.label is None
+        else replace(one, features={**one.features, LABEL_FEATURE: sample.label})
+        for one, sample in zip(model.encode(samples), samples, strict=True)
+    ]
 
 
 def collate(
@@ -244,6 +256,8 @@ def collate(
         spec.name: _stacked(spec, [one.features[spec.name] for one in encoded], longest)
         for spec in signature.specs
     }
+    if all(LABEL_FEATURE in one.features for one in encoded):
+        features[LABEL_FEATURE] = np.stack([one.features[LABEL_FEATURE] for one in encoded])
     return Batch(features, lengths)
 
 

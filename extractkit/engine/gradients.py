@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from extractkit.core.catalog import Catalog
+from extractkit.core.picks import LabelSpec, merged
 from extractkit.core.plan import PlannedTensor
 from extractkit.core.requests import BoundGradients, Gradient, Value, unsuited
 from extractkit.core.selectors import Selector
@@ -102,6 +103,15 @@ def with_measured_targets(
         return replace(tensor, request=Gradient(tensor.address, bound))
 
     return tuple(map(known, tensors)), found.alone
+
+
+def label_spec(tensors: Iterable[PlannedTensor]) -> LabelSpec | None:
+    """Return the form of the labels that targets take, or None if none takes any.
+
+    Raises:
+        SelectionError: targets take labels of different forms.
+    """
+    return merged(one.target.label for one in tensors if one.target is not None)
 
 
 def _no_gradients_reason(model: Model) -> str | None:

@@ -18,13 +18,14 @@ from extractkit.core.shards import Shard, plan_shards
 from extractkit.engine.carrying import check_count, check_lengths, check_runtime
 from extractkit.engine.conformity import check_plugins
 from extractkit.engine.failing_samples import try_out
-from extractkit.engine.gradients import offered, with_measured_targets
+from extractkit.engine.gradients import label_spec, offered, with_measured_targets
 from extractkit.engine.measure import Measured, lacks_value, measure_axes
 from extractkit.engine.model_cache import forget, model_of
 from extractkit.engine.samples import Record, Surveyor
 from extractkit.errors import ConfigError, InputError, SelectionError
 from extractkit.inputs import Inputs, Scanning, Source
 from extractkit.inputs.in_memory import NoSamples
+from extractkit.inputs.labels import check_labels
 from extractkit.models import (
     CarriesState,
     CheckpointAxis,
@@ -232,13 +233,16 @@ def open_job(
     if divided(tensors)[1]:
         stage("reading the samples")
         inputs = cast(Inputs, job.inputs.build())
+        signature = replace(model.signature, label=label_spec(tensors))
+        if signature.label is not None:
+            check_labels(inputs, signature.label, f"inputs._target_={job.inputs.target}")
         if record is not None and isinstance(inputs, Scanning):
             surveyor = Surveyor(model, record, runtime.bad_samples)
-            source = inputs.scan(model.signature, surveyor.see)
+            source = inputs.scan(signature, surveyor.see)
             # A source that has not shown all of its samples takes a pass of its own.
             surveyor = surveyor if surveyor.seen == len(source) else None
         else:
-            source = inputs.bind(model.signature)
+            source = inputs.bind(signature)
         _check_renamed(source, job.inputs.target)
         if not len(source):
             raise InputError("inputs holds no sample. Give at least one")

@@ -13,7 +13,7 @@ from extractkit.core.requests import Request, Value
 from extractkit.core.selectors import Selector
 from extractkit.core.spec import SAMPLE, SAMPLES, TEXT, Dim
 from extractkit.core.values import Array
-from extractkit.engine.batches import collate, elements
+from extractkit.engine.batches import collate, elements, encode
 from extractkit.engine.failing_samples import first_explained
 from extractkit.engine.sizes import SizeFaults, repeated
 from extractkit.errors import JobError, SampleError, SelectionError
@@ -303,7 +303,7 @@ def _tried(model: Model, source: Source, addresses: Sequence[str], program: Prog
         SampleError: the model fails on the first sample.
     """
     signature = model.signature
-    (first,) = model.encode(source.read(0, 1))
+    (first,) = encode(model, source.read(0, 1))
 
     def shapes(sample: Encoded, at: Mapping[str, int], samples: int = 1) -> _Shapes:
         batch = repeated(signature, sample.features, at, samples)
@@ -368,14 +368,14 @@ class _Others:
 
     @cached_property
     def encoded(self) -> Sequence[Encoded]:
-        return self.model.encode(self.source.read(0, min(_LOOKED_AT, len(self.source))))
+        return encode(self.model, self.source.read(0, min(_LOOKED_AT, len(self.source))))
 
     @property
     def few(self) -> Sequence[Encoded]:
         """The samples after the first. The smallest and the largest of those read come first."""
         count = min(_TOGETHER, len(self.source))
         if all(spec.dtype != TEXT for spec in self.model.signature.specs):
-            return self.model.encode(self.source.read(1, count)) if count > 1 else ()
+            return encode(self.model, self.source.read(1, count)) if count > 1 else ()
         by_size = sorted(self.encoded[1:], key=elements)
         return [*by_size[:1], *by_size[-1:], *self.encoded[1:count]]
 
@@ -454,7 +454,7 @@ def _same(one: Array, other: Array) -> bool:
 
 
 def _two_different(model: Model, source: Source) -> tuple[Encoded, Encoded]:
-    encoded = model.encode(source.read(0, min(_LOOKED_AT, len(source))))
+    encoded = encode(model, source.read(0, min(_LOOKED_AT, len(source))))
     first = encoded[0]
     for other in encoded[1:]:
         if any(

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from extractkit.core.plan import PlannedTensor, SampleLengths
+from extractkit.engine.batches import encode
 from extractkit.errors import InputError, RunDirectoryError
 from extractkit.inputs import Identity, Sample, Signature, Source, Unreadable, identity
 from extractkit.models import CarriesState, Encoded, Model
@@ -286,7 +287,7 @@ class _Examiner:
             try:
                 if not self.encode:
                     return [_looked(sample) for sample in readable]
-                pairs = zip(readable, self.model.encode(readable), strict=True)
+                pairs = zip(readable, encode(self.model, readable), strict=True)
                 return [self._long_enough(_looked(one, encoded)) for one, encoded in pairs]
             except InputError as error:
                 failure = error
@@ -302,7 +303,7 @@ class _Examiner:
         if isinstance(sample, Unreadable):
             return _Examined(sample.index, sample.identity, reason=str(sample.error))
         try:
-            (encoded,) = self.model.encode([sample])
+            (encoded,) = encode(self.model, [sample])
         except InputError as error:
             return _Examined(sample.index, _identity(sample), sample, reason=str(error))
         return self._long_enough(_looked(sample, encoded))

@@ -17,7 +17,7 @@ from extractkit.core.plan import PlannedTensor
 from extractkit.core.spec import TEXT
 from extractkit.core.values import Array
 from extractkit.engine.batch_effects import difference, lengths_of, own_values, tolerance
-from extractkit.engine.batches import LENGTH_STEP, collate, elements
+from extractkit.engine.batches import LENGTH_STEP, collate, elements, encode
 from extractkit.engine.sizes import resized
 from extractkit.errors import JobError
 from extractkit.inputs import InputSpec, Signature, Source
@@ -95,7 +95,7 @@ def measure_sharing(
     short = all(len(spec.shape) <= 1 for spec in signature.specs)
     count = min(_LOOKED_AT if short else _FEW, len(source))
     trial = _Trial(signature, program, tensors, coarse)
-    every = [one for one in model.encode(source.read(0, count)) if trial.fits(one)]
+    every = [one for one in encode(model, source.read(0, count)) if trial.fits(one)]
     if not every:
         return Shared(Sharing.ALONE, "the first samples are too short to measure it")
     encoded = _different(every)
@@ -145,13 +145,13 @@ def _at(signature: Signature, encoded: Encoded, sizes: Mapping[str, int]) -> Enc
     features = {
         spec.name: resized(spec, encoded.features[spec.name], sizes) for spec in signature.specs
     }
-    return Encoded(features, dict(sizes))
+    return Encoded({**encoded.features, **features}, dict(sizes))
 
 
 def _cut(signature: Signature, encoded: Encoded, length: int) -> Encoded:
     """Return the beginning of a sample along all of its free axes."""
     sizes = {axis: min(length, size) for axis, size in encoded.sizes.items()}
-    features = {}
+    features = dict(encoded.features)
     for spec in signature.specs:
         part = [slice(None) if dim is None else slice(sizes[dim]) for dim in spec.dims]
         # The ellipsis keeps a single text an array.
@@ -174,11 +174,11 @@ def _single_elements(signature: Signature, encoded: Sequence[Encoded]) -> list[E
                 for spec in signature.specs
             }
             key = repr([array.tolist() for array in features.values()])
-            found.setdefault(key, Encoded(features, dict.fromkeys(sample.sizes, 1)))
-    pads = {spec.name: spec.pad for spec in signature.specs}
+            whole = {**sample.features, **features}
+            found.setdefault(key, Encoded(whole, dict.fromkeys(sample.sizes, 1)))
 
     def unlike_padding(one: Encoded) -> int:
-        return sum(bool((array != pads[name]).any()) for name, array in one.features.items())
+        return sum(bool((one.features[spec.name] != spec.pad).any()) for spec in signature.specs)
 
     return sorted(found.values(), key=unlike_padding)[:_ELEMENTS]
 
@@ -205,7 +205,8 @@ def _made_up(signature: Signature, encoded: Encoded) -> Encoded:
             return draw.normal(middle, spread or 1.0, array.shape).astype(array.dtype)
         return array
 
-    return Encoded({spec.name: other(spec) for spec in signature.specs}, encoded.sizes)
+    made_up = {spec.name: other(spec) for spec in signature.specs}
+    return Encoded({**encoded.features, **made_up}, encoded.sizes)
 
 
 def _longer(text: str | bytes) -> str | bytes:

@@ -48,6 +48,8 @@ def repeated(
 ) -> Batch:
     """Return a batch of one sample, several times, at these sizes of its free axes."""
     inputs = {spec.name: resized(spec, features[spec.name], at) for spec in signature.specs}
+    # Labels have one shape in all samples.
+    inputs = {**features, **inputs}
     sizes = {axis: at[axis] for axis in signature.free_axes}
     return collate(signature, [Encoded(inputs, sizes)] * samples)
 

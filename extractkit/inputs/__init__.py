@@ -3,8 +3,9 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+from extractkit.core.picks import LabelSpec
 from extractkit.core.spec import TEXT
 from extractkit.core.values import Array
 from extractkit.errors import InputError
@@ -78,6 +79,7 @@ class Signature:
         selectable: Whether `model.input_axes` may name fewer inputs. Tensors that need the others
             are then unextractable.
         optional: The names of inputs for which the model has defaults.
+        label: The form of the label that each sample needs beside the inputs. None if none.
         batch: The maximum number of samples in one call, 1 for a model whose sample axis has a
             fixed size. None if unlimited.
     """
@@ -90,6 +92,7 @@ class Signature:
     takes_pictures: bool | None = None
     selectable: bool = False
     optional: frozenset[str] = frozenset()
+    label: LabelSpec | None = None
 
     @property
     def string(self) -> InputSpec | None:
@@ -114,6 +117,7 @@ class Sample:
         source: Its origin (a file's name, "random").
         data: A text, or an array for each of the model's inputs, without a sample axis.
         extra: Further identifying values (its file, its label), for samples.jsonl.
+        label: Its label, in the form of `Signature.label`. None if no label is needed.
     """
 
     index: int
@@ -121,6 +125,7 @@ class Sample:
     source: str
     data: str | Mapping[str, Array]
     extra: Mapping[str, object] = field(default_factory=dict)
+    label: Any = None
 
 
 @dataclass(frozen=True)

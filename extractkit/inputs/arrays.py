@@ -21,6 +21,7 @@ from extractkit.inputs import Scanning, Signature, Visit
 from extractkit.inputs.checks import DType, check_limit, check_names, describe
 from extractkit.inputs.columns import Column, ColumnSource, bind_columns
 from extractkit.inputs.file_access import PathLike, Stamp, find_file
+from extractkit.inputs.labels import check_available, label_name
 
 # Version 3.0 is only for structured arrays with Unicode names, which no model takes.
 _HEADERS = {
@@ -210,6 +211,8 @@ class Arrays(Scanning):
         path: An .npy for a model with one input, an .npz with an array for each input by name, or a
             mapping with an .npy for each input. Required.
         limit: The number of samples to use. If None, all.
+        labels: The name of the array in the .npz, or in the mapping, with each sample's label, as
+            targets of gradients take it. If None, there is none.
 
     Raises:
         InputError: `limit` is not a whole number of at least 1.
@@ -217,9 +220,11 @@ class Arrays(Scanning):
 
     path: DecidesValues[PathLike | Mapping[str, PathLike] | None]
     limit: DecidesValues[int | None] = None
+    labels: DecidesValues[str | None] = None
 
     def __post_init__(self) -> None:
         check_limit(self.limit)
+        label_name(self.labels)
 
     def scan(self, signature: Signature, visit: Visit | None) -> ColumnSource:
         """Open the arrays, read them once and check them against the model's inputs.
@@ -247,6 +252,10 @@ class Arrays(Scanning):
         columns: Mapping[str, Column]
         if is_archive(path, at):
             columns = open_npz(path, at)
+        elif self.labels is not None:
+            each = {**dict.fromkeys((one.name for one in signature.specs), "FILE.npy")}
+            given = nested_override("inputs.path", {**each, self.labels: "LABELS.npy"})
+            raise InputError(f"{at} holds one array, and no labels. Give a file for each: {given}")
         else:
             columns = {_only_input(signature, at): open_npy(path, at)}
         in_memory = any(isinstance(column, np.ndarray) for column in columns.values())
@@ -259,16 +268,25 @@ class Arrays(Scanning):
             visit=visit,
             limit=self.limit,
             notes=(note,) if in_memory else (),
+            labels=label_name(self.labels),
         )
 
     def _bind_each(
         self, given: Mapping[str, PathLike], signature: Signature, visit: Visit | None
     ) -> ColumnSource:
-        check_names(list(given), signature, "inputs.path")
+        labels = label_name(self.labels)
+        if labels is not None:
+            check_available(labels, given, "inputs.path")
+        check_names([name for name in given if name != labels], signature, "inputs.path")
         columns = {name: _one_array(name, file) for name, file in given.items()}
         origin = ", ".join(Path(file).name for file in given.values())
         return bind_columns(
-            columns, signature, at="inputs.path", origin=origin, visit=visit, limit=self.limit
+            *(columns, signature),
+            at="inputs.path",
+            origin=origin,
+            visit=visit,
+            limit=self.limit,
+            labels=labels,
         )
 
 

@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from extractkit.advice import hydra_text, nested_override
+from extractkit.core.picks import LABELS, LabelSpec
 from extractkit.core.values import Array
 from extractkit.errors import InputError, choices
 from extractkit.inputs import Identity, InputSpec, Sample, Signature, Unreadable, Visit
@@ -29,6 +30,7 @@ from extractkit.inputs.checks import (
 )
 from extractkit.inputs.conversion import CutStringsError, as_taken, converted
 from extractkit.inputs.file_access import contents
+from extractkit.inputs.labels import labels_of, without_labels
 
 TEXT_COLUMN = "text"
 """The default of `inputs.column`."""
@@ -151,6 +153,7 @@ class ColumnSource:
         digest: The SHA-256 over the inputs' names, dtypes, shapes and contents as read. It is
             the same for the same numbers in a file and in memory.
         notes: Notes for the log and the manifest.
+        labels: The labels of the samples. If None, none are needed.
     """
 
     columns: Mapping[str, Column]
@@ -160,6 +163,7 @@ class ColumnSource:
     count: int
     digest: str
     notes: tuple[str, ...] = ()
+    labels: "LabelColumn | None" = None
 
     def __len__(self) -> int:
         return self.count
@@ -177,6 +181,7 @@ class ColumnSource:
             name: converted(_held(column, self.specs[name], start, stop, self.at), self.specs[name])
             for name, column in self.columns.items()
         }
+        labels = None if self.labels is None else self.labels.read(start, stop)
         return [
             # The ellipsis returns an array instead of a scalar.
             Sample(
@@ -184,6 +189,8 @@ class ColumnSource:
                 str(start + row),
                 self.origin,
                 {name: values[row, ...] for name, values in inputs.items()},
+                {} if self.labels is None or labels is None else self.labels.extra(labels[row]),
+                None if labels is None else labels[row, ...],
             )
             for row in range(stop - start)
         ]
@@ -191,6 +198,71 @@ class ColumnSource:
     def identify(self, index: int) -> Identity:
         """Return the identity of the sample of this number."""
         return Identity(str(index), self.origin)
+
+
+@dataclass(frozen=True, eq=False)
+class LabelColumn:
+    """The labels of samples.
+
+    Attributes:
+        name: The name of the column.
+        column: The column.
+        spec: The form of the labels.
+        at: The configuration key and value, for messages.
+    """
+
+    name: str
+    column: Column
+    spec: LabelSpec
+    at: str
+
+    def read(self, start: int, stop: int) -> Array:
+        """Return the labels of these samples.
+
+        Raises:
+            InputError: One has another form; the message names the first.
+        """
+        values = self.column[start:stop]
+        try:
+            return labels_of(values, self.spec, self.at)
+        except InputError:
+            for row in range(stop - start):
+                labels_of(values[row : row + 1], self.spec, f"{self.at}, sample {start + row}")
+            raise
+
+    def extra(self, label: Array) -> Mapping[str, object]:
+        """Return a single label for samples.jsonl."""
+        label = np.asarray(label)
+        return {self.name: label.item()} if label.size == 1 else {}
+
+    def check(self, count: int) -> None:
+        """Check that there is a label for each sample.
+
+        Raises:
+            InputError: The numbers differ.
+        """
+        own = self.column.shape[0] if self.column.shape else None
+        if own is None or own < count:
+            has = "no axis of samples" if own is None else f"{own} labels"
+            raise InputError(f"{self.at}: {self.name!r} ({LABELS}) has {has} for {count} samples")
+
+    def digest(self, count: int) -> Iterator[bytes]:
+        """Yield the contents of all labels in parts, in bounded memory."""
+        yield f"{LABELS}\0{self.spec.dtype}\0{(count, *self.spec.shape)}\0".encode()
+        faults = Faults()
+        for start, stop in _chunks(self.column, count):
+            try:
+                yield contents(self.read(start, stop))
+            except InputError:
+                yield from (self._content(row, faults) for row in range(start, stop))
+        faults.check(count)
+
+    def _content(self, row: int, faults: Faults) -> bytes:
+        try:
+            return bytes(contents(self.read(row, row + 1)))
+        except InputError as error:
+            faults.add(error)
+            return FAULT
 
 
 def bind_columns(
@@ -202,37 +274,46 @@ def bind_columns(
     visit: Visit | None,
     limit: int | None = None,
     notes: tuple[str, ...] = (),
+    labels: str | None = None,
 ) -> ColumnSource:
     """Check the types and shapes, but not the values, of arrays against the model's inputs.
 
     Args:
         at: The configuration key and value, for messages.
         origin: The origin of the samples.
-        visit: Receives every sample of a single array. Several are read one after the other, so
-            samples that need all of them take a pass of their own.
+        visit: Receives every sample of a single array. Several, labels included, are read one
+            after the other, so samples that need all of them take a pass of their own.
         limit: The number of samples to use. If None, all.
+        labels: The name of the column with the labels. If None, there is none.
 
     Raises:
         InputError: They do not fit, or no sample can be read.
     """
     check_limit(limit)
+    columns, column = without_labels(columns, labels, at)
     check_names(list(columns), signature, at)
     for spec in signature.specs:
         if columns[spec.name].dtype.hasobject and columns[spec.name].shape:
             check_objects(spec, columns[spec.name][:_SHOWN_OBJECTS], signature, at)
         check_dtype(spec, columns[spec.name].dtype, signature, at)
     ordered = {spec.name: _as_taken(columns[spec.name], spec) for spec in signature.specs}
-    shown = _Shown(origin, visit if len(ordered) == 1 else None)
+    labelled = None
+    if labels is not None and column is not None and signature.label is not None:
+        labelled = LabelColumn(labels, column, signature.label, at)
+    shown = _Shown(origin, visit if len(ordered) == 1 and labelled is None else None)
     found = check_shapes({name: ordered[name].shape for name in ordered}, signature, at)
     count = found if limit is None else min(limit, found)
+    if labelled is not None:
+        labelled.check(found)
     return ColumnSource(
         ordered,
         {spec.name: spec for spec in signature.specs},
         at,
         origin,
         count,
-        _digest(ordered, signature, count, at, shown),
+        _digest(ordered, signature, count, at, shown, labelled),
         (*notes, *_cut_strings(ordered, signature)),
+        labelled,
     )
 
 
@@ -291,7 +372,12 @@ class _Shown:
 
 
 def _digest(
-    columns: Mapping[str, Column], signature: Signature, count: int, at: str, shown: _Shown
+    columns: Mapping[str, Column],
+    signature: Signature,
+    count: int,
+    at: str,
+    shown: _Shown,
+    labels: LabelColumn | None,
 ) -> str:
     """Return a digest of the values as they will be read, in bounded memory."""
     digest = hashlib.sha256()
@@ -303,6 +389,8 @@ def _digest(
             for part in _contents(column, spec, start, stop, at, faults, shown):
                 digest.update(part)
         faults.check(count)
+    for part in () if labels is None else labels.digest(count):
+        digest.update(part)
     return digest.hexdigest()
 
 

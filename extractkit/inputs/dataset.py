@@ -16,6 +16,7 @@ import numpy as np
 
 from extractkit.core.component import Component
 from extractkit.core.keys import DecidesValues
+from extractkit.core.picks import LABELS
 from extractkit.core.spec import TEXT, numpy_dtype
 from extractkit.core.values import Array, as_array
 from extractkit.errors import InputError, UserError
@@ -29,6 +30,7 @@ from extractkit.inputs.conversion import (
     row_of,
     string_data,
 )
+from extractkit.inputs.labels import label_name, without_labels
 from extractkit.inputs.records import RecordSource, Scan, Spool, bind_records
 
 
@@ -42,12 +44,14 @@ class Elements:
             their positions.
         column: The name of the text, for a model that takes text and without `columns`.
         source: The origin of the samples.
+        labels: The name of the label. If None, there is none.
     """
 
     signature: Signature
     columns: Mapping[str, str] | None
     column: str
     source: str
+    labels: str | None = None
 
     def sample(self, index: int, element: object, at: str) -> Sample:
         """Return one element as a sample, not yet checked against the model's types and shapes.
@@ -56,9 +60,11 @@ class Elements:
             InputError: It lacks a value.
         """
         text = reads_text(self.columns, self.column, self.signature)
-        named = _named(element, several=not text and len(self.signature.specs) > 1)
-        if named is None:
+        several = self.labels is not None or (not text and len(self.signature.specs) > 1)
+        every = _named(element, several=several)
+        if every is None:
             return self._single(index, element, text, at)
+        named, label = without_labels(every, self.labels, at)
         if text:
             positions = isinstance(element, tuple) and self.column not in named
             column = "0" if positions else self.column
@@ -74,9 +80,9 @@ class Elements:
                 spec.name: _array(named[fields[spec.name]], spec, f"{at}: {fields[spec.name]!r}")
                 for spec in self.signature.specs
             }
-        rest = {key: _plain(value) for key, value in named.items() if key not in used}
+        rest = {key: _plain(value) for key, value in every.items() if key not in used}
         extra = {key: value for key, value in rest.items() if value is not None}
-        return Sample(index, str(index), self.source, data, extra)
+        return Sample(index, str(index), self.source, data, extra, label)
 
     def _fields(self, element: object, named: Mapping[str, object], at: str) -> dict[str, str]:
         columns = self.columns
@@ -86,6 +92,11 @@ class Elements:
         return input_fields(columns, self.signature, list(named), at)
 
     def _single(self, index: int, element: object, text: bool, at: str) -> Sample:
+        if self.labels is not None:
+            raise InputError(
+                f"{at} is one value, {type(element).__name__}, and has no {self.labels!r} "
+                f"({LABELS}). Give a tuple of input and label, {LABELS}=1, or a mapping"
+            )
         if text:
             data = string_data(element, self.signature, at)
             return Sample(index, str(index), self.source, data)
@@ -257,6 +268,8 @@ class Dataset(Scanning):
         column: The name of the text, for a model that takes text and without `columns`.
         batched: Whether the elements are batches, to be split along their first axis.
         limit: The number of samples to use. If None, all.
+        labels: The name, or the position in a tuple, of each sample's label, as targets of
+            gradients take it: 1 in Keras's (x, y). If None, there is none.
 
     Raises:
         InputError: `limit` is not a whole number of at least 1, `batched` not true or false.
@@ -267,9 +280,11 @@ class Dataset(Scanning):
     column: DecidesValues[str] = TEXT_COLUMN
     batched: DecidesValues[bool] = False
     limit: DecidesValues[int | None] = None
+    labels: DecidesValues[str | int | None] = None
 
     def __post_init__(self) -> None:
         check_limit(self.limit)
+        label_name(self.labels)
         if not isinstance(self.batched, bool):
             raise InputError(f"inputs.batched={self.batched!r} is not true or false")
 
@@ -290,7 +305,8 @@ class Dataset(Scanning):
         columns = self.columns
         if columns is not None:
             columns = {name: str(field) for name, field in columns.items()}
-        elements = Elements(signature, columns, self.column, self.dataset.target)
+        labels = label_name(self.labels)
+        elements = Elements(signature, columns, self.column, self.dataset.target, labels)
         returned = _called(self.dataset, at)
         sequence = None if self.batched else _sequence(returned, at)
         if sequence is not None:

@@ -109,6 +109,16 @@ class Feature:
         return _override({**self.settings, self.input: own})
 
 
+def stored_values(feature: Any) -> Array | None:
+    """Return the values of a feature as stored, or None if it has no list of values.
+
+    Args:
+        feature: a protocol buffer.
+    """
+    kind = feature.WhichOneof("kind")
+    return None if kind is None else np.array(list(getattr(feature, kind).value), _LISTS[kind])
+
+
 def parse_features(
     given: Mapping[str, Mapping[str, object] | str | None] | None, signature: Signature
 ) -> tuple[Feature, ...]:

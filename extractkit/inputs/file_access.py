@@ -364,9 +364,12 @@ def contents(values: Array) -> bytes:
 
 
 def sample_digest(sample: Sample) -> bytes:
-    """Return the SHA-256 over a sample's id, its text or arrays, and its extra values."""
+    """Return the SHA-256 over a sample's id, its text or arrays, extra values and label."""
     extra = json.dumps(sample.extra, sort_keys=True)
     digest = hashlib.sha256(f"{sample.id}\0{extra}\0".encode())
+    if sample.label is not None:
+        digest.update(f"label\0{sample.label.dtype.str}\0{sample.label.shape}\0".encode())
+        digest.update(contents(sample.label))
     if isinstance(sample.data, str):
         digest.update(sample.data.encode())
         return digest.digest()

@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 
 from extractkit.core.keys import DecidesValues
+from extractkit.core.picks import LABELS
 from extractkit.core.spec import TEXT
 from extractkit.core.values import Array, as_bytes
 from extractkit.errors import InputError, choices
@@ -18,6 +19,7 @@ from extractkit.inputs.checks import DType, check_limit, describe
 from extractkit.inputs.columns import ColumnSource, bind_columns, input_fields
 from extractkit.inputs.conversion import is_string
 from extractkit.inputs.file_access import PathLike, Stamp, find_file
+from extractkit.inputs.labels import label_name
 
 _UNREADABLE = (
     OSError,  # damaged chunks, a filter that is not installed
@@ -39,6 +41,8 @@ class Hdf5(Scanning):
         columns: The path of the dataset for each of the model's inputs. If None, the inputs' names,
             or the only dataset for the only input.
         limit: The number of samples to use. If None, all.
+        labels: The path of the dataset with each sample's label, as targets of gradients take it.
+            If None, there is none.
 
     Raises:
         InputError: `limit` is not a whole number of at least 1.
@@ -47,9 +51,11 @@ class Hdf5(Scanning):
     path: DecidesValues[PathLike | None]
     columns: DecidesValues[Mapping[str, str] | None] = None
     limit: DecidesValues[int | None] = None
+    labels: DecidesValues[str | None] = None
 
     def __post_init__(self) -> None:
         check_limit(self.limit)
+        label_name(self.labels)
 
     def scan(self, signature: Signature, visit: Visit | None) -> ColumnSource:
         """Open the file, read its datasets once and check them against the model's inputs.
@@ -71,16 +77,31 @@ class Hdf5(Scanning):
             # content from before it changed.
             file = h5py.File(_Opened(path), "r")
             # A given name is looked up directly: it may be a link, which the listing omits.
+            labels = label_name(self.labels)
             available = [*_datasets(file), *map(str, (self.columns or {}).values())]
+            available = [name for name in available if name != labels]
             strings = {spec.name for spec in signature.specs if spec.dtype == TEXT}
             columns = {
                 name: StoredDataset.find(file, field, path, stamp, at, strings=name in strings)
                 for name, field in input_fields(self.columns, signature, available, at).items()
             }
+            if labels in columns:
+                raise InputError(
+                    f"{at}: {labels!r} is an input of model {signature.model!r}, and cannot name "
+                    f"the labels ({LABELS}). Rename the dataset, or write '/{labels}'"
+                )
+            if labels is not None:
+                named = f"{at}, {LABELS}={labels!r}"
+                columns[labels] = StoredDataset.find(file, labels, path, stamp, named, False)
         except _UNREADABLE as error:
             raise InputError(f"{at} cannot be read as HDF5: {error}") from error
         return bind_columns(
-            columns, signature, at=at, origin=path.name, visit=visit, limit=self.limit
+            *(columns, signature),
+            at=at,
+            origin=path.name,
+            visit=visit,
+            limit=self.limit,
+            labels=labels,
         )
 
 

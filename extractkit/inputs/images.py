@@ -12,7 +12,12 @@ from extractkit.inputs.checks import Faults, check_limit, describe
 from extractkit.inputs.file_access import PathLike, sample_digest
 from extractkit.inputs.pictures import RESIZES, Pixels, decoder
 from extractkit.inputs.records import fitted
-from extractkit.inputs.whole_files import FileSamples, SampleFile, find_sample_files
+from extractkit.inputs.whole_files import (
+    FileSamples,
+    SampleFile,
+    check_folder,
+    find_sample_files,
+)
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 
@@ -34,9 +39,11 @@ class Images(Scanning):
         scale: The range of values: 0 to 255 for None, 0 to 1 for "unit", -1 to 1 for "signed". A
             quantised input takes them quantised by its own scale and zero point; for None, the
             pixels as they are.
+        labels: folder, if a picture's label, as targets of gradients take it, is the number of its
+            subfolder of `path` among the sorted names of all with pictures. If None, there is none.
 
     Raises:
-        InputError: `limit` is not a whole number of at least 1.
+        InputError: `limit` is not a whole number of at least 1, or `labels` not "folder".
     """
 
     path: DecidesValues[PathLike | Sequence[PathLike] | None]
@@ -45,9 +52,11 @@ class Images(Scanning):
     resize: DecidesValues[str] = RESIZES[0]
     mode: DecidesValues[str | None] = None
     scale: DecidesValues[str | None] = None
+    labels: DecidesValues[str | None] = None
 
     def __post_init__(self) -> None:
         check_limit(self.limit)
+        check_folder(self.labels)
 
     def scan(self, signature: Signature, visit: Visit | None) -> "ImageSource":
         """Find the pictures, and read every file once.
@@ -81,6 +90,8 @@ class Images(Scanning):
             content = file.read()
             digests.append(hashlib.sha256(content).digest())
             digest.update(f"{file.id}\0".encode() + digests[index])
+            if signature.label is not None:
+                digest.update(f"{file.number}\0".encode())
             if first is not None and visit is None:
                 continue
             try:
@@ -162,8 +173,9 @@ class ImageSource(FileSamples):
         picture = self.pixels.decode(content, file.at)
         own = file.identity
         extra = {**own.extra, "width": picture.width, "height": picture.height}
+        label = self.label(file)
         if self.signature.takes_pictures:
-            return Sample(index, own.id, own.source, {PICTURE: picture.values}, extra)
+            return Sample(index, own.id, own.source, {PICTURE: picture.values}, extra, label)
         data = {self.signature.specs[0].name: picture.values}
-        sample = Sample(index, own.id, own.source, data, extra)
+        sample = Sample(index, own.id, own.source, data, extra, label)
         return fitted(sample, index, self.signature, file.at)

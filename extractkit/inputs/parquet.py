@@ -21,6 +21,7 @@ from extractkit.inputs.checks import check_limit, describe
 from extractkit.inputs.columns import TEXT_COLUMN, input_fields, reads_text, text_field
 from extractkit.inputs.conversion import INDICES, VALUES, positions_of, row_of, string_data
 from extractkit.inputs.file_access import PathLike, Stamp, find_files, printable, short_names
+from extractkit.inputs.labels import check_available, label_name, scalar
 from extractkit.inputs.records import Chain, RecordSource, bind_records, shaped
 
 
@@ -182,6 +183,8 @@ class Parquet(Scanning):
         column: The name of the column with the text, for a model that takes text and without
             `columns`.
         limit: The number of rows to use. If None, all.
+        labels: The name of the column with each row's label, as targets of gradients take it. If
+            None, there is none.
 
     Raises:
         InputError: `limit` is not a whole number of at least 1.
@@ -191,9 +194,11 @@ class Parquet(Scanning):
     columns: DecidesValues[Mapping[str, str] | None] = None
     column: DecidesValues[str] = TEXT_COLUMN
     limit: DecidesValues[int | None] = None
+    labels: DecidesValues[str | None] = None
 
     def __post_init__(self) -> None:
         check_limit(self.limit)
+        label_name(self.labels)
 
     def scan(self, signature: Signature, visit: Visit | None) -> RecordSource:
         """Read the columns once and check every row against the model's inputs.
@@ -226,12 +231,17 @@ class Parquet(Scanning):
                 file.metadata.row_group(group).num_rows
                 for group in range(file.metadata.num_row_groups)
             )
+            labels = label_name(self.labels)
+            if labels is not None:
+                check_available(labels, available, at)
+                available.remove(labels)
             fields: Mapping[str, str]
             if text := reads_text(self.columns, self.column, signature):
                 fields = {"": text_field(self.column, available, signature, at)}
             else:
                 fields = input_fields(self.columns, signature, available, at)
-            return Table(path, name, stamp, tuple(ends), fields, text, signature, groups)
+            wanted = None if signature.label is None else labels
+            return Table(path, name, stamp, tuple(ends), fields, text, signature, groups, wanted)
 
 
 @dataclass(frozen=True, eq=False)
@@ -247,6 +257,7 @@ class Table:
         text: Whether a row is a text.
         signature: The model's inputs.
         groups: The cache of decoded row groups, shared by all files.
+        labels: The column of the labels. If None, they are not read.
     """
 
     path: Path
@@ -257,6 +268,7 @@ class Table:
     text: bool
     signature: Signature
     groups: "RowGroups"
+    labels: str | None
 
     def __len__(self) -> int:
         return self.ends[-1] if self.ends else 0
@@ -271,20 +283,25 @@ class Table:
         group = bisect_right(self.ends, index)
         row = index - (self.ends[group - 1] if group else 0)
         with self.stamp.unchanged(self.path):
-            cells = self.groups.read(self.path, group, sorted(set(self.fields.values())))
+            named = {*self.fields.values(), *filter(None, [self.labels])}
+            cells = self.groups.read(self.path, group, sorted(named))
         at = f"inputs.path={str(self.path)!r}, row {index}"
         own = self.identify(index)
+        label, extra = None, {}
+        if self.labels is not None:
+            label = cells[self.labels].values(row, at)
+            extra = {self.labels: scalar(label)} if label.size == 1 else {}
         if self.text:
             field = self.fields[""]
             found = string_data(
                 cells[field].string(row, at), self.signature, f"{at}: column {field!r}"
             )
-            return Sample(index, own.id, own.source, found)
+            return Sample(index, own.id, own.source, found, extra, label)
         data = {
             spec.name: shaped(cells[self.fields[spec.name]].row(row, spec, at), spec.shape)
             for spec in self.signature.specs
         }
-        return Sample(index, own.id, own.source, data)
+        return Sample(index, own.id, own.source, data, extra, label)
 
     def identify(self, index: int) -> Identity:
         """Return the identity of this row's sample."""

@@ -32,6 +32,7 @@ from extractkit.inputs.checks import (
 )
 from extractkit.inputs.conversion import as_taken, converted
 from extractkit.inputs.file_access import sample_digest
+from extractkit.inputs.labels import label_of
 
 
 class Spool:
@@ -316,7 +317,7 @@ def fitted(sample: Sample, index: int, signature: Signature, at: str) -> Sample:
     if isinstance(sample.data, str):
         check_takes_text(signature, where, "Choose numbers: inputs.columns={INPUT:COLUMN,…}")
         check_text(sample.data, where)
-        return replace(sample, index=index)
+        return replace(sample, index=index, label=_label(sample, signature, where))
     given = sample.data
     check_names(list(given), signature, where)
     for spec in signature.specs:
@@ -330,4 +331,9 @@ def fitted(sample: Sample, index: int, signature: Signature, at: str) -> Sample:
         for spec in signature.specs
     }
     check_shapes({name: (1, *value.shape) for name, value in data.items()}, signature, where)
-    return replace(sample, index=index, data=data)
+    return replace(sample, index=index, data=data, label=_label(sample, signature, where))
+
+
+def _label(sample: Sample, signature: Signature, where: str) -> Array | None:
+    """Return the label of a sample in the form of the signature."""
+    return None if signature.label is None else label_of(sample.label, signature.label, where)

@@ -31,6 +31,7 @@ from extractkit.inputs.file_access import (
     find_lines,
     short_names,
 )
+from extractkit.inputs.labels import label_name
 from extractkit.inputs.records import Chain, RecordSource, Scan
 
 _KINDS = {type(None): "null", bool: "true or false", list: "a list", dict: "an object"}
@@ -144,18 +145,26 @@ def bind_json_rows(
     signature: Signature,
     limit: int | None,
     visit: Visit | None,
+    *,
+    column: str = TEXT_COLUMN,
+    labels: str | None = None,
 ) -> RecordSource:
     """Find the rows of files and check each against the model's inputs. Blank lines are ignored.
 
     Args:
-        columns: The name of the value for each of the model's inputs. If None, the inputs' names.
+        columns: The name of the value for each of the model's inputs. If None, the inputs' names,
+            or one text for a model that takes texts.
         limit: The number of rows to use. If None, all.
         visit: Receives every sample.
+        column: The name of this text.
+        labels: The name of the label. If None, there is none.
 
     Raises:
         InputError: There is no row, or none can be read and fits the model.
     """
-    elements = Elements(signature, columns or _own_names(signature), TEXT_COLUMN, "")
+    if columns is None and not signature.takes_text:
+        columns = {spec.name: spec.name for spec in signature.specs}
+    elements = Elements(signature, columns, column, "", labels)
     scan = Scan(
         signature, f"inputs.path={str(paths[0])!r}" if len(paths) == 1 else "inputs.path", visit
     )
@@ -173,10 +182,6 @@ def bind_json_rows(
 
         files.append(JsonRows(name, find_lines(path, left, add), elements))
     return scan.source(Chain(files), file_digests=digests_of(file.lines for file in files))
-
-
-def _own_names(signature: Signature) -> dict[str, str]:
-    return {spec.name: spec.name for spec in signature.specs}
 
 
 PACKAGED = Path(__file__).with_name("sample.txt")
@@ -200,6 +205,8 @@ class Texts(Scanning):
         column: The name of the text in JSON lines (files named .jsonl, .ndjson or .json).
         columns: The name of the value for each of the model's inputs in JSON lines. If None, one
             text for a model that takes texts, otherwise a value per input, by the input's name.
+        labels: The name of each sample's label in JSON lines, as targets of gradients take it. If
+            None, there is none.
 
     Raises:
         InputError: `limit` is not a whole number of at least 1.
@@ -209,9 +216,11 @@ class Texts(Scanning):
     limit: DecidesValues[int | None] = None
     column: DecidesValues[str] = _ANY_COLUMN
     columns: DecidesValues[Mapping[str, str] | None] = None
+    labels: DecidesValues[str | None] = None
 
     def __post_init__(self) -> None:
         check_limit(self.limit)
+        label_name(self.labels)
         if not isinstance(self.column, str):
             raise InputError(f"inputs.column={self.column!r} is not the name of a column")
 
@@ -226,7 +235,11 @@ class Texts(Scanning):
         _refuse_tables(paths)
         reads_text(self.columns, self.column, signature)
         if self._reads_rows(signature, paths):
-            return bind_json_rows(paths, self.columns, signature, self.limit, visit)
+            return bind_json_rows(
+                *(paths, self.columns, signature, self.limit, visit),
+                column=self.column,
+                labels=label_name(self.labels),
+            )
         # Random samples cannot be strings.
         strings = any(spec.dtype == TEXT for spec in signature.specs)
         other = "JSON lines: inputs.path=FILE.jsonl" if strings else "inputs=random"
@@ -256,13 +269,15 @@ class Texts(Scanning):
         Raises:
             InputError: Columns are configured for plain text.
         """
-        if signature.takes_text and self.columns is None:
+        given = {"columns": self.columns, "labels": self.labels}
+        named = [key for key, value in given.items() if value is not None]
+        if signature.takes_text and not named:
             return False
         plain = [path for path in paths if not _holds_json(path)]
-        if plain and self.columns is not None:
+        if plain and named:
             raise InputError(
-                f"inputs.columns means nothing in {str(plain[0])!r}, which is read as plain text, "
-                f"one sample per line. Columns are for {', '.join(JSON_LINES)}"
+                f"inputs.{named[0]} means nothing in {str(plain[0])!r}, which is read as plain "
+                f"text, one sample per line. Columns are for {', '.join(JSON_LINES)}"
             )
         return not plain
 

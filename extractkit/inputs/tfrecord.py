@@ -13,8 +13,9 @@ from extractkit.errors import InputError
 from extractkit.inputs import Identity, Sample, Scanning, Signature, Visit
 from extractkit.inputs.checks import check_limit, describe
 from extractkit.inputs.conversion import bytes_data
-from extractkit.inputs.example_features import Feature, parse_features
+from extractkit.inputs.example_features import Feature, parse_features, stored_values
 from extractkit.inputs.file_access import PathLike, Stamp, find_files, printable, short_names
+from extractkit.inputs.labels import check_available, label_name, scalar
 from extractkit.inputs.records import Chain, RecordSource, Scan
 
 # The framing of a record: its length and the length's checksum before the data, and the data's
@@ -40,6 +41,8 @@ class TFRecord(Scanning):
         whole: Whether a record is used as bytes, for the model's one string input. If None, only
             where there are no `features` and the first record is not an example, or the model
             parses examples and the first has no feature of the input's name.
+        labels: The name of the feature with each example's label, as targets of gradients take it.
+            If None, there is none.
 
     Raises:
         InputError: `limit` is not a whole number of at least 1, `whole` not true, false or null.
@@ -49,9 +52,11 @@ class TFRecord(Scanning):
     features: DecidesValues[Mapping[str, Mapping[str, object] | str | None] | None] = None
     limit: DecidesValues[int | None] = None
     whole: DecidesValues[bool | None] = None
+    labels: DecidesValues[str | None] = None
 
     def __post_init__(self) -> None:
         check_limit(self.limit)
+        label_name(self.labels)
         if not isinstance(self.whole, bool | None):
             raise InputError(f"inputs.whole={self.whole!r} is not true, false or null")
         if self.whole and self.features is not None:
@@ -77,7 +82,8 @@ class TFRecord(Scanning):
         features = parse_features(self.features, signature)
         paths = find_files(self.path, ".tfrecord")
         whole = self._whole(paths, signature)
-        reading = RecordReading(features, signature if whole else None)
+        labels = None if signature.label is None else label_name(self.labels)
+        reading = RecordReading(features, signature if whole else None, labels)
         at = f"inputs.path={str(paths[0])!r}" if len(paths) == 1 else "inputs.path"
         scan = Scan(signature, at, visit)
         files: list[RecordFile] = []
@@ -164,10 +170,12 @@ class RecordReading:
     Attributes:
         features: The features to read.
         whole: The signature of a model that takes whole records. If None, features are read.
+        labels: The feature of the labels. If None, they are not read.
     """
 
     features: tuple[Feature, ...]
     whole: Signature | None = None
+    labels: str | None = None
 
     def sample(self, number: int, record: bytes, path: Path, name: str) -> Sample:
         """Return the record of this number as a sample.
@@ -176,12 +184,20 @@ class RecordReading:
             InputError: It is not a `tf.train.Example`, or lacks a feature.
         """
         own = _identity(name, path, number)
-        if self.whole is not None:
-            return Sample(number, own.id, own.source, bytes_data(record, self.whole))
         at = f"inputs.path={str(path)!r}, record {number}"
-        held = _example(record, at).features.feature
+        held: Mapping[str, Any] = {}
+        if self.whole is None or self.labels is not None:
+            held = _example(record, at).features.feature
+        label, extra = None, {}
+        if self.labels is not None:
+            check_available(self.labels, held, at)
+            label = stored_values(held[self.labels])
+            extra = {self.labels: scalar(label)} if label is not None and label.size == 1 else {}
+        if self.whole is not None:
+            data = bytes_data(record, self.whole)
+            return Sample(number, own.id, own.source, data, extra, label)
         values = {feature.input: feature.values(held, at) for feature in self.features}
-        return Sample(number, own.id, own.source, values)
+        return Sample(number, own.id, own.source, values, extra, label)
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,10 +3,11 @@
 import hashlib
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from extractkit.core.keys import DecidesValues
+from extractkit.core.picks import LABELS
 from extractkit.core.values import Array
 from extractkit.errors import InputError
 from extractkit.inputs import Identity, Sample, Scanning, Signature, Unreadable, Visit
@@ -20,6 +21,7 @@ from extractkit.inputs.file_access import (
     printable,
     short_names,
 )
+from extractkit.inputs.labels import label_of
 
 
 @dataclass(frozen=True)
@@ -31,12 +33,14 @@ class SampleFile:
         id: The sample's id.
         stamp: The state of the file when it was found.
         label: The name of its class, or None.
+        number: The number of its class among the sorted names of all classes, or None.
     """
 
     path: Path
     id: str
     stamp: Stamp
     label: str | None = None
+    number: int | None = None
 
     @classmethod
     def below(cls, folder: Path, path: Path) -> "SampleFile":
@@ -77,10 +81,21 @@ class FileSamples:
     Attributes:
         files: The files, in order.
         digests: The SHA-256 of each file that was read, 32 bytes.
+        signature: The model's inputs.
     """
 
     files: tuple[SampleFile, ...]
     digests: tuple[bytes, ...]
+    signature: Signature
+
+    def label(self, file: SampleFile) -> Array | None:
+        """Return the number of a file's class as its label, or None if no label is needed.
+
+        Raises:
+            InputError: It has no class, or its number is not of the form that a target takes.
+        """
+        spec = self.signature.label
+        return None if spec is None else label_of(file.number, spec, file.at)
 
     def sample(self, index: int, content: bytes) -> Sample:
         """Return the sample of this number, given the content of its file."""
@@ -128,10 +143,34 @@ def find_sample_files(
     """
     if isinstance(given, str | Path) and (folder := Path(given).expanduser()).is_dir():
         found, others = find_inside(folder, suffixes, f"inputs.path={str(given)!r}")
-        return tuple(SampleFile.below(folder, path) for path in found[:limit]), others
+        files = [SampleFile.below(folder, path) for path in found[:limit]]
+        # The limit does not change the classes.
+        named = sorted({printable(Path(path.parts[0])) for path in found if len(path.parts) > 1})
+        numbers = {name: number for number, name in enumerate(named)}
+        return tuple(
+            file if file.label is None else replace(file, number=numbers[file.label])
+            for file in files
+        ), others
     paths = find_files(given, suffixes[0] if suffixes else "")
     pairs = list(zip(paths, short_names(paths), strict=True))[:limit]
     return tuple(SampleFile(path, name, Stamp.of(path)) for path, name in pairs), 0
+
+
+FOLDER = "folder"
+"""The value of `inputs.labels` for the classes of files in folders."""
+
+
+def check_folder(labels: object) -> None:
+    """Check `inputs.labels` for files.
+
+    Raises:
+        InputError: It is neither null nor "folder".
+    """
+    if labels is not None and labels != FOLDER:
+        raise InputError(
+            f"{LABELS}={labels!r}: the label of a file is the number of its class, which its "
+            f"folder is named after: {LABELS}={FOLDER}"
+        )
 
 
 @dataclass(frozen=True)
@@ -144,16 +183,20 @@ class Files(Scanning):
         path: A folder, searched recursively without hidden files (its subfolders become labels), or
             a file, a glob (sorted) or several. Required.
         limit: The number of files to use. If None, all.
+        labels: folder, if a file's label, as targets of gradients take it, is the number of its
+            subfolder of `path` among the sorted names of all with files. If None, there is none.
 
     Raises:
-        InputError: `limit` is not a whole number of at least 1.
+        InputError: `limit` is not a whole number of at least 1, or `labels` not "folder".
     """
 
     path: DecidesValues[PathLike | Sequence[PathLike] | None]
     limit: DecidesValues[int | None] = None
+    labels: DecidesValues[str | None] = None
 
     def __post_init__(self) -> None:
         check_limit(self.limit)
+        check_folder(self.labels)
 
     def scan(self, signature: Signature, visit: Visit | None) -> "FileSource":
         """Find the files, and read each once.
@@ -174,6 +217,8 @@ class Files(Scanning):
         digests: list[bytes] = []
         for index, file in enumerate(files):
             digest.update(f"{file.id}\0{file.label}\0".encode())
+            if signature.label is not None:
+                digest.update(f"{file.number}\0".encode())
             digests.append(b"")
             try:
                 content = file.read()
@@ -232,4 +277,5 @@ class FileSource(FileSamples):
         file = self.files[index]
         own = file.identity
         extra = {**own.extra, "bytes": len(content)}
-        return Sample(index, own.id, own.source, self.data(file, content), extra)
+        data, label = self.data(file, content), self.label(file)
+        return Sample(index, own.id, own.source, data, extra, label)

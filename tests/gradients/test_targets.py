@@ -100,8 +100,8 @@ def test_a_target_is_planned(of: object, text: str, written: object) -> None:
         ),
         (
             {"of": {"tensors": "a:b"}},
-            "selectors.g.gradient.of.tensors does not exist. Available: 'index', 'minus', "
-            "'tensor'.",
+            "selectors.g.gradient.of.tensors does not exist. Available: 'index', 'loss', "
+            "'minus', 'tensor'.",
         ),
         ({"of": {"tensor": 3}}, "selectors.g.gradient.of.tensor=3 is not the address of a tensor"),
         ({"of": {"index": "last"}}, "selectors.g.gradient.of.index='last' is not an index. Write"),

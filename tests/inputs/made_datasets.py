@@ -127,3 +127,15 @@ def unequal() -> dict[str, np.ndarray]:
 def with_reserved_labels() -> list[object]:
     """Samples with labels that `samples.jsonl` has fields for."""
     return [{"x": np.zeros(2, "float32"), "missing": False, "skipped": "never"}] * 2
+
+
+def pairs(rows: np.ndarray, labels: list[object]) -> list[tuple[np.ndarray, object]]:
+    return list(zip(rows, labels, strict=True))
+
+
+def named_pairs(rows: np.ndarray, labels: list[object]) -> list[tuple[dict[str, object], object]]:
+    return [({"x": row}, label) for row, label in zip(rows, labels, strict=True)]
+
+
+def mappings(rows: np.ndarray, labels: list[object]) -> Iterator[dict[str, object]]:
+    yield from ({"x": row, "y": label} for row, label in zip(rows, labels, strict=True))

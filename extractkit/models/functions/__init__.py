@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from extractkit.core.picks import LABEL_FEATURE
 from extractkit.core.requests import Gradient, check_values
 from extractkit.core.values import Array, as_array
 from extractkit.inputs import InputSpec
@@ -32,13 +33,13 @@ from extractkit.models.graphs.gradients import (
     SAMPLES,
     Differentiability,
     GradientGraph,
-    gradient_targets,
     lengths_input,
 )
 from extractkit.models.graphs.model import CompiledOnce, GraphModel, transformed
 from extractkit.models.graphs.purity import changes_containers
 from extractkit.models.graphs.rebuilding import SourceGraph, tensors_in_graph
 from extractkit.models.graphs.records import raw
+from extractkit.models.graphs.targets import Labels, targets_of
 from extractkit.models.naming import components, ports
 
 _UNNAMED = "input"
@@ -156,7 +157,8 @@ class FunctionModel(GraphModel, ConvertsArguments, HasOwnCall, Differentiates):
         ) -> dict[str, Array]:
             if not addresses or changes_containers(self.graph.graph):
                 return {}
-            arguments = self._taken(self.to_tensors(features, lengths)[0])
+            own = {name: one for name, one in features.items() if name != LABEL_FEATURE}
+            arguments = self._taken(self.to_tensors(own, lengths)[0])
             try:
                 with restored(variables):
                     found = called(arguments)
@@ -175,12 +177,14 @@ class FunctionModel(GraphModel, ConvertsArguments, HasOwnCall, Differentiates):
     def program(self, fetches: Sequence[Fetch], compilation: Compilation) -> Program:
         """Compile a program that computes the fetches and their dependencies."""
         check_values((fetch.request for fetch in fetches), self.name, Gradient)
-        targets = gradient_targets(fetches)
+        targets = [of.tensor for of in targets_of(fetches)]
         if not targets:
             names = [self._values[fetch.address].name for fetch in fetches]
             return self.compiled(self.graph, names, fetches, compilation)
         addresses = dict.fromkeys([*(fetch.address for fetch in fetches), *targets])
         graph = self.differentiable(list(addresses), targets)
+        if (labels := Labels.of(fetches)) is not None:
+            graph = graph.with_labels(labels)
         names = graph.answering(fetches, self._transformed, self.signature.free_axes)
         return _Keeping(self.compiled(graph, names, fetches, compilation), graph)
 
@@ -213,6 +217,9 @@ class FunctionModel(GraphModel, ConvertsArguments, HasOwnCall, Differentiates):
         specs = self.signature.specs
         axes = self.signature.free_axes
         inputs = given_names(specs)
+        labels = Labels.of(fetches)
+        if labels is not None:
+            inputs.append(LABEL_FEATURE)
 
         def compute(features: list[tf.Tensor], lengths: list[tf.Tensor]) -> list[tf.Tensor]:
             with tf.device(compilation.device):
@@ -239,12 +246,17 @@ class FunctionModel(GraphModel, ConvertsArguments, HasOwnCall, Differentiates):
             batch = samples or self.signature.batch
             dense = tf.TensorSpec([batch, *spec.shape], spec.dtype)
             given_specs |= part_specs(spec, None) if spec.parts else {spec.name: dense}
+        if labels is not None:
+            shape = [None, *labels.spec.shape]
+            given_specs[LABEL_FEATURE] = tf.TensorSpec(shape, labels.spec.dtype)
         concrete = compiled.get_concrete_function(
             list(given_specs.values()), [tf.TensorSpec([samples], tf.int32) for _ in axes]
         )
 
         def run(features: Mapping[str, Array], lengths: Mapping[str, Array]) -> list[Array]:
             tensors, sizes = self.to_tensors(features, lengths)
+            if labels is not None:
+                tensors[LABEL_FEATURE] = tf.constant(labels.among(features, lengths))
             try:
                 returned = concrete(
                     [tensors[name] for name in inputs], [sizes[axis] for axis in axes]
@@ -269,6 +281,7 @@ class FunctionModel(GraphModel, ConvertsArguments, HasOwnCall, Differentiates):
         """Return a program's arguments as tensors in the host's memory."""
         dtypes = {spec.name: spec.dtype for spec in self.signature.specs}
         values = given(self.signature.specs, features, lengths)
+        labels = {LABEL_FEATURE: features[LABEL_FEATURE]} if LABEL_FEATURE in features else {}
         try:
             with tf.device("/CPU:0"):
                 return (
@@ -277,7 +290,8 @@ class FunctionModel(GraphModel, ConvertsArguments, HasOwnCall, Differentiates):
                             value, dtypes.get(name) or self.graph.inputs[name].dtype
                         )
                         for name, value in values.items()
-                    },
+                    }
+                    | {name: tf.convert_to_tensor(value) for name, value in labels.items()},
                     {
                         axis: tf.convert_to_tensor(lengths[axis])
                         for axis in self.signature.free_axes

@@ -12,23 +12,22 @@ operation may give none for one of its inputs, or fail.
 
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
 from typing import Any
 
 import tensorflow as tf
 
+from extractkit.core.picks import LABEL_FEATURE
 from extractkit.core.requests import Gradient, Value
-from extractkit.core.targets import BoundPick, BoundTarget
-from extractkit.core.transforms import Masked, present
-from extractkit.core.transforms.pipeline import BoundPipeline
-from extractkit.core.transforms.reductions import farthest
+from extractkit.core.targets import BoundTarget
 from extractkit.errors import SelectionError
 from extractkit.models import Fetch
 from extractkit.models.failures import error_summary
 from extractkit.models.graphs import AnyGraph, AnyTensor
 from extractkit.models.graphs.rebuilding import SourceGraph, needed_part
+from extractkit.models.graphs.targets import Given, Labels, numbers
 from extractkit.models.tensorflow_internals import capturing_graph, has_gradient
 
 INDEPENDENT = "the target does not depend on it by operations with a gradient"
@@ -49,12 +48,6 @@ _LENGTHS = "extractkit.lengths"
 def lengths_input(axis: str) -> str:
     """Return the name of an input: the lengths of the samples along an axis, int32 (samples,)."""
     return f"{_LENGTHS}.{axis}"
-
-
-def gradient_targets(fetches: Sequence[Fetch]) -> list[str]:
-    """Return the addresses of the tensors that gradients among the fetches are of."""
-    requests = (fetch.request for fetch in fetches)
-    return [one.of.tensor for one in requests if isinstance(one, Gradient)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -222,6 +215,11 @@ class GradientGraph:
     inputs: Mapping[str, tf.Tensor]
     tensor_of: Callable[[str], tf.Tensor]
 
+    def with_labels(self, labels: Labels) -> "GradientGraph":
+        """Return the graph with a further input, `LABEL_FEATURE`."""
+        with self.graph.as_default():
+            return replace(self, inputs={**self.inputs, LABEL_FEATURE: labels.placeholder()})
+
     def answering(
         self, fetches: Sequence[Fetch], arranged: "Arrange", axes: Sequence[str]
     ) -> list[str]:
@@ -232,10 +230,11 @@ class GradientGraph:
             axes: the free axes of the inputs.
         """
         lengths = {axis: self.inputs[lengths_input(axis)] for axis in axes}
+        given = Given(self.inputs[SAMPLES], lengths, self.inputs.get(LABEL_FEATURE))
         with self.graph.as_default():
             found = answers(
                 *(fetches, self.tensor_of, self.tensor_of, list(self.inputs.values())),
-                *(arranged, self.inputs[SAMPLES], lengths),
+                *(arranged, given),
             )
         return [tensor.name for tensor in found]
 
@@ -286,8 +285,7 @@ def answers(
     source_of: Callable[[str], tf.Tensor],
     inputs: Sequence[tf.Tensor],
     arranged: Arrange,
-    samples: tf.Tensor,
-    lengths: Mapping[str, tf.Tensor],
+    given: Given,
 ) -> list[tf.Tensor]:
     """Return the tensor that answers each request, in the model's layout, in the current graph.
 
@@ -297,8 +295,7 @@ def answers(
             handle of the variable.
         inputs: tensors to differentiate up to.
         arranged: returns a tensor in the layout of a fetch; see `GraphModel`.
-        samples: the number of samples.
-        lengths: int32 (samples,), the samples' lengths along each free axis.
+        given: what the graph is given beside the inputs.
 
     Raises:
         SelectionError: TensorFlow cannot differentiate something.
@@ -315,49 +312,26 @@ def answers(
         assert isinstance(first, Gradient)
         of = first.of
         tensor = arranged(
-            tensor_of(of.tensor), Fetch(Value(of.tensor), of.layout), samples, lengths
+            tensor_of(of.tensor),
+            Fetch(Value(of.tensor), of.layout),
+            *(given.samples, given.lengths),
         )
-        numbers = _numbers(of, tensor, lengths)
+        number = numbers(of, tensor, given)
         by = {fetches[at].address: source_of(fetches[at].address) for at in positions}
-        gradients = _differentiated(of, numbers, by, inputs)
+        gradients = _differentiated(of, number, by, inputs)
         found |= {at: gradients[fetches[at].address] for at in positions}
     return [found[at] for at in range(len(fetches))]
 
 
-def _numbers(of: BoundTarget, tensor: tf.Tensor, lengths: Mapping[str, tf.Tensor]) -> tf.Tensor:
-    """Return the target of each sample: (samples,)."""
-    assert of.layout is not None, "the axes of a target are measured first"
-    masked = Masked(tensor, of.layout.of_free_axes(lengths))
-    number, *subtracted = (_picked(one, masked) for one in of.picks)
-    return number - subtracted[0] if subtracted else number
-
-
-def _picked(pick: BoundPick, masked: Masked) -> tf.Tensor:
-    if isinstance(pick, BoundPipeline):
-        return pick.in_graph(tf, masked)
-    tensor = masked.tensor
-    inside = present(tf, masked, list(masked.lengths))
-    smallest, greatest = (tf.constant(farthest(tensor, sign), tensor.dtype) for sign in (-1, 1))
-    # NaN counts as ∞, as in the transform of this name.
-    shown = tf.where(inside, tf.where(tf.math.is_nan(tensor), greatest, tensor), smallest)
-    rows = [tf.shape(tensor)[0], -1]
-    shown = tf.reshape(shown, rows)
-    # An element may be as small as what hides padding.
-    largest = tf.equal(shown, tf.reduce_max(shown, axis=1, keepdims=True))
-    inside = tf.reshape(tf.broadcast_to(inside, tf.shape(tensor)), rows)
-    chosen = tf.argmax(tf.cast(largest & inside, tf.int32), axis=1)
-    return tf.gather(tf.reshape(tensor, rows), chosen, axis=1, batch_dims=1)
-
-
 def _differentiated(
     of: BoundTarget,
-    numbers: tf.Tensor,
+    number: tf.Tensor,
     by: Mapping[str, tf.Tensor],
     inputs: Sequence[tf.Tensor],
 ) -> dict[str, tf.Tensor]:
-    """Return the gradients of the sum of numbers with respect to tensors, by address."""
+    """Return the gradients of the sum of a number over samples, by address of the tensor."""
     try:
-        gradients = tf.gradients(numbers, list(by.values()), stop_gradients=list(inputs))
+        gradients = tf.gradients(number, list(by.values()), stop_gradients=list(inputs))
     except Exception as error:  # functions of gradients may raise anything
         raise SelectionError(
             f"{of.at}: TensorFlow cannot differentiate {of.tensor!r}: {error_summary(error)}. "

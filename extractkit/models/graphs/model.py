@@ -40,6 +40,7 @@ from extractkit.models.graphs.records import (
     scales_of,
     takes,
 )
+from extractkit.models.graphs.targets import check_losses
 from extractkit.models.process import configure
 from extractkit.models.signature import tied
 
@@ -132,6 +133,7 @@ class GraphModel(HasCheckpoints, ChecksSizes):
         signature = asdict(replace(self.signature, model=""))
         del signature["optional"]  # it does not affect the given inputs
         del signature["takes_pictures"]  # covered by `preprocessing`
+        del signature["label"]  # not an input of the model
         for spec in signature["specs"]:
             if spec["composite"] is None:
                 del spec["composite"], spec["parts"]
@@ -210,7 +212,12 @@ class GraphModel(HasCheckpoints, ChecksSizes):
         return copied(self.graph, names, self.signature.free_axes)
 
     def without_gradient(self, of: BoundTarget, addresses: Sequence[str]) -> Mapping[str, str]:
-        """Return why tensors have no gradient of a target, by address: by analysis and trial."""
+        """Return why tensors have no gradient of a target, by address: by analysis and trial.
+
+        Raises:
+            SelectionError: a loss of the target is not one number of each sample.
+        """
+        check_losses(of)
         asked = (of.tensor, *addresses)
         if asked not in self._tried:
             target = self._graph_name(of.tensor)

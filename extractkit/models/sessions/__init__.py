@@ -37,6 +37,7 @@ from extractkit.models.graphs.feeding import (
 from extractkit.models.graphs.gradients import Differentiability, answers
 from extractkit.models.graphs.model import CompiledOnce, GraphModel, transformed
 from extractkit.models.graphs.records import Found, raw_array
+from extractkit.models.graphs.targets import Given, Labels
 from extractkit.models.sessions.importing import (
     SessionGraph,
     SessionTemplate,
@@ -213,12 +214,14 @@ class SessionModel(GraphModel, HasOwnCall, Differentiates):
         with self._adding():
             samples = tf.compat.v1.placeholder(tf.int32, [])
             lengths = {axis: tf.compat.v1.placeholder(tf.int32, [None]) for axis in axes}
+            labels = Labels.of(fetches)
+            own_labels = () if labels is None else (labels.placeholder(),)
             answered = answers(
                 fetches,
                 lambda address: self._in_session(self._values[address]),
                 self._differentiable,
                 [self._in_session(one) for one in self.source.inputs.values()],
-                *(self._transformed, samples, lengths),
+                *(self._transformed, Given(samples, lengths, *own_labels)),
             )
             tensors = [
                 self._transformed(one, fetch, samples, lengths)
@@ -226,14 +229,19 @@ class SessionModel(GraphModel, HasOwnCall, Differentiates):
             ]
             names = given_names(specs)
             inputs = [self._in_session(self.source.inputs[name]) for name in names]
-            call = self._callable(tensors, [*inputs, samples, *lengths.values()])
+            feeds = [*inputs, samples, *lengths.values(), *own_labels]
+            call = self._callable(tensors, feeds)
 
         def run(features: Mapping[str, Array], lengths: Mapping[str, Array]) -> list[Array]:
             own = _fed(specs, features, lengths)
             count = np.int32(len(features[specs[0].name]) if specs else 1)
+            given_labels = () if labels is None else (labels.among(features, lengths),)
             try:
                 returned = call(
-                    *(own[name] for name in names), count, *(lengths[axis] for axis in axes)
+                    *(own[name] for name in names),
+                    count,
+                    *(lengths[axis] for axis in axes),
+                    *given_labels,
                 )
             except tf.errors.OpError as error:
                 raise batch_failure(self.name, error) from error
