@@ -27,6 +27,10 @@ def test_entries_are_texts_in_the_files_order(tmp_path: Path) -> None:
     ]
 
 
+_DOUBLED = ", ".join(f"l{n}: &l{n} [*l{n - 1}, *l{n - 1}]" for n in range(1, 60))
+_ENDLESS = f"a: {{l0: &l0 [x], {_DOUBLED}}}"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -41,7 +45,8 @@ def test_entries_are_texts_in_the_files_order(tmp_path: Path) -> None:
         ("a: [", r"map.yaml, line \d: not valid YAML"),
         ("5", r"map.yaml does not hold a mapping"),
         ("&a [*a]", r"map.yaml does not hold a mapping"),
-        ('"a": &x {b: *x}', r"'a': {'b': {\.\.\.}} is not an entry"),
+        ('"a": &x {b: *x}', r"'a': {'b': {'b': {.*} is not an entry"),
+        (_ENDLESS, r"'a': {'l0': \['x'\], .*} is not an entry"),
         ("2001-99-99: a", r"map.yaml: not valid YAML: month must be in 1..12"),
         ("? [a]\n: b", r"map.yaml, line 1: not valid YAML: found unhashable key"),
         ("a: \x01", r"map.yaml: not valid YAML: unacceptable character"),

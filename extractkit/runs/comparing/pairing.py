@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from reprlib import repr as shortened
 
 import numpy as np
 import numpy.typing as npt
@@ -214,9 +215,8 @@ class FileMapping(dict[str, str]):
             raise ConfigError(f"{path}{line}: not valid YAML: {problem}") from error
         for left, right in entries.items():
             if not isinstance(left, str) or not isinstance(right, str):
-                raise ConfigError(
-                    f"{path}: {left!r}: {right!r} is not an entry. Write texts: {_FORM}"
-                )
+                given = f"{shortened(left)}: {shortened(right)}"  # aliases can make it endless
+                raise ConfigError(f"{path}: {given} is not an entry. Write texts: {_FORM}")
         return cls(entries, str(path), lines)
 
 
