@@ -4,9 +4,10 @@ Most of the time of a short program is spent on imports. Whether a program impor
 for the tests that start processes of their own.
 """
 
+import atexit
 import fcntl
 import gc
-import json
+import marshal
 import os
 import runpy
 import select
@@ -15,15 +16,18 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from importlib import import_module
 from pathlib import Path
+from typing import NoReturn
 
+# These scripts run thousands of times, so they import no more than is built into the interpreter.
 _CALL = """\
-#!{python} -IS
-import json, os, resource, signal, socket, sys
+import marshal, os, sys, _socket
 def inherited():
     for number in range(3, 256):
         try:
@@ -32,14 +36,16 @@ def inherited():
         except OSError:
             pass
 passed = [*inherited()]
-with socket.socket(socket.AF_UNIX) as server:
-    server.connect({address!r})
-    socket.send_fds(server, [b"."], [0, 1, 2, *passed])
-    call = [os.getcwd(), dict(os.environ), [*{start!r}, *sys.argv[1:]], passed]
-    server.sendall(json.dumps(call).encode())
-    server.shutdown(socket.SHUT_WR)
-    code = int(server.recv(100) or b"1")
+server = _socket.socket(_socket.AF_UNIX)
+server.connect({address!r})
+sent = b"".join(number.to_bytes(4, sys.byteorder) for number in (0, 1, 2, *passed))
+server.sendmsg([b"."], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, sent)])
+call = [os.getcwd(), dict(os.environ), [*{start!r}, *sys.argv[1:]], passed]
+server.sendall(marshal.dumps(call))
+server.shutdown(_socket.SHUT_WR)
+code = int(server.recv(100) or b"1")
 if code < 0:
+    import resource, signal
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if -code != signal.SIGKILL:
         signal.signal(-code, signal.SIG_DFL)
@@ -47,11 +53,9 @@ if code < 0:
 sys.exit(code)
 """
 _ONLY = """\
-#!{python} -IS
 import os, sys
-if tuple(sys.argv[1:3]) in {calls!r}:
-    os.execv({served!r}, [{served!r}, *sys.argv[1:]])
-os.execv({python!r}, [{python!r}, *sys.argv[1:]])
+if tuple(sys.argv[1:3]) not in {calls!r}:
+    os.execv({python!r}, [{python!r}, *sys.argv[1:]])
 """
 _PYTHON = Path(sys.executable)  # whatever tests put there later
 _PROGRAMS = {"python": (), "extractkit": ("-m", "extractkit")}
@@ -66,11 +70,10 @@ def programs(folder: Path, modules: Sequence[str], python: Path = _PYTHON) -> It
         modules: What each program finds imported, where it is installed.
         python: What the programs find as `sys.executable` and start processes of their own with.
     """
-    address = str(folder / "calls")
-    for name, start in _PROGRAMS.items():
-        _write(folder / name, _CALL.format(python=_PYTHON, address=address, start=start))
+    for name in _PROGRAMS:
+        _write(folder / name, _call(folder, name))
     with socket.socket(socket.AF_UNIX) as listening:
-        listening.bind(address)
+        listening.bind(str(folder / "calls"))
         listening.listen()
         number = str(listening.fileno())
         server = subprocess.Popen(
@@ -95,49 +98,101 @@ def only_for(name: str, calls: Sequence[tuple[str, str]], folder: Path) -> Path:
         name: of the program, which is written into the folder.
         calls: the first two arguments of each, as `("-m", MODULE)`.
     """
-    served = str(folder / "python")
-    _write(folder / name, _ONLY.format(python=str(_PYTHON), calls=tuple(calls), served=served))
+    only = _ONLY.format(python=str(_PYTHON), calls=tuple(calls))
+    _write(folder / name, only + _call(folder, "python"))
     return folder / name
 
 
+def _call(folder: Path, name: str) -> str:
+    return _CALL.format(address=str(folder / "calls"), start=_PROGRAMS[name])
+
+
 def _write(path: Path, script: str) -> None:
-    path.write_text(script)
+    path.write_text(f"#!{_PYTHON} -IS\n{script}")
     path.chmod(0o755)
 
 
-def serve(listening: socket.socket) -> None:
-    """Answer calls in forks of this process without end; return in each fork once its call ends."""
-    while True:
-        call, _ = listening.accept()
-        if os.fork() == 0:
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            listening.close()
-            return _answer(call)
-        call.close()
+def serve(listening: socket.socket) -> NoReturn:
+    """Answer calls in forks of this process without end.
 
-
-def _answer(call: socket.socket) -> None:
-    """Run what is called in a fork, and send its exit code when that has ended.
-
-    The fork is killed with the process that called.
+    A fork is killed with the process that called it.
     """
+    polled = select.poll()
+    polled.register(listening, select.POLLIN)
+    calls: dict[int, tuple[socket.socket, int]] = {}  # by the descriptors that are polled
+    while True:
+        for descriptor, _ in polled.poll():
+            if descriptor == listening.fileno():
+                call, _ = listening.accept()
+                try:
+                    child = _begin(call, [listening.fileno(), *calls])
+                except ConnectionError:  # the process that called has ended
+                    call.close()
+                    continue
+                ended = os.pidfd_open(child)
+                calls[call.fileno()] = calls[ended] = call, child
+                polled.register(call, 0)  # only that it is closed
+                polled.register(ended, select.POLLIN)
+            elif descriptor in calls:
+                call, child = calls[descriptor]
+                os.kill(child, signal.SIGKILL)  # it has ended, or the process that called has
+                _, status = os.waitpid(child, 0)
+                for one in [one for one, (_, number) in calls.items() if number == child]:
+                    polled.unregister(one)
+                    del calls[one]
+                    if one != call.fileno():
+                        os.close(one)
+                with call, suppress(OSError):
+                    call.sendall(str(os.waitstatus_to_exitcode(status)).encode())
+
+
+def _begin(call: socket.socket, others: Sequence[int]) -> int:
+    """Run what is called in a fork, without the other descriptors here; return its number."""
     _, given, _, _ = socket.recv_fds(call, 1, 250)
     text = b"".join(iter(lambda: call.recv(65536), b""))
     child = os.fork()
-    if child:
-        for descriptor in given:
+    if child == 0:
+        for descriptor in (call.fileno(), *others):
             os.close(descriptor)
-        either = select.poll()
-        either.register(call, 0)  # only that it is closed
-        either.register(os.pidfd_open(child), select.POLLIN)
-        if any(descriptor == call.fileno() for descriptor, _ in either.poll()):
-            os.kill(child, signal.SIGKILL)
-        _, status = os.waitpid(child, 0)
-        with suppress(OSError):
-            call.sendall(str(os.waitstatus_to_exitcode(status)).encode())
-        os._exit(0)
-    call.close()
-    folder, variables, arguments, passed = json.loads(text)
+        _end(partial(_answer, given, text))
+    for descriptor in given:
+        os.close(descriptor)
+    return child
+
+
+def _end(answer: Callable[[], None]) -> NoReturn:
+    """End this fork as Python ends, except that it takes no module apart.
+
+    Each object touched on the way would first have to be copied from the process that was forked.
+    """
+    code = 1
+    try:
+        answer()
+        code = 0
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        if code and not isinstance(stop.code, int):
+            print(stop.code, file=sys.stderr)
+    except KeyboardInterrupt:
+        code = -signal.SIGINT
+        sys.excepthook(*sys.exc_info())
+    except BaseException:  # noqa: BLE001 - Python would print it, too
+        sys.excepthook(*sys.exc_info())
+    finally:
+        threading._shutdown()
+        atexit._run_exitfuncs()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        if code < 0:
+            signal.signal(-code, signal.SIG_DFL)
+            os.kill(os.getpid(), -code)
+        os._exit(code & 0xFF)
+
+
+def _answer(given: list[int], text: bytes) -> None:
+    """Do in a fork what is called."""
+    folder, variables, arguments, passed = marshal.loads(text)
     away = [fcntl.fcntl(descriptor, fcntl.F_DUPFD, 512) for descriptor in given]
     for descriptor in given:
         os.close(descriptor)
@@ -188,6 +243,5 @@ if __name__ == "__main__":
         with suppress(ImportError):
             import_module(module)
     sys.executable = sys.argv[2]
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those who answer
     gc.freeze()
     serve(calls)
