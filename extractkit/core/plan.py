@@ -16,6 +16,7 @@ from extractkit.core.requests import BoundGradients, Gradient, Request, Value
 from extractkit.core.selectors import Selector
 from extractkit.core.spec import TEXT, Dim, TensorSpec, file_dtype, storable
 from extractkit.core.statistics.registry import Asked, Group, groups
+from extractkit.core.statistics.totals import Totalling
 from extractkit.core.targets import BoundTarget
 from extractkit.core.transforms import Array, Operand
 from extractkit.core.transforms.pipeline import BoundPipeline, Pipeline
@@ -56,6 +57,9 @@ class OverSamples:
 
     statistics: Asked
 
+
+Room = Assembly | SingleValue | Totalling
+"""Memory for the values of a tensor in a shard."""
 
 Stored = PerSample | Constant | OverSamples
 """What is stored of a tensor."""
@@ -113,10 +117,12 @@ class PlannedTensor:
         stored = self.stored
         return stored.statistics if isinstance(stored, OverSamples) else Asked()
 
-    def assembly(self, lengths: SampleLengths) -> Assembly | SingleValue:
+    def assembly(self, lengths: SampleLengths) -> Room:
         """Allocate memory for its values of the samples with these lengths."""
         if isinstance(self.stored, Constant):
             return SingleValue()
+        if self.per_call:
+            return Totalling([size or 0 for size in self.spec.sample_shape])
         shapes = self.sample_shapes(lengths)
         return Assembly(self.spec.sample_shape, self.spec.dtype, shapes, lengths.samples)
 
@@ -150,6 +156,11 @@ class PlannedTensor:
         if that axis is reduced and never stored.
         """
         return self.layout is not None and not _any_computed(self.layout.dims)
+
+    @property
+    def per_call(self) -> bool:
+        """Whether a call of the model gives one value for all of its samples."""
+        return isinstance(self.request, Gradient) and self.request.summed
 
     @property
     def target(self) -> BoundTarget | None:
@@ -459,6 +470,8 @@ def held_per_sample(
     """
     total = np.zeros(lengths.samples, np.int64)
     for tensor in divided(tensors)[1]:
+        if tensor.per_call:
+            continue
         if (one := tensor.bytes_per_sample(lengths)) is not None:
             total += -(-one // _TIMES_STORED) if tensor.statistics else one
     return total

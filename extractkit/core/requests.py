@@ -56,9 +56,16 @@ class Value(Request):
 
 @dataclass(frozen=True, slots=True)
 class Gradient(Request):
-    """The gradient of a target with respect to a tensor, for each sample."""
+    """The gradient of a target with respect to a tensor, for each sample.
+
+    Attributes:
+        of: the target.
+        summed: whether that of a call may be the sum over its samples, because only their total is
+            wanted of a tensor without an axis of samples.
+    """
 
     of: BoundTarget
+    summed: bool = False
 
     what = "gradient"
     mark = "grad"
@@ -76,14 +83,18 @@ class BoundGradients:
     Attributes:
         of: the target.
         reasons: why tensors have no gradient of it, by address.
+        totals: whether only the total over samples is wanted; see `Gradient.summed`.
     """
 
     of: BoundTarget
     reasons: Mapping[str, str]
+    totals: bool = False
 
     def request(self, record: TensorRecord) -> Gradient:
         """Return the request for the gradient with respect to a tensor."""
-        return Gradient(record.address, self.of)
+        layout = Layout.of(record)
+        summed = self.totals and layout is not None and layout.whole
+        return Gradient(record.address, self.of, summed)
 
     def offered(self, record: TensorRecord) -> TensorRecord:
         """Return the record of the gradient with respect to a tensor."""

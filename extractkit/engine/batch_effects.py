@@ -377,7 +377,7 @@ class SpotCheck:
     def _effect(
         self, tensor: PlannedTensor, one: Array, many: Array, row: int, sizes: Mapping[str, int]
     ) -> Effect | None:
-        if many.dtype.kind not in "fc" or len(one) != 1:
+        if many.dtype.kind not in "fc" or len(one) != 1 or tensor.per_call:
             return None
         own = np.asarray(one[0, ...])
         if _has_nan(own):

@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from extractkit.core.picks import LABEL_FEATURE
-from extractkit.core.plan import PlannedTensor, SampleLengths
+from extractkit.core.plan import PlannedTensor, Room, SampleLengths
 from extractkit.core.shards import Shard
 from extractkit.core.spec import TEXT, numpy_dtype
-from extractkit.core.values import Array, Assembly, SingleValue
+from extractkit.core.values import Array
 from extractkit.errors import JobError
 from extractkit.inputs import InputSpec, Sample, Signature, Source
 from extractkit.models import ConvertsArguments, Encoded, Encoder, Model
@@ -277,7 +277,7 @@ def _stacked(spec: InputSpec, arrays: Sequence[Array], longest: Mapping[str, int
 
 def put(
     tensors: Sequence[PlannedTensor],
-    assemblies: Sequence[Assembly | SingleValue],
+    assemblies: Sequence[Room],
     positions: Sequence[int],
     values: Sequence[Array],
     padded: bool = True,

@@ -9,6 +9,7 @@ from extractkit.core.plan import PlannedTensor
 from extractkit.core.requests import BoundGradients, Gradient, Value, unsuited
 from extractkit.core.selectors import Selector
 from extractkit.core.spec import TensorSpec
+from extractkit.core.statistics.totals import Total
 from extractkit.core.targets import GRADIENT, Target
 from extractkit.core.transforms.pipeline import Pipeline
 from extractkit.engine.measure import measure_axes
@@ -24,26 +25,37 @@ from extractkit.models import (
 
 
 def offered(
-    model: Model, catalog: Catalog, selectors: Iterable[Selector], *, alone: bool = False
+    model: Model,
+    catalog: Catalog,
+    selectors: Iterable[Selector],
+    *,
+    alone: bool = False,
+    totals: bool = True,
 ) -> dict[str, BoundGradients]:
     """Return the gradients that a model computes for each selector with a target, by name.
 
     Args:
         catalog: the tensors that they select from.
         alone: whether each call of the model takes one sample.
+        totals: whether the gradients of a batch may be one sum, if only the total is wanted.
 
     Raises:
         SelectionError: the model computes no gradients, or not of a target.
     """
     return {
-        one.name: _offered(model, catalog, one, one.gradient, alone)
+        one.name: _offered(model, catalog, one, one.gradient, alone, totals and only_total(one))
         for one in selectors
         if one.gradient is not None
     }
 
 
 def _offered(
-    model: Model, catalog: Catalog, selector: Selector, target: Target, alone: bool
+    model: Model,
+    catalog: Catalog,
+    selector: Selector,
+    target: Target,
+    alone: bool,
+    totals: bool,
 ) -> BoundGradients:
     if (reason := _no_gradients_reason(model)) is not None:
         raise SelectionError(
@@ -53,11 +65,21 @@ def _offered(
     assert isinstance(model, Differentiates)
     of = target.bound(catalog)
     matching = [one for one in selector.matching(catalog) if one.extractable]
-    reasons = {one.address: unsuited(one, alone=alone) for one in matching}
+    reasons = {one.address: unsuited(one, alone=alone or totals) for one in matching}
     left = [address for address, reason in reasons.items() if reason is None]
     reasons |= model.without_gradient(of, left)
     found = {address: reason for address, reason in reasons.items() if reason is not None}
-    return BoundGradients(of, found)
+    return BoundGradients(of, found, totals)
+
+
+def only_total(selector: Selector) -> bool:
+    """Return whether a selector asks for nothing but totals of gradients as they are.
+
+    A transform of a sum is not the sum of transforms.
+    """
+    asked = selector.asked
+    only = bool(asked) and all(isinstance(one, Total) for one in asked.single) and not asked.joint
+    return only and not selector.pipeline.steps
 
 
 def with_measured_targets(
@@ -100,7 +122,8 @@ def with_measured_targets(
         if target is None or target.layout is not None:
             return tensor
         bound = target.target.of(records[target.tensor])
-        return replace(tensor, request=Gradient(tensor.address, bound))
+        assert isinstance(tensor.request, Gradient)
+        return replace(tensor, request=replace(tensor.request, of=bound))
 
     return tuple(map(known, tensors)), found.alone
 

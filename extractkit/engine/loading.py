@@ -306,7 +306,9 @@ class _Chosen:
         Args:
             alone: whether each call takes one sample.
         """
-        gradients = offered(model, catalog, job.selectors, alone=alone)
+        # Without a gradient of its own, a sample cannot be omitted for it.
+        totals = job.runtime.non_finite != "skip"
+        gradients = offered(model, catalog, job.selectors, alone=alone, totals=totals)
         return cls(catalog, gradients, plan_tensors(catalog, job.selectors, gradients), alone)
 
 
@@ -333,7 +335,7 @@ def _chosen(model: Model, job: Job) -> _Chosen:
         reasons = {
             (name, record.address): record.reason
             for name, records in _matches(
-                catalog, job.selectors, offered(model, catalog, job.selectors)
+                *(catalog, job.selectors, offered(model, catalog, job.selectors, totals=False)),
             ).items()
             for record in records
             if record.reason is not None

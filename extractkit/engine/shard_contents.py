@@ -50,7 +50,9 @@ def partial_results(
             case OverSamples(statistics):
                 shape = tensor.spec.sample_shape
                 width = shape[-1] if shape and shape[-1] is not None else 1
-                rows = of_samples(values[tensor.key], present)
+                rows = values[tensor.key]
+                if not tensor.per_call:
+                    rows = of_samples(rows, present)
                 asked[tensor.key] = statistics
                 blocks[tensor.key] = Block(rows, shard.start + present, width)
             case PerSample() | Constant():

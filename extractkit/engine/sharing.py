@@ -325,15 +325,19 @@ class _Trial:
         if not samples:
             return None
         try:
-            together = self._run(samples)
             noise = self._noise(samples[0], self._alone(samples[0]), len(samples))
+            if any(tensor.per_call for tensor in self.tensors):
+                alone = [(one, self._alone(one)) for one in samples]
+            else:
+                together = self._run(samples)
+                if any(len(values) != len(samples) for values in together):
+                    return None
+                alone = [
+                    (one, [values[row, ...] for values in together])
+                    for row, one in enumerate(samples)
+                ]
         except JobError:
             return None  # the model takes no samples that short
-        if any(len(values) != len(samples) for values in together):
-            return None
-        alone = [
-            (one, [values[row, ...] for values in together]) for row, one in enumerate(samples)
-        ]
         to = self._rounded(dict.fromkeys(self.signature.free_axes, 2))
         return self._apart_at(to, alone, noise)
 
@@ -402,8 +406,8 @@ class _Trial:
         """Return for each tensor how much the batch size changes its values, relative to them."""
         copies = self._run([sample] * size)
         return [
-            difference(rows[0, ...], one) if len(rows) else 0.0
-            for rows, one in zip(copies, alone, strict=True)
+            difference(rows[0, ...], one * size if tensor.per_call else one) if len(rows) else 0.0
+            for tensor, rows, one in zip(self.tensors, copies, alone, strict=True)
         ]
 
     def _apart(
@@ -417,6 +421,14 @@ class _Trial:
         lengths = lengths_of([sample.sizes for sample, _ in alone])
         for at, (tensor, rows) in enumerate(zip(self.tensors, together, strict=True)):
             most = tolerance(tensor, rows, noise[at], coarse=self.coarse)
+            if tensor.per_call:
+                every = [values[at] for _, values in alone]
+                total = np.asarray(np.sum(every, 0, dtype=np.float64))
+                apart = difference(rows[0, ...].astype(np.float64), total)
+                self._nearest.found(tensor.key, apart, most)
+                if apart > most:
+                    return why.format(tensor.request.key)
+                continue
             shapes = tensor.sample_shapes(lengths)
             for row, (_, values) in enumerate(alone):
                 apart = np.inf

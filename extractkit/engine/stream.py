@@ -365,7 +365,7 @@ class Stream:
         """Return the shard with the checks of its values, and apply the non-finite policy."""
         shard, values, missing = computed.shard, computed.values, computed.missing
         start = shard.first
-        stats = _examined(values, start)
+        stats = self._examined(values, start)
         if self.non_finite == "fail":
             skippable = self.carried is None
             refuse_non_finite(
@@ -381,7 +381,7 @@ class Stream:
                 tensor.key: without(values[tensor.key], list(reasons), tensor.spec.sample_shape)
                 for tensor in self.tensors
             }
-            stats = _examined(values, start)
+            stats = self._examined(values, start)
             missing = {**missing, **{start + at: reason for at, reason in reasons.items()}}
         ordered = {index: missing[index] for index in sorted(missing)}
         tensors = self._tensors_in(shard)
@@ -393,6 +393,14 @@ class Stream:
             statistics=partial_results(tensors, values, shard, ordered, self._groups),
         )
 
+    def _examined(self, values: Mapping[str, Values], start: int | None) -> dict[str, ValueChecks]:
+        """Check values. Those of whole calls belong to no sample."""
+        of_calls = {tensor.key for tensor in self.tensors if tensor.per_call}
+        return {
+            key: EXAMINATION.of((value, None if key in of_calls else start))
+            for key, value in values.items()
+        }
+
     def _tensors_in(self, shard: Shard) -> Sequence[PlannedTensor]:
         return self.constants if shard.constant else self.tensors
 
@@ -403,10 +411,6 @@ class Stream:
     def _id(self, index: int) -> str:
         (sample,) = self.source.read(index, index + 1)
         return sample.id
-
-
-def _examined(values: Mapping[str, Values], start: int | None) -> dict[str, ValueChecks]:
-    return {key: EXAMINATION.of((value, start)) for key, value in values.items()}
 
 
 def fetches(tensors: Iterable[PlannedTensor]) -> list[Fetch]:

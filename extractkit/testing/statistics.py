@@ -20,7 +20,15 @@ from typing import Any
 import numpy as np
 
 from extractkit.core.spec import Dim
-from extractkit.core.statistics import Array, Arrays, Block, Merging, Statistic, registry
+from extractkit.core.statistics import (
+    SHAPE,
+    Array,
+    Arrays,
+    Block,
+    Merging,
+    Statistic,
+    registry,
+)
 from extractkit.core.transforms import Operand
 from extractkit.core.values import Dense, Ragged, Values
 from extractkit.errors import SelectionError
@@ -193,7 +201,9 @@ class StatisticContract(RegisteredContract):
             for samples in (values_of(operand), []):
                 results = statistic.finish(statistic.of(block(operand, samples, 0)))
                 for name, array in results.items():
-                    assert len(statistic.dims.get(name, ())) == array.ndim, (name, operand)
+                    axes = statistic.dims.get(name, ())
+                    own = len(operand.axes) - 1 if axes == (SHAPE,) else len(axes)
+                    assert own == array.ndim, (name, operand)
                 assert len(statistic.summary(results).splitlines()) == 1
 
     def _over(

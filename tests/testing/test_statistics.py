@@ -13,6 +13,7 @@ from extractkit.testing.statistics import StatisticContract
 
 OPTIONS: Mapping[str, Sequence[object]] = {
     "moments": [{}, {"per": "all"}],
+    "total": [{}],
     "histogram": [{}, {"bins": 4, "range": [-2, 2]}, {"edges": [-1, 0, 3], "per": "all"}],
     "quantiles": [{}, {"q": [0.5], "per": "feature"}],
     "covariance": [{}],

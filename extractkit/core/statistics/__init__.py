@@ -37,6 +37,9 @@ Partials = Mapping[tuple[str, str], Arrays]
 FEATURE, BIN, EDGE, QUANTILE, TENSOR = "feature", "bin", "edge", "quantile", "tensor"
 """Axes of results. Edges bound the intervals of `BIN`."""
 
+SHAPE = "..."
+"""In place of the axes of a sample, in results of its shape. They are named by number."""
+
 OTHER = "other_"
 """Before the name of an axis, where a result has it twice."""
 

@@ -12,6 +12,7 @@ from extractkit.core.statistics.moments import Moments
 from extractkit.core.statistics.quantiles import Quantiles
 from extractkit.core.statistics.similarity import Similarity
 from extractkit.core.statistics.top import Top
+from extractkit.core.statistics.totals import Total
 from extractkit.core.transforms import named_entry
 from extractkit.core.transforms.plugins import Plugins
 from extractkit.errors import ConfigError, choices
@@ -20,7 +21,7 @@ STATISTICS = "statistics"
 """The selector's key."""
 
 _OWN: tuple[type[Statistic], ...] = (
-    *(Moments, Histogram, Quantiles, Covariance, PCA, Top, Coactivation, Sparsity),
+    *(Moments, Histogram, Quantiles, Covariance, PCA, Top, Coactivation, Sparsity, Total),
 )
 _JOINT: tuple[type[JointStatistic], ...] = (Similarity,)
 

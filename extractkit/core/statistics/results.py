@@ -16,6 +16,7 @@ from extractkit.core.statistics import (
     OTHER,
     QUANTILE,
     QUANTILES,
+    SHAPE,
     TENSOR,
     Array,
     Configured,
@@ -113,8 +114,9 @@ class Results(_Named[Array]):
         feature = axis_of_features(feature, [statistic], first)
         renamed = {FEATURE: feature, f"{OTHER}{FEATURE}": f"{OTHER}{feature}"}
         dims = {
-            name: (*first, *(renamed.get(axis, axis) for axis in statistic.dims[name]))
-            for name in arrays
+            name: (*first, *(renamed.get(axis, axis) for axis in _axes(statistic, name, own)))
+            for name, array in arrays.items()
+            for own in [np.ndim(array) - len(first)]
         }
         used = {axis for axes in dims.values() for axis in axes}
         vars(self).update(
@@ -366,6 +368,12 @@ def axis_of_features(name: str, statistics: Iterable[Configured], outer: Iterabl
     others = axes - {FEATURE, f"{OTHER}{FEATURE}"}
     taken = {*others, *edges, *chain.from_iterable(dims), *outer, *_FIRST_COLUMNS, VALUE}
     return FEATURE if {name, f"{OTHER}{name}"} & taken else name
+
+
+def _axes(statistic: Configured, result: str, count: int) -> tuple[str, ...]:
+    """Return the names of a result's own axes, of which there are so many."""
+    axes = statistic.dims[result]
+    return tuple(f"axis{at}" for at in range(count)) if axes == (SHAPE,) else axes
 
 
 def _first(shape: tuple[int, ...], most: int | None = None) -> tuple[Array, ...]:
