@@ -199,8 +199,8 @@ def with_present_keys(overrides: Any) -> Any:
 def _may_choose(overrides: list[str], group: str, names: str) -> bool:
     """Return whether overrides choose one of these in a group, or leave it to an experiment.
 
-    Of what an experiment chooses, only its file knows. Where that is a component of the user's own,
-    the present key does not exist, and a resumed sweep is refused with the keys that do.
+    Only the file of an experiment shows what it chooses. If that is a component of the user's own,
+    the present key does not exist, and a resumed sweep is refused with a list of the keys that do.
     """
     if any(re.match(rf"{group}=(.*,)?({names})(,|$)", one) for one in overrides):
         return True

@@ -82,7 +82,7 @@ def extract(
         listener: receives progress events. If None, progress is not reported.
 
     The job's seed is set for the whole process, and from then on TensorFlow refuses operations that
-    are not deterministic. `runtime.deterministic=false` leaves determinism unchanged.
+    are not deterministic. `runtime.deterministic=false` leaves this setting unchanged.
 
     Raises:
         UserError: a mistake in the arguments. Nothing is left on disk.
@@ -182,7 +182,7 @@ def _composed(
 
 
 def _where(verb: str, overrides: Sequence[str]) -> dict[str, object]:
-    """Return where a run runs this time, as `where_it_runs` does."""
+    """Return the settings of where a run is computed this time; see `where_it_runs`."""
     if not overrides:
         return {}
     from extractkit.config.overrides import where_it_runs
@@ -398,5 +398,5 @@ def _live_inputs(inputs: object) -> Component:
 
 
 def given(live: object) -> object:
-    """Return a live object, which need not be built."""
+    """Return a live object as it is, in place of a component that has to be built."""
     return live

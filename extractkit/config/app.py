@@ -62,7 +62,8 @@ def launch(
     Args:
         arguments: those of the command line, including Hydra's own options.
         function: called with each job, and returns its run directory. It and the following
-            arguments must be picklable unless `dry`, because launchers may send them away.
+            arguments must be picklable unless `dry`, because launchers may send them to other
+            processes.
         report: receives each job's failure when it happens, and returns its exit code. The other
             jobs continue.
         dry: whether the jobs store nothing.
@@ -264,7 +265,7 @@ _current: ContextVar[_Launching] = ContextVar("launching")
 
 
 class KeepOff(Callback):
-    """Hydra callback (`hydra.callbacks` in config.yaml) that keeps Hydra off directories."""
+    """Hydra callback (`hydra.callbacks` in config.yaml) that stops Hydra making directories."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Prepare a single job."""

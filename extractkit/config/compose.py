@@ -90,9 +90,9 @@ def composition(
     """Return the job of a composed configuration whose `hydra` node was moved to HydraConfig.
 
     Raises:
-        ConfigError: as `convert.job_of`.
+        ConfigError: as `plain_data.job_of`.
     """
-    # Typed as its dataclass, it is a node {"hydra": …}.
+    # Its type is HydraConf, but it is the node {"hydra": …} that holds one.
     whole = cast(DictConfig, HydraConfig.instance().cfg)
     with read_write(whole.hydra):
         whole.hydra.runtime.output_dir = str(directory)

@@ -199,7 +199,7 @@ def relative_to(directory: str | None, composed: Composition, trust: Trust) -> C
         trust: the user's trust.
 
     Raises:
-        ConfigError: as `convert.job_of`.
+        ConfigError: as `job_of`.
     """
     if directory is None or Path(directory) == Path.cwd():
         return composed

@@ -157,7 +157,7 @@ def _callback(keys: _Keys, value: str) -> bool:
 
 
 def _plugin(keys: _Keys, value: str) -> bool:
-    """Accept only the own values of launchers and sweepers.
+    """Accept only values that launchers and sweepers have themselves.
 
     Other texts may be shell commands or names of callables. Overrides that a sweeper gives to each
     job are accepted, because the composed job is checked.

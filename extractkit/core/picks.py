@@ -1,6 +1,6 @@
-"""Numbers of a sample that targets consist of, made of a tensor and perhaps of the sample's label.
+"""The numbers that targets consist of: of each sample, from a tensor and perhaps its label.
 
-As written, and for one tensor of a model.
+A `Pick` is a number as written, and a `BoundPick` the same for one tensor of a model.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -294,7 +294,7 @@ def _any_computed(dims: Iterable[Dim] | None) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class _Wanted:
-    """What the selectors of these names ask to be stored of one tensor, all of them the same."""
+    """What is to be stored of one tensor. All selectors of these names ask for the same."""
 
     request: Request
     record: TensorRecord
@@ -402,7 +402,7 @@ class PlannedGroup:
 
 
 def groups_of(tensors: Iterable[PlannedTensor]) -> tuple[PlannedGroup, ...]:
-    """Return the groups of tensors with statistics of several."""
+    """Return the groups of tensors that have a joint statistic."""
     by_key = {tensor.key: tensor for tensor in tensors}
     found = groups((one.key, one.selectors, one.statistics) for one in by_key.values())
     return tuple(PlannedGroup(one, tuple(by_key[key] for key in one.tensors)) for one in found)

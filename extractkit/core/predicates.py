@@ -185,16 +185,16 @@ class Predicate:
     def may_match(self, record: TensorRecord) -> bool:
         """Return True if the record is selected, or may be once its axes are measured.
 
-        Only those of extractable tensors are. Raises as `verdict` does.
+        Only axes of extractable tensors are measured. Raises as `verdict` does.
         """
         verdict = self.verdict(record)
         return record.extractable if verdict is None else verdict
 
     def check_decided(self, record: TensorRecord) -> None:
-        """Check that a record without a verdict lacks it because of its own axes alone.
+        """Check that a record is undecided only because of its own axes.
 
         Raises:
-            SelectionError: it depends on those of a neighbour, which need not be measured.
+            SelectionError: it depends on the axes of a neighbour, which may never be measured.
         """
 
     def within(self, catalog: Catalog) -> "Predicate":

@@ -7,10 +7,11 @@ storing treat all requests alike. All that distinguishes requests of one address
 key of the tensor and the identity of the run.
 
 A gradient is that of a target (`core/targets.py`), and has the axes of the tensor that it is with
-respect to. A model adds up the targets of a batch and differentiates the sum. A row of the
-result is the gradient of one sample if no sample changes the target of another. That is measured on
-the gradients themselves, as for values (`engine/sharing.py`), and padding as well. Where a tensor
-has no axis of samples, as a weight, each call takes one sample.
+respect to. A model adds up the targets of a batch and differentiates the sum. A row of the result
+is the gradient of one sample if no sample changes the target of another. Whether this holds, with
+and without padding, is measured on the gradients themselves, as it is for values
+(`engine/sharing.py`). If a tensor has no axis of samples, such as a weight, each call takes one
+sample.
 """
 
 from collections.abc import Iterable, Mapping
@@ -103,7 +104,7 @@ class BoundGradients:
 
 
 ALONE = " (runtime.batch_size=1 gives one for each)"
-"""The end of reasons that hold in batches alone: what to do."""
+"""Advice at the end of reasons that hold only for batches."""
 
 
 def unsuited(record: TensorRecord, *, alone: bool) -> str | None:

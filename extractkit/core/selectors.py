@@ -89,7 +89,7 @@ class Selector:
 
         Raises:
             SelectionError: no record matches, `take` leaves none, or the predicate tests neighbours
-                and the catalog has no edges, or not their axes.
+                and the catalog has no edges, or the neighbours' axes are unknown.
         """
         predicate = self.predicate.within(catalog)
         for record in catalog.records:

@@ -343,7 +343,7 @@ def _first(dims: Sequence[Dim]) -> Element:
 
 
 def _position(pick: Pick, layout: Layout) -> object:
-    """Return a pick, counted from the start along axes of one size: equal ones are the same."""
+    """Return a pick with indices from the start along axes of one size: equal picks match."""
     if isinstance(pick, Largest):
         return pick
     if isinstance(pick, Loss):

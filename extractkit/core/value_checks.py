@@ -112,7 +112,7 @@ class Examination:
 
 
 EXAMINATION = Examination()
-"""The only one, as it has no options."""
+"""The only instance, since there are no options."""
 
 
 def non_finite_samples(values: Values) -> dict[int, tuple[int, int]]:

@@ -5,7 +5,8 @@ Differences up to a tolerance are rounding: kernels sum in another order in larg
 `engine/sharing.py` measures these effects on a few samples before a job begins. `SpotCheck` looks
 for those that only other lengths, values or larger batches show, in each shard as it is computed.
 Values that jump (a threshold, a model that rounds) turn rounding into a large difference. So one
-sample proves nothing: other samples, made from it or beside it, must show the same effect.
+sample proves nothing: other samples, from the same batch or made from it, must show the same
+effect.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -45,8 +46,10 @@ _REPRESENTS_INFINITY = 1e5
 """Values more than so many times the lower quartile (of all but 0) represent minus infinity."""
 
 _SHARE = 64
-"""Part of the job's time that the spot check may take: one in 64, and one more for samples that
-look like padding."""
+"""Part of the job's time that the spot check may take: a 64th.
+
+It may take as much again for samples that look like padding.
+"""
 
 _WITNESSES = 3
 """Number of other samples, at least, that must show a difference for it to be an effect."""
@@ -110,7 +113,7 @@ def difference(one: Array, other: Array) -> float:
 def _relative(apart: Array, sizes: Array) -> float:
     """Return the largest difference, each relative to its value and to those around it.
 
-    Values that represent minus infinity do not count as around others.
+    Values that represent minus infinity are not among the values around others.
     """
     largest = sizes.max()
     below = np.count_nonzero(sizes < largest / (0.9 * _REPRESENTS_INFINITY))
@@ -125,7 +128,7 @@ def _relative(apart: Array, sizes: Array) -> float:
 
 @dataclass(frozen=True)
 class Effect:
-    """A sample whose values differ from those alone.
+    """A sample whose values in a batch differ from its values alone.
 
     Attributes:
         row: its row in the batch.

@@ -101,7 +101,7 @@ def in_numpy(transform: Transform, operand: Operand, samples: Sequence[Array]) -
 
 
 def misfits(results: Mapping[str, Operand], values: Sequence[Array]) -> Iterator[str]:
-    """Yield how values differ from their specs: number, dtype, axes, sizes of axes of one size.
+    """Yield how values differ from their specs: number, dtype, axes, sizes of fixed axes.
 
     Args:
         values: a batch or a constant for each result.
@@ -151,7 +151,7 @@ def wrong_lengths(
 
 
 def check_plugins(tensors: Iterable[PlannedTensor]) -> None:
-    """Check the plugins among the transforms and statistics of tensors on an example.
+    """Try the plugins among the transforms and statistics of tensors on example values.
 
     Raises:
         SelectionError: one fails, or returns something else than it predicts.
@@ -169,7 +169,7 @@ def check_plugins(tensors: Iterable[PlannedTensor]) -> None:
 def _check_transforms(bound: BoundPipeline) -> None:
     """Check the plugins on the first example of which the slices before them leave elements.
 
-    Some slices need longer examples than there are. Plugins behind these are not checked.
+    Some slices need longer examples than there are. Plugins after these slices are not checked.
     """
     first = bound.steps[0].operand
     for length in _LENGTHS:

@@ -21,7 +21,10 @@ _STATIC_REACH, _RUN_REACH = 64, 16
 _STEPS = (2, 4, 8, 16, 32, 64, 3, 5, 6, 7, 9, 10, 12, 128)
 
 _LARGER = (0, 1, 2, 3, 4, 5, 6, 7, 8, 16, 32)
-"""Steps above a job's smallest size: each binary digit moves, and each rest by up to 8."""
+"""Steps above a job's smallest size.
+
+They reach every remainder of a division by a number up to 8, and change each binary digit.
+"""
 
 _FEW_SIZES = 12
 """Up to this many sizes, each one is tried, which costs no more than a selection."""
@@ -138,7 +141,7 @@ class OwnSizes:
 
 
 def needed_addresses(tensors: Iterable[PlannedTensor]) -> list[str]:
-    """Return the addresses of tensors, and of the targets that gradients among them are of."""
+    """Return the addresses of tensors, and of the targets of gradients among them."""
     found: dict[str, None] = {}
     for one in tensors:
         found[one.address] = None

@@ -33,7 +33,7 @@ class InputSpec:
     """One named input of a model.
 
     Attributes:
-        name: The model's name of it.
+        name: Its name in the model.
         dtype: The NumPy name of the element type.
         shape: The shape of one sample, without the sample axis. None for a free length.
         dims: The name of the free axis for each axis of `shape`, or None for a fixed one.

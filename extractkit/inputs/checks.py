@@ -135,7 +135,7 @@ def are_live(at: str) -> bool:
 
 
 def check_direction(key: str, noun: str, given: Mapping[str, object], signature: Signature) -> None:
-    """Refuse a mapping from names in the data to inputs, in place of inputs to these names.
+    """Refuse a mapping in the wrong direction: from names in the data to inputs.
 
     Args:
         key: the configuration key.
@@ -249,7 +249,7 @@ def _if_meant(dtype: DType, spec: InputSpec) -> str:
 
 
 def _holds(wanted: np.dtype[Any], value: int) -> bool:
-    """Return whether a type has a number for a whole one."""
+    """Return whether a type can represent a whole number without overflow."""
     if wanted.kind in "iu":
         return int(np.iinfo(wanted).min) <= value <= int(np.iinfo(wanted).max)
     return abs(value) < 1 << sys.float_info.max_exp

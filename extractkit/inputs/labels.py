@@ -63,7 +63,7 @@ def check_labels(inputs: object, spec: LabelSpec, chosen: str) -> None:
 def without_labels(
     named: Mapping[str, T], labels: str | None, at: str
 ) -> tuple[dict[str, T], T | None]:
-    """Return the values of a sample, or of all, without the labels, and the labels.
+    """Split the values of a sample, or of all samples, into those without labels and labels.
 
     Args:
         labels: the name of the labels; None: there are none.

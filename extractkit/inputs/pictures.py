@@ -95,7 +95,7 @@ class Pixels:
             scalable: Whether the user can set `inputs.scale`.
 
         Raises:
-            InputError: The input takes no pictures, or not such ones.
+            InputError: The input takes no pictures, or none with these settings.
         """
         require("PIL.Image", "images", "reading pictures")
         _check_choice("resize", resize, RESIZES)

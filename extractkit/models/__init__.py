@@ -386,8 +386,8 @@ class Model(HasCatalog, Encoder, Executor, Provenance, Protocol):
     """A loaded model.
 
     Its optional abilities are `HasOwnCall`, `HasCheckpoints`, `CarriesState`, `ConvertsArguments`,
-    `ChecksSizes`, and `Differentiates` or `LacksGradients`. A model has each of them whose members
-    it defines.
+    `ChecksSizes`, and `Differentiates` or `LacksGradients`. A model has an ability if it defines
+    its members.
     """
 
 

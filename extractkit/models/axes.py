@@ -260,7 +260,7 @@ def of_format(data_format: str) -> Names | None:
 
 
 def with_names(dims: Dims, names: Names | None) -> Dims:
-    """Return dims with names, if these are of as many axes."""
+    """Return dims with names, if there is one for each axis."""
     if dims is None or names is None or len(dims) != len(names):
         return dims
     return tuple(dim.named(name) for dim, name in zip(dims, names, strict=True))
@@ -290,8 +290,8 @@ def propagated(operations: Iterable[Operation[K]], known: Mapping[K, Names]) -> 
     """Return the names of the axes of tensors.
 
     Args:
-        operations: the operations, each after those whose results it reads. Names do not pass
-            along a loop's way back.
+        operations: the operations, each after those whose results it reads. Names are not passed
+            along the back edges of loops.
         known: names known already, by tensor.
     """
     found = dict(known)

@@ -153,7 +153,7 @@ class WeightFiles:
         return wrong
 
     def _refused(self, usable: Mapping[int, WeightFile]) -> dict[int, str]:
-        """Return the files with something else than weights that does not fit, and why."""
+        """Return the files in which something other than the weights does not fit, and why."""
         wrong: dict[int, str] = {}
         if self._check is not None:
             for at, weights in usable.items():

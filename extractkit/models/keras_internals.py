@@ -18,10 +18,10 @@ IDENTIFIED = (
     "tf_keras.src.engine.node",
     "tf_keras.src.engine.keras_tensor",
 )
-"""How modules begin whose objects belong to a graph of layers, not to a layer's state."""
+"""Prefixes of modules whose objects belong to a graph of layers, not to a layer's state."""
 
 OPERATIONS = "keras.src.ops."
-"""How the modules of Keras 3's operations begin; `keras.ops` only exports functions."""
+"""Prefix of the modules of Keras 3's operations; `keras.ops` only exports functions."""
 
 MASK_MAKER = "_maybe_config_dropout_masks"
 """The method of Keras 3's RNN that calls a cell to make dropout masks; `call` runs it first."""

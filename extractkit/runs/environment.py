@@ -177,7 +177,7 @@ class SharingMeasurement:
     """The measurement of which samples may share a batch.
 
     Attributes:
-        samples: the most different samples in one batch.
+        samples: the largest number of different samples in one batch.
         lengths: the longest padded length of each free axis.
         tensor: key of the tensor whose values came nearest to the tolerance, or beyond it. None if
             nothing was compared.

@@ -274,7 +274,7 @@ _NAMES = frozenset({"path", "checkpoint", "filepath", "weights"})
 """Arguments that name files, as a text, a list or a mapping. No other text counts as a path."""
 
 _RELOCATED = _NAMES | {"checkpoints"}
-"""These, and the arguments whose files a manifest records one by one."""
+"""`_NAMES`, and the arguments whose files a manifest records one by one."""
 
 
 @dataclass(frozen=True)

@@ -212,7 +212,7 @@ class Manifest:
         origins: the files that the configuration names, except the checkpoints.
         files: files of the run directory that the journal does not record.
         environment: environment variables that may change bits. Every process that resumes the run
-            takes them over.
+            adopts them.
         settings: all else that could change bits (threads, flags, compile mode, batch rules).
         seeds: seeds of the random generators.
         versions: versions of the packages involved.

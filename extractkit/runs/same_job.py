@@ -157,7 +157,7 @@ def _tensor_key(tensor: RunTensor | RunStatistics) -> dict[str, Any]:
 
 
 def _without_nothing(key: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a key without a gradient that is not asked for, as before there were gradients."""
+    """Return a key without the entry of a gradient if there is none, as older runs have it."""
     return {name: value for name, value in key.items() if (name, value) != ("gradient", None)}
 
 

@@ -177,7 +177,7 @@ def _decode_fields(expected: Any, data: dict[str, Any], at: str) -> Any:
 
 
 def _with_spec(item: Field[Any], data: dict[str, Any], at: str) -> dict[str, Any]:
-    """Return the fields of a record with those of a spec as one; unchanged if it lacks any."""
+    """Return the fields of a record with those of a spec combined; unchanged if it lacks any."""
     if not _OF_SPECS.issubset(data):
         raise RunDirectoryError(f"{at} lacks {min(_OF_SPECS.difference(data))!r}")
     rest = {key: value for key, value in data.items() if key not in _OF_SPECS}

@@ -290,7 +290,7 @@ def check_names(directory: Path, entry: Entry, sinks: Collection[str]) -> None:
     if not entry.consistent or set(entry.files) != set(sinks):
         raise RunDirectoryError(
             f"{at}: files of {', '.join(sorted(entry.files)) or 'no sink'} for samples "
-            f"{entry.start} … {entry.stop}; {', '.join(sorted(sinks))} wrote the run"
+            f"{entry.start} … {entry.stop}, but {', '.join(sorted(sinks))} wrote the run"
         )
     for file in entry.files.values():
         suffix = file.name.removeprefix(shard_file(shard, ""))

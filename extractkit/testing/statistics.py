@@ -42,13 +42,13 @@ _DTYPES = ("float32", "float16", "uint8", "bool")
 _DIMS = ((Dim.along("token"), Dim(size=3)), (Dim(size=4),), ())
 _LENGTHS = (2, 0, 3, 1, 1)
 _CUTS = ((), (1,), (2, 4), (0, 1, 2, 3, 4, 5))
-"""Samples at which shards end, but for the last. Two shards of one cut may be empty."""
+"""The samples before which a shard begins, except the first shard. Some shards are empty."""
 
 
 _VALUES = (-1.5, -1.0, 0.0, 0.25, 2.0, 7.5)
 _NEGATIVE = (-7.5, -2.0, -1.0)
 _NOT_FINITE = ((1.0, 2.0, np.inf), (1.0, -np.inf), (0.5, np.inf, -np.inf), (1.0, np.nan, np.inf))
-"""Numbers of which some features have some that are not finite, and others may not."""
+"""Numbers to draw from, so that some features have infinities or NaN and others may not."""
 
 
 def values_of(operand: Operand, values: Sequence[float] = _VALUES) -> list[Array]:

@@ -118,7 +118,7 @@ def test_other_files_of_a_shard_than_its_own_are_not_read(run_path: Path) -> Non
         run_path, replace(manifests.read(run_path), job_resolved=with_npz.job_resolved)
     )
     assert len(messages) == 4
-    assert "files of hdf5 for samples 0 … 4; hdf5, npz wrote the run" in messages[1]
+    assert "files of hdf5 for samples 0 … 4, but hdf5, npz wrote the run" in messages[1]
 
 
 def test_a_fifo_in_the_place_of_a_file_is_not_waited_for(run_path: Path) -> None:

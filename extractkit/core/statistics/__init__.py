@@ -41,7 +41,7 @@ SHAPE = "..."
 """In place of the axes of a sample, in results of its shape. They are named by number."""
 
 OTHER = "other_"
-"""Before the name of an axis, where a result has it twice."""
+"""Prefix of an axis' name where a result has the axis a second time."""
 
 QUANTILES = "q"
 """The result with the quantiles along `QUANTILE`."""
@@ -142,7 +142,7 @@ class Statistic(Configured, Accumulator[Block, Arrays, Arrays], Protocol):
 class JointStatistic(Configured, Accumulator[Sequence[Block], Arrays, Arrays], Protocol):
     """A statistic of several tensors together: those of one selector, in the catalog's order.
 
-    `of` raises JobError if the values do not fit together, which only computing them shows.
+    `of` raises JobError if the computed values do not fit together.
     """
 
     def check(self, operands: Mapping[str, Operand]) -> None:
@@ -312,7 +312,7 @@ def in_blocks(sets: Sequence[Array], step: int) -> Iterator[npt.NDArray[np.float
 
 
 COUNTED = 1 << 20
-"""Elements that are counted at once: few beside a shard, and many beside the counts."""
+"""Elements that are counted at once: few compared with a shard, many compared with the counts."""
 
 
 def to_count(rows: Array) -> Iterator[npt.NDArray[np.float64]]:

@@ -228,7 +228,7 @@ def _finite_ends(rows: Array) -> tuple[Array, Array]:
 
 
 def _merged(one: Arrays, other: Arrays) -> dict[str, Array]:
-    """Add counts, in the narrowest intervals of which there are enough for both."""
+    """Add counts, in the narrowest intervals that are wide enough for both."""
     bins = one["counts"].shape[1]
     exponent = np.maximum(one["exponent"], other["exponent"])
     while True:

@@ -32,8 +32,8 @@ class Moments:
 
     Results: `count` int64, and float64 `mean`, `variance` (the mean squared distance from the
     mean), `min`, `max`, each (features,) or a single number. As in NumPy, NaN makes all of them NaN
-    but the count, the mean of a feature with an infinite element is infinite, or NaN if it has both
-    infinities, and its variance is NaN.
+    except the count. If a feature has an infinite element, its mean is infinite, or NaN if both
+    infinities occur, and its variance is NaN.
     """
 
     name: ClassVar[str] = "moments"

@@ -13,8 +13,10 @@ from extractkit.core.transforms import one_thread
 Matrix = npt.NDArray[np.float64]
 
 _ROWS, _ELEMENTS = 1024, 1 << 18
-"""Fewest rows of one matrix product, and elements of one with few features. They decide the order
-of sums, so they depend on nothing else."""
+"""Fewest rows of one matrix product, and elements of one with few features.
+
+They decide the order of sums, so they are the same for all data and machines.
+"""
 
 _ROUNDING = (8 * np.finfo(np.float64).eps) ** 2
 """The share of ‖x‖² that rounding may leave when rows do not differ at all."""

@@ -68,8 +68,8 @@ class Asked:
     Attributes:
         single: the statistics of each tensor, in order.
         joint: the statistics of all tensors of a selector together, in order.
-        written: both as plain data. Two selectors of the same text ask for the same. Empty: a value
-            per sample is stored.
+        written: both as plain data. Selectors with equal text ask for the same. Empty: a value per
+            sample is stored.
     """
 
     single: tuple[Statistic, ...] = ()

@@ -24,7 +24,7 @@ _NOWHERE = np.iinfo(np.int64).max
 """Sample and position of an entry that no element has filled. It comes after all others."""
 
 _GROUP = 64
-"""Most rows of a group, of whose largest keys the k-th excludes others."""
+"""Most rows of a group. The k-th largest of the groups' largest keys excludes smaller keys."""
 
 _FEW = 3
 """Features that a summary lists."""
@@ -124,7 +124,7 @@ class Top:
         return partial
 
     def finish(self, partial: Arrays) -> Arrays:
-        """Return values in place of what they were sorted by."""
+        """Return values in place of their sort keys."""
         found: dict[str, Array] = {}
         for prefix, sign in self._directions:
             keys, samples = partial[f"{prefix}keys"], partial[f"{prefix}samples"]

@@ -2,7 +2,7 @@
 
 A transform has two forms: operations of the graph, on a padded batch with its lengths, and NumPy on
 one sample. A test over the whole registry compares them. TensorFlow is passed in as a module, so
-that this room does not import it. Each family has a file; `pipeline.py` chains them.
+that this package does not import it. Each family has a file; `pipeline.py` chains them.
 """
 
 import math

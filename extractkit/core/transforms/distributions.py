@@ -61,7 +61,8 @@ class Quantile:
     quantile: {q: [0.05, 0.5, 0.95]}       # over all axes but the samples
 
     Several quantiles form a new last axis, `quantile`. Without elements, or with NaN among them,
-    the result is NaN. Between a number and an infinity it is the infinity, between both NaN.
+    the result is NaN. Between a number and an infinity it is the infinity; between the two
+    infinities it is NaN.
     """
 
     name: ClassVar[str] = "quantile"

@@ -192,7 +192,7 @@ class Softmax(_AlongAxes):
 
 
 _SQUARED = 1e100
-"""Squares of numbers up to this size, and from its inverse, are numbers in float64."""
+"""Numbers from the inverse of this up to this have finite, nonzero squares in float64."""
 
 
 class Normalize(_AlongAxes):

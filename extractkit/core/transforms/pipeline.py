@@ -227,7 +227,7 @@ class BoundPipeline:
     def elements(self, lengths: AxisLengths) -> Iterator[tuple[str, Dim, int, Array]]:
         """Yield every single element that is taken from a free axis: key, axis, index and lengths.
 
-        The lengths are those that the steps before leave. Axes of unknown lengths are omitted.
+        The lengths are those after the previous steps. Axes of unknown lengths are omitted.
 
         Args:
             lengths: the lengths of the tensor's ragged axes, as arrays.

@@ -14,7 +14,7 @@ K = TypeVar("K")
 class Plugins(Generic[K]):
     """The plugins of one kind.
 
-    Extractkit's own classes take precedence: a plugin of the name of one of them is not used, so
+    Extractkit's own classes take precedence: a plugin with the name of one of them is not used, so
     that installing a package changes no job.
 
     Args:

@@ -81,7 +81,7 @@ class Components:
     gradient: Mapping[str, object] | None = field(default=None, compare=False)
 
     def of_same(self, operand: Operand) -> bool:
-        """Return True if they are of values and so is the operand, or of gradients of its target.
+        """Return True if they and the operand are values, or gradients of the same target.
 
         True as well if they need no check.
         """
@@ -165,8 +165,8 @@ class FromRun:
         """Return the components for an operand.
 
         Raises:
-            SelectionError: the run has none, or several, for it, or only those of gradients of
-                another target, of gradients for values, or after other transforms.
+            SelectionError: the run has no components for it, or several, or only components of
+                another target, of gradients instead of values, or after other transforms.
         """
         if self.found is None:
             raise SelectionError(f"{at}.run={self.run!r} has not been read")

@@ -275,7 +275,7 @@ class Driver:
         return [m for m in self._members.values() if not m.ready and m.since is None]
 
     def _note_waiting(self) -> None:
-        """Notify the user once if a worker waits for long, of all that wait."""
+        """Notify the user once, of all waiting workers, when one has waited for long."""
         latest = time.monotonic() - WAITING_SECONDS
         waiting = self._waiting()
         if not self._waiting_noted and any(member.asked <= latest for member in waiting):

@@ -1,4 +1,4 @@
-"""A worker: takes over the driver's settings, loads the model and stores shard after shard.
+"""A worker: adopts the driver's settings, loads the model and stores shard after shard.
 
 It never writes the journal or a file under its final name.
 """

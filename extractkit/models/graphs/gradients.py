@@ -31,7 +31,7 @@ from extractkit.models.graphs.targets import Given, Labels, numbers
 from extractkit.models.tensorflow_internals import capturing_graph, has_gradient
 
 INDEPENDENT = "the target does not depend on it by operations with a gradient"
-"""Why a tensor has no gradient that is not before the target."""
+"""Why a tensor on which the target does not depend has no gradient."""
 
 _CUSTOM = "_gradient_op_type"
 _CUSTOM_REASON = "has a custom gradient, which is Python code that graphs do not contain"
@@ -188,7 +188,7 @@ def _called(node: Any) -> list[str]:
 
 
 def _differentiable_inputs(operation: Any) -> list[AnyTensor]:
-    """Return the inputs that TensorFlow differentiates an operation by."""
+    """Return the inputs with respect to which TensorFlow differentiates an operation."""
     if not operation.inputs:
         return []
     custom = _custom(operation.node_def) or _called(operation.node_def)

@@ -108,8 +108,8 @@ class Found:
         record: The record. Axes may have names already.
         value: The tensor or variable.
         like: The name of a tensor with the same axes; None if none is known.
-        taken: The tensors and variables of the layer call that it is the result of. None: what the
-            operation consumes that makes it.
+        taken: The tensors and variables of the layer call that it is the result of. None: those
+            that its operation consumes.
     """
 
     record: TensorRecord

@@ -1,4 +1,4 @@
-"""The numbers of samples that targets are, in TensorFlow: elements, the largest one, and losses.
+"""Targets of gradients in TensorFlow: an element, the largest element or a loss of each sample.
 
 Losses are functions of `keras.losses`, which return a number for each row. Keras remembers the
 logits of a softmax or sigmoid, and computes losses from those in place of the probabilities. Then

@@ -331,8 +331,8 @@ class LoadedState:
         """
         if empty := layers_without_vocabulary(self._model):
             raise ModelError(
-                f"{at}: layer {empty[0]!r} has no vocabulary, so that it cannot be called: neither "
-                f"HDF5 files nor weights of their own hold one. Save the whole model in Keras's "
+                f"{at}: layer {empty[0]!r} has no vocabulary, so it cannot be called: neither HDF5 "
+                f"files nor files of weights alone contain one. Save the whole model in Keras's "
                 f"own format, model.save('model.keras'), and give model.path=model.keras"
             )
         stale = stale_layers(self._model)

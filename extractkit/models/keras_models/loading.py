@@ -50,7 +50,7 @@ _INSTALL = "python -m pip install 'extractkit[legacy]'"
 
 
 def read_model(saved: SavedKeras, custom_objects: Mapping[str, Any], safe_mode: bool) -> Any:
-    """Return the model in a file or folder, not compiled, of the Keras that wrote it if installed.
+    """Return the uncompiled model in a file or folder, read by the Keras that wrote it if possible.
 
     Args:
         custom_objects: Classes and functions by their names in the file.

@@ -234,10 +234,10 @@ class KerasModel(FunctionModel):
     def differentiable(
         self, addresses: Sequence[str], targets: Sequence[str] = ()
     ) -> GradientGraph:
-        """See `GraphModel`. Custom gradients belong to one trace, so they need a further one.
+        """See `GraphModel`. Custom gradients belong to a trace, so gradients have their own.
 
-        Programs of a job have the same targets, and share the trace. It is not kept for others,
-        because each adds to it.
+        Programs of a job have the same targets, and share the trace. It is not kept for other
+        targets, because each program adds to it.
         """
         if not self.differentiability.is_bound:
             return super().differentiable(addresses, targets)

@@ -23,7 +23,7 @@ VARIABLE_HANDLE, ASSIGN, READ = "VAR_HANDLE", "ASSIGN_VARIABLE", "READ_VARIABLE"
 """Types of the operations on resource variables."""
 
 CALL_ONCE = "CALL_ONCE"
-"""The type of the operations that run a subgraph before the first call alone."""
+"""The type of the operations that run a subgraph only once, before the first call."""
 
 _CALLING = ("IF", "WHILE", "CALL", CALL_ONCE)
 _STABLEHLO = "STABLEHLO_"

@@ -442,7 +442,7 @@ def _transforms(
 
 
 def _key_of(tensor: RunTensor, components: Sequence[RunComponents]) -> str:
-    """Return the key of the selector that stores a tensor: of several, one with components."""
+    """Return the key of the selector that stores a tensor; if several do, one with components."""
     keys = [f"selectors.{name}" for name in tensor.selectors]
     owned = (key for key in keys if any(one.at.startswith(f"{key}.") for one in components))
     return next(owned, next(iter(keys), tensor.key))

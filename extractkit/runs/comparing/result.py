@@ -26,8 +26,8 @@ class Tolerance:
     """How far two numbers may differ: |a − b| ≤ atol + rtol · max(|a|, |b|).
 
     The order of the runs does not matter. Integers may differ by `atol` only, however large they
-    are: one token more is not one token within 1e-5. Booleans, texts and infinities must be equal.
-    NaN is within the tolerance of NaN and of nothing else.
+    are: a relative tolerance would hide a difference of one token. Booleans, texts and infinities
+    must be equal. NaN is within the tolerance of NaN and of nothing else.
 
     Attributes:
         rtol, atol: relative and absolute tolerance. With 0 and 0, numbers must be equal.

@@ -176,7 +176,7 @@ def _dead(job: SweepJob) -> SweepJob:
 
 
 def _set_aside(directory: Path, attempt: int) -> None:
-    """Move files out of the way that Hydra and its launchers would otherwise use.
+    """Move away the files that Hydra and its launchers would otherwise use.
 
     They may come from elsewhere: Hydra would write through a link, and submitit reads pickles,
     which can run any code.
