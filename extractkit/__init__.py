@@ -43,11 +43,13 @@ if TYPE_CHECKING:
     from extractkit.runs.sweeps.reader import Sweep
     from extractkit.runs.sweeps.reader import open_path as open  # noqa: A004
     from extractkit.runs.views import TensorView
+    from extractkit.training import Callback
 
     __version__: str
 
 __all__ = [
     "BadSampleError",
+    "Callback",
     "Catalog",
     "Comparison",
     "ConfigError",
@@ -86,6 +88,7 @@ __all__ = [
 # Imported on first use, so that `extractkit --help` stays fast.
 _LAZY = {
     "BadSampleError": ("extractkit.errors", "BadSampleError"),
+    "Callback": ("extractkit.training", "Callback"),
     "Catalog": ("extractkit.core.catalog", "Catalog"),
     "Comparison": ("extractkit.runs.comparing.result", "Comparison"),
     "ConfigError": ("extractkit.errors", "ConfigError"),

@@ -166,9 +166,16 @@ def recorded_job(
 
     Raises:
         ConfigError: the configuration names a callable that is not trusted, or does not fit.
-        RunDirectoryError: the model or the inputs were in memory and are not given; or the
+        RunDirectoryError: the run was recorded by a training; or the model or the inputs were in
+            memory and are not given; or the
             components onto which the run projects are damaged.
     """
+    if manifest.training is not None:
+        raise RunDirectoryError(
+            f"{directory} was recorded while its model was trained, and the weights of its steps "
+            f"existed only then. To continue it, resume the training with "
+            f"extractkit.Callback(…, run_dir={str(directory)!r})"
+        )
     if lost := in_memory(manifest, live or {}):
         arguments = ", ".join(f"{group}=…" for group in lost)
         raise RunDirectoryError(

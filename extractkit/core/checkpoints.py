@@ -48,8 +48,10 @@ class Checkpoint:
     Attributes:
         label: its unique name on the axis.
         step: the number that `model.checkpoint_step` finds in its path; None without that key.
-        path: the file, directory or prefix, absolute.
-        sha256: SHA-256 of the file; of several files, over their names, sizes and contents.
+        path: the file, directory or prefix, absolute. Empty for a step of a training, whose
+            weights no file holds.
+        sha256: SHA-256 of the file; of several files, over their names, sizes and contents. Of a
+            step, over every weight's address, dtype, shape and content.
         bytes: total size.
     """
 

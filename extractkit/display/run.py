@@ -210,6 +210,9 @@ def overview(
         rest = len(manifest.excluded) - _FEW
         facts.add_row("", f"and {counted(rest, 'checkpoint')} more, see the manifest")
     planned = f"{len(manifest.shards):,}"
+    if manifest.training is not None:
+        facts.add_row("training", f"one checkpoint for each recorded {manifest.training}")
+        committed = None  # a step is a checkpoint once all of its shards are committed
     facts.add_row("shards", planned if committed is None else f"{committed:,} of {planned}")
     if (size := _stored_bytes(manifest)) is not None:
         facts.add_row("size", size)

@@ -3,8 +3,8 @@
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -27,6 +27,7 @@ from extractkit.engine.samples import (
     too_short,
 )
 from extractkit.engine.self_check import refuse_differences, self_check
+from extractkit.engine.stream import Stream
 from extractkit.errors import ExtractkitError, FinalError, RunDirectoryError, UserError, counted
 from extractkit.models.process import environment, impose
 from extractkit.runs import SAMPLES, components
@@ -93,7 +94,7 @@ def execute(
             new_run(directory, started, hydra_files) as written,
             run_log(directory, listener.note),
         ):
-            _Execution(job, directory, written, listener, repeats).run()
+            Execution(job, directory, written, listener, repeats).run()
     except AlreadyStored as found:
         listener.note(f"reused {found.run}: a finished run of the same identity")
         return found.run
@@ -141,7 +142,7 @@ def resume(job: Job, directory: Path, *, listener: Listener) -> None:
             )
         with run_log(directory, listener.note):
             again = replace(recorded, volatile=volatile)
-            _Execution(job, directory, again, listener, resumed=True).run()
+            Execution(job, directory, again, listener, resumed=True).run()
         if lasting:
             raise _incomplete(directory, lasting)
 
@@ -164,7 +165,20 @@ def _components(prepared: Prepared) -> bytes:
 
 
 @dataclass
-class _Execution:
+class Execution:
+    """The steps of an execution, in a run directory whose lock the caller holds.
+
+    Attributes:
+        job, directory, listener, repeats: see `execute`.
+        manifest: the run's manifest as it starts.
+        resumed: whether the run has been started before.
+        reopened: whether a resumed run has been found to be of the same job.
+        timings: seconds of each stage so far.
+        computed: number of samples computed by this process.
+        truncated: number of samples that were cut to fit the model.
+        recorder: writes the run, once started.
+    """
+
     job: Job
     directory: Path
     manifest: Manifest
@@ -175,29 +189,49 @@ class _Execution:
     timings: dict[str, float] = field(default_factory=dict)
     computed: int = 0
     truncated: int = 0
+    recorder: Recorder | None = None
 
     def run(self) -> None:
+        """Run the job from its first step to its last."""
+        with self.ending():
+            recorder = self.start()
+            with hired(self.job, self.listener.note) as workers:
+                prepared, found = self.prepared(recorder)
+                if not recorder.manifest.volatile.self_check:
+                    stream = prepared.stream(found, state_before=recorder.state_before)
+                    self.check(prepared, stream, recorder, recorder.manifest.sample_shards)
+                self._commit(prepared, found, recorder, workers)
+            self.finish(prepared, recorder)
+
+    def start(self) -> Recorder:
+        """Start writing the run."""
         _log.info("job: %s", " ".join(self.job.given) or "(no overrides)")
+        # Sinks first, because they are quick to build and check their own settings.
+        sinks = {name: cast(Sink, sink.build()) for name, sink in self.job.sinks.items()}
+        self.recorder = Recorder.start(self.directory, self.manifest, sinks)
+        return self.recorder
+
+    def prepared(self, recorder: Recorder) -> tuple[Prepared, Survey]:
+        """Return the prepared job and the samples' lengths, and record or check the plan."""
+        planned = self.manifest.plan is not None
+        settings = self.manifest.settings if planned else None
+        record = None if planned else partial(self._record, recorder)
+        prepared = prepare(self.job, settings, self.listener.stage, record)
+        self.timings.update(prepared.timings)
+        return prepared, self._planned(prepared, recorder)
+
+    @contextmanager
+    def ending(self) -> Iterator[None]:
+        """If the block fails, end the run as failed or interrupted."""
         recorder: Recorder | None = None
         try:
-            # Sinks first, because they are quick to build and check their own settings.
-            sinks = {name: cast(Sink, sink.build()) for name, sink in self.job.sinks.items()}
-            recorder = Recorder.start(self.directory, self.manifest, sinks)
-            with hired(self.job, self.listener.note) as workers:
-                planned = self.manifest.plan is not None
-                settings = self.manifest.settings if planned else None
-                record = None if planned else partial(self._record, recorder)
-                prepared = prepare(self.job, settings, self.listener.stage, record)
-                self.timings.update(prepared.timings)
-                found = self._planned(prepared, recorder)
-                self._check(prepared, found, recorder)
-                self._commit(prepared, found, recorder, workers)
-            self._finish(prepared, recorder)
+            yield
         except AlreadyStored:
-            assert recorder is not None
-            recorder.discard_samples()
+            assert self.recorder is not None
+            self.recorder.discard_samples()
             raise  # not a failure, and the directory is cleaned up
         except BaseException as error:
+            recorder = self.recorder
             if not isinstance(error, UserError):
                 forget()  # the model may be in any state
             interrupted = isinstance(error, KeyboardInterrupt)
@@ -222,8 +256,8 @@ class _Execution:
             if recorder.manifest.components:
                 recorder.restore_components(_components(prepared))
             found = self._recorded(prepared, recorder)
-            recorder.reopen()
-            self.reopened = True
+            if recorder.manifest.training is None:
+                self.reopen(recorder)
             return found
         if self.repeats is not None:
             check_repeats(self.repeats, manifests.read(self.repeats), now)
@@ -234,6 +268,12 @@ class _Execution:
         planned = replace(now, inputs=inputs, plan=self._plan(prepared, found, recorder))
         recorder.freeze(planned, _components(prepared) if planned.components else None)
         return found
+
+    def reopen(self, recorder: Recorder) -> None:
+        """Mark the run as started again, unless that is done."""
+        if not self.reopened:
+            recorder.reopen()
+            self.reopened = True
 
     def _record(self, recorder: Recorder, rows: Sequence[SampleRow]) -> None:
         """Record the rows of the next samples, and count those that were truncated."""
@@ -302,15 +342,20 @@ class _Execution:
         exact = all(tensor.predictable for tensor in prepared.tensors)
         return RunPlan(total, exact, tuple((shard.start, shard.stop) for shard in shards))
 
-    def _check(self, prepared: Prepared, found: Survey, recorder: Recorder) -> None:
-        """Compare the model's outputs with its own call, unless that has been done already."""
-        if not self.job.runtime.self_check or recorder.manifest.volatile.self_check:
+    def check(
+        self,
+        prepared: Prepared,
+        stream: Stream,
+        recorder: Recorder,
+        shards: Sequence[Shard],
+        position: int | None = None,
+    ) -> None:
+        """Compare the model's outputs with its own call; see `self_check`."""
+        if not self.job.runtime.self_check:
             return
         began = time.perf_counter()
-        stream = prepared.stream(found, state_before=recorder.state_before)
-        shards = recorder.manifest.sample_shards
         self.listener.stage("checking the outputs against the model's own call")
-        checked = self_check(prepared, stream, shards)
+        checked = self_check(prepared, stream, shards, position)
         self.timings["self_check"] = time.perf_counter() - began
         for note in checked.notes:
             self._note(note)
@@ -331,7 +376,7 @@ class _Execution:
         self.listener.planned(prepared.tensors, samples, share)
         counts = (len(prepared.tensors), samples, len(shards))
         _log.info("plan: %d tensors, %d samples, %d shards, %s", *counts, human_bytes(share))
-        self._notes(prepared, recorder.manifest)
+        self.report(prepared, recorder.manifest)
         missing = [shard for shard in shards if shard not in recorder.committed]
         if len(missing) < len(shards):
             done = len(shards) - len(missing)
@@ -348,7 +393,7 @@ class _Execution:
             )
             with closing(stream.shards(ordered)) as computed:
                 for one in computed:
-                    self._commit_one(one, recorder)
+                    self.commit(one, recorder)
                     del one  # free its memory before the next is taken
         else:
             workers.compute(
@@ -356,7 +401,8 @@ class _Execution:
             )
         self.timings["extract"] = time.perf_counter() - began
 
-    def _commit_one(self, one: ShardValues, recorder: Recorder) -> None:
+    def commit(self, one: ShardValues, recorder: Recorder) -> None:
+        """Store a shard."""
         began = time.perf_counter()
         before = recorder.bytes
         recorder.commit(one)
@@ -368,7 +414,8 @@ class _Execution:
         _log.info("committed %s", shard.key)
         self.listener.advanced(len(shard), sum(file.size for file in entry.stored))
 
-    def _finish(self, prepared: Prepared, recorder: Recorder) -> None:
+    def finish(self, prepared: Prepared, recorder: Recorder) -> None:
+        """Finish the run, and report what it holds."""
         every = sum(map(len, recorder.manifest.planned_shards))
         check_any_values(recorder.committed.values(), every)
         if recorder.manifest.checkpoints and recorder.manifest.part is None:
@@ -399,7 +446,8 @@ class _Execution:
         )
         self.listener.finished(summary)
 
-    def _notes(self, prepared: Prepared, planned: Manifest) -> None:
+    def report(self, prepared: Prepared, planned: Manifest) -> None:
+        """Report what the user should know about the samples, the tensors and the checkpoints."""
         for note in prepared.opened.source.notes:
             self._note(note)
         if prepared.shared.note is not None:

@@ -167,7 +167,7 @@ def described(manifest: Manifest, prepared: Prepared) -> Manifest:
             # An adapter may record more as it loads further weights, but a manifest must not
             # change.
             **deepcopy(dict(model.describe())),
-            "weights": weights_of(checkpoints) if checkpoints else model.weights_digest(),
+            "weights": model.weights_digest() if opened.axis is None else weights_of(checkpoints),
             "definition": model.definition_digest(),
         },
         checkpoints=checkpoints,
@@ -194,7 +194,8 @@ def described(manifest: Manifest, prepared: Prepared) -> Manifest:
             SHARING: str(prepared.shared.sharing),
         },
     )
-    return replace(known, identity=identity(prepared, known))
+    # Which weights a training will have is unknown until it ends.
+    return replace(known, identity=None if known.training else identity(prepared, known))
 
 
 def _recorded(tensor: PlannedTensor) -> RunTensor | RunStatistics:

@@ -88,8 +88,8 @@ class Opened:
 
     @property
     def sets_of_weights(self) -> int:
-        """Number of sets of weights for which everything is computed."""
-        return 1 if self.axis is None else len(self.axis.checkpoints)
+        """Number of sets of weights for which everything is computed; 1 for each of a training."""
+        return 1 if self.axis is None else max(1, len(self.axis.checkpoints))
 
     @cached_property
     def coarse(self) -> bool:

@@ -88,10 +88,13 @@ class Checked:
     notes: tuple[str, ...] = ()
 
 
-def self_check(prepared: Prepared, stream: Stream, shards: Sequence[Shard]) -> Checked:
+def self_check(
+    prepared: Prepared, stream: Stream, shards: Sequence[Shard], position: int | None = None
+) -> Checked:
     """Compare the outputs of the first batch with the model's own.
 
-    For a model with checkpoints, the first, second and last one are compared.
+    For a model with checkpoints, the first, second and last one are compared, or the one at
+    `position`.
 
     Args:
         stream: the stream of the job.
@@ -101,7 +104,7 @@ def self_check(prepared: Prepared, stream: Stream, shards: Sequence[Shard]) -> C
         SampleError: the model fails on a sample, as it would in the job itself.
         JobError: the model fails in another way.
     """
-    positions = _positions(prepared)
+    positions = _positions(prepared) if position is None else [position]
     why = _not_applicable(prepared)
     if why is not None:
         return Checked(

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from extractkit.errors import ModelError
-from extractkit.models import CARRY, Model, check_state
+from extractkit.models import CARRY, CheckpointAxis, Model, check_state
 from extractkit.models.given_weights import WeightFiles
 from extractkit.models.keras_models.carrying import CarryingModel
 from extractkit.models.keras_models.catalog import (
@@ -18,6 +18,7 @@ from extractkit.models.keras_models.catalog import (
 from extractkit.models.keras_models.dialects import dialect_of
 from extractkit.models.keras_models.loading import Reload
 from extractkit.models.keras_models.model import KerasModel, check_carried, stateful_layers, warn
+from extractkit.models.keras_models.training import TrainedModel, check_one_replica
 from extractkit.models.signature import InputSetting
 
 _NAME = "model"
@@ -60,6 +61,7 @@ def live_model(
     reload: Reload | None = None,
     state: str | None = None,
     state_setting: str | None = "extractkit.models.in_memory.live_model(model, state='{}')",
+    kind: type[KerasModel] = KerasModel,
 ) -> KerasModel:
     """Wrap a model, or a layer, of Keras 3 or tf-keras, of any kind.
 
@@ -74,6 +76,7 @@ def live_model(
         state: The state that each call of stateful layers starts from: "reset" or "carry". None
             is "reset" with a warning.
         state_setting: How `state` is given, for that warning. If None, it cannot be given.
+        kind: The class of the adapter if no state is carried.
 
     Raises:
         ModelError: The object is not a Keras model, or its inputs are not known.
@@ -86,7 +89,6 @@ def live_model(
             f"with extractkit's Model protocol"
         )
     layers = stateful_layers(model, dialect)
-    kind = KerasModel
     if check_state(state) == CARRY:
         check_carried(layers, checkpoints, getattr(model, "name", name))
         kind = CarryingModel
@@ -114,6 +116,21 @@ def live_model(
         wrapped.build()
         load()
     return wrapped.settled()
+
+
+def trained_model(model: object, steps: CheckpointAxis, example: object = None) -> Model:
+    """Wrap a Keras model that is being trained.
+
+    Args:
+        steps: The steps of the training, each with the weights that the model has then.
+        example: Arrays that it can be called with; see `live_model`.
+
+    Raises:
+        ModelError: The model is trained on several devices, or its inputs are not known.
+    """
+    check_one_replica(model)
+    wrapped = live_model(model, _NAME, example=example, state_setting=None, kind=TrainedModel)
+    return replace(wrapped, checkpoints=steps)
 
 
 def traced_model(

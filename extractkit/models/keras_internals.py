@@ -108,6 +108,43 @@ def inner_variable(variable: Any) -> Any:
     return variable if inside is None else inside
 
 
+# ---------------------------------------------------------------------------- training
+
+FOR_TRAINING = frozenset(
+    {
+        *("optimizer", "history", "stop_training", "stop_evaluating"),
+        *("_compile_config", "_eval_data_handler", "_eval_epoch_iterator"),
+        "_self_unconditional_dependency_names",
+        "_self_unconditional_checkpoint_dependencies",
+    }
+)
+"""Attributes that `compile` and `fit` add to a model of either Keras. Its call ignores them."""
+
+
+class BatchHooks:
+    """Answers to what `fit` of tf-keras asks a callback that is not one of its own class.
+
+    Has `_implements_train_batch_hooks`, `_implements_test_batch_hooks`,
+    `_implements_predict_batch_hooks` and `_supports_tf_logs` of its `Callback`. With Keras 3's
+    public class and these, one class is a callback of both.
+
+    Attributes:
+        each_batch: Whether the callback is called after each batch of training.
+    """
+
+    each_batch = False
+    _supports_tf_logs = True
+
+    def _implements_train_batch_hooks(self) -> bool:
+        return self.each_batch
+
+    def _implements_test_batch_hooks(self) -> bool:
+        return False
+
+    def _implements_predict_batch_hooks(self) -> bool:
+        return False
+
+
 # ---------------------------------------------------------------------------- models of tf-keras
 
 

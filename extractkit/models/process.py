@@ -184,8 +184,23 @@ def _look_for_devices() -> None:
 def configure(seed: int, deterministic: bool, device: str | None) -> Mapping[str, object]:
     """Seed Python, NumPy and TensorFlow, and require deterministic kernels if asked to.
 
-    Returns the settings of the process that may change the last bits of values. Determinism cannot
-    be switched off again in the same process.
+    Returns the settings of the process. Determinism cannot be switched off again in it.
+
+    Raises:
+        ConfigError: As `settings`.
+    """
+    import keras
+    import tensorflow as tf
+
+    found = settings(device)
+    keras.utils.set_random_seed(seed)
+    if deterministic:
+        tf.config.experimental.enable_op_determinism()
+    return found
+
+
+def settings(device: str | None) -> Mapping[str, object]:
+    """Return the settings of the process that may change the last bits of values.
 
     Raises:
         ConfigError: The device does not exist, or TensorFlow already runs in this process with
@@ -200,9 +215,6 @@ def configure(seed: int, deterministic: bool, device: str | None) -> Mapping[str
     check()
     if device is not None:
         _check_device(device, devices)
-    keras.utils.set_random_seed(seed)
-    if deterministic:
-        tf.config.experimental.enable_op_determinism()
     variables = effective_variables()
     return {
         "tensorflow": tf.__version__,

@@ -6,7 +6,7 @@ Fields that may differ between two runs of the same job (times, machine) are gro
 
 import os
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,7 @@ from pathlib import Path
 from extractkit.advice import command
 from extractkit.core.catalog import TensorRecord
 from extractkit.core.checkpoints import AXIS, Checkpoint, ExcludedCheckpoint
-from extractkit.core.shards import CONSTANTS_SHARD, OuterAxis, Part, Shard, over_axes
+from extractkit.core.shards import CONSTANTS_SHARD, OuterAxis, Part, Position, Shard, over_axes
 from extractkit.core.spec import PER_SAMPLE, TensorSpec
 from extractkit.core.transforms.casting import OVERFLOW
 from extractkit.core.value_checks import ValueChecks
@@ -29,7 +29,7 @@ from extractkit.runs.schema import with_checksum as with_checksum  # the bytes o
 from extractkit.runs.upgrades import MANIFEST_UPGRADES
 from extractkit.sinks import StoredTensor
 
-SCHEMA = 11
+SCHEMA = 12
 """Version of the manifest's fields. Raise it with every change of them."""
 
 SHARING = "sharing"
@@ -209,6 +209,9 @@ class Manifest:
         checkpoints: the sets of weights given to the model in turn: an axis of every tensor. Empty
             if the run has no such axis.
         excluded: checkpoints that could not be used.
+        training: what the steps of the checkpoints count, "epoch" or "step", in a run that is
+            recorded while its model is trained. Each checkpoint is added once all of its shards are
+            committed, and no file holds its weights. Null for every other run.
         origins: the files that the configuration names, except the checkpoints.
         files: files of the run directory that the journal does not record.
         environment: environment variables that may change bits. Every process that resumes the run
@@ -241,6 +244,7 @@ class Manifest:
     actual: Actual | None = None
     checkpoints: tuple[Checkpoint, ...] = ()
     excluded: tuple[ExcludedCheckpoint, ...] = ()
+    training: str | None = None
     origins: tuple[Origin, ...] = ()
     files: tuple[StoredFile, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -320,18 +324,26 @@ class Manifest:
     @property
     def planned_shards(self) -> tuple[Shard, ...]:
         """The shards of all parts of the job together."""
+        return over_axes(self._extents, self.outer_axes)
+
+    def shards_at(self, position: int) -> tuple[Shard, ...]:
+        """Return the shards of one checkpoint, which need not be recorded yet."""
+        return tuple(replace(one, outer=(Position(AXIS, position),)) for one in self._extents)
+
+    @property
+    def _extents(self) -> list[Shard]:
+        """The shards at each position of the outer axes."""
         ranges = [Shard(start, stop) for start, stop in self.plan.shards] if self.plan else []
         constants = [CONSTANTS_SHARD] if self.tensors_in(CONSTANTS_SHARD) else []
-        one = constants + [shard for shard in ranges if len(shard)]
-        return over_axes(one, self.outer_axes)
+        return constants + [shard for shard in ranges if len(shard)]
 
     @property
     def outer_axes(self) -> tuple[OuterAxis, ...]:
         """The leading axes of every tensor that are not samples, the slowest first."""
-        if not self.checkpoints:
+        if not self.checkpoints and self.training is None:
             return ()
-        labels, steps = zip(*((one.label, one.step) for one in self.checkpoints), strict=True)
-        return (OuterAxis(AXIS, labels, steps),)
+        labels = tuple(one.label for one in self.checkpoints)
+        return (OuterAxis(AXIS, labels, tuple(one.step for one in self.checkpoints)),)
 
     @property
     def sinks(self) -> Mapping[str, object]:

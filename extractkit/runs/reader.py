@@ -85,12 +85,14 @@ class Run(Mapping[str, TensorView]):
     def statistics(self) -> Statistics:
         """The statistics over all samples: `run.statistics[ADDRESS].moments.mean`.
 
-        Results of a run over checkpoints have these as a first axis.
+        Results of a run over checkpoints have these as a first axis. Those of an unfinished run
+        can be read once all of its samples are stored, as they are at each step of a training.
 
         Raises:
-            RunDirectoryError: the run is not finished, or the recorded results are damaged.
+            RunDirectoryError: samples are still to be stored, or the recorded results are damaged.
         """
-        found = read_statistics(self.path, self.manifest)
+        entries = journal.read(self.path / JOURNAL, brief=True).by_shard()
+        found = read_statistics(self.path, self.manifest, entries)
         for position in self._committed.outer:
             found = found.at(position.at)
         return found
@@ -276,6 +278,9 @@ def open_run(
     found = manifest.read(directory)
     written = journal.read(directory / JOURNAL, brief=True)
     entries = written.by_shard()
+    if found.training is not None:
+        # A step that is being recorded is not among the checkpoints yet.
+        entries = {shard: entries[shard] for shard in found.shards if shard in entries}
     missing = [shard.key for shard in found.shards if shard not in entries]
     if found.status is Status.FINISHED and missing:
         raise RunDirectoryError(

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from extractkit.advice import command
-from extractkit.core.checkpoints import AXIS
+from extractkit.core.checkpoints import AXIS, Checkpoint
 from extractkit.core.shards import OuterAxis, Shard
 from extractkit.core.value_checks import EXAMINATION, ValueChecks
 from extractkit.core.values import State
@@ -46,7 +46,7 @@ from extractkit.runs.statistics import RESULTS, results, serialized
 from extractkit.runs.trajectory import views_of
 from extractkit.runs.views import Committed
 from extractkit.sinks import Sink, StoredShard
-from extractkit.store.local import make_directory, make_durable, write_durably
+from extractkit.store.local import make_directory, make_durable, remove, write_durably
 
 
 class AlreadyStored(Exception):  # noqa: N818 - nothing went wrong
@@ -185,8 +185,40 @@ class Recorder:
         return recorder
 
     def reopen(self) -> None:
-        """Mark a run that had ended as started again."""
-        self._write(replace(self.manifest, status=Status.STARTED, actual=None))
+        """Mark a run that had ended as started again.
+
+        The files over all shards of a training's steps are removed, since steps will be added.
+        """
+        reopened = replace(self.manifest, status=Status.STARTED, actual=None)
+        if reopened.training is None:
+            self._write(reopened)
+            return
+        kept = [one for one in reopened.files if one.name in (SAMPLES, COMPONENTS)]
+        outdated = [one for one in reopened.files if one not in kept]
+        self._write(replace(reopened, files=tuple(kept), identity=None))
+        for file in outdated:
+            remove(self.directory / file.name)
+
+    def set_checkpoints(self, checkpoints: Sequence[Checkpoint], weights: str) -> None:
+        """Record the steps of a training whose shards are all committed.
+
+        Args:
+            weights: the digest of all their weights.
+        """
+        model = {**self.manifest.model, "weights": weights}
+        self._write(replace(self.manifest, checkpoints=tuple(checkpoints), model=model))
+
+    def discard_unplanned(self) -> None:
+        """Remove shards of steps that are not recorded, or not any more, from the journal."""
+        planned, path = set(self.manifest.shards), self.directory / JOURNAL
+        entries = journal.read(path).entries
+        kept = [one for one in entries if one.covers in planned]
+        if len(kept) == len(entries):
+            return
+        journal.rewrite(path, kept)
+        self.committed = {one: self.committed[one] for one in self.committed if one in planned}
+        self.bytes = sum(file.size for entry in self.committed.values() for file in entry.stored)
+        self._found = journal.value_stats(path, self.committed)
 
     def add_worker(self, host: Mapping[str, object]) -> None:
         """Remember the machine of a worker, to be recorded when the run ends."""

@@ -226,6 +226,27 @@ def _holds_all_values(directory: Path, recorded: Manifest) -> bool:
     )
 
 
+def check_configuration(directory: Path, recorded: Manifest, now: Mapping[str, object]) -> None:
+    """Check that a run is continued with selectors, sinks and runtime settings as recorded.
+
+    Args:
+        now: the configuration given now, by group.
+
+    Raises:
+        RunDirectoryError: a group differs in what decides bytes.
+    """
+    given = replace(recorded, job_resolved=now)
+    pairs = {
+        group: (_configured(recorded, group), _configured(given, group))
+        for group in ("selectors", "sinks", "runtime")
+    }
+    if found := _unequal({group: (plain(one), plain(two)) for group, (one, two) in pairs.items()}):
+        raise RunDirectoryError(
+            f"{directory} cannot be resumed with other settings: {'; '.join(found)}. Give the "
+            f"recorded ones, or choose another directory: {RUN_KEY}=…"
+        )
+
+
 def check_same(recorded: Manifest, now: Manifest, given: str) -> None:
     """Check that a resumed run would compute the same values.
 

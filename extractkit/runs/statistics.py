@@ -154,8 +154,13 @@ def _features_name(recorded: RunStatistics, outer: Iterable[str]) -> str:
     return axis_of_features(name, _asked(recorded).single, outer)
 
 
-def read_statistics(directory: Path, manifest: Manifest) -> Statistics:
+def read_statistics(
+    directory: Path, manifest: Manifest, entries: Mapping[Shard, Entry] | None = None
+) -> Statistics:
     """Read the results of a finished run.
+
+    Args:
+        entries: the committed shards, from which the results of an unfinished run are merged.
 
     Raises:
         RunDirectoryError: the run has statistics and is not finished, or the file is damaged.
@@ -164,11 +169,15 @@ def read_statistics(directory: Path, manifest: Manifest) -> Statistics:
     if not recorded:
         return Statistics({})
     file = next((file for file in manifest.files if file.name == RESULTS), None)
-    if file is None:
+    planned = manifest.shards
+    if file is not None:
+        found: Partials = parsed(file.content(directory), directory / RESULTS)
+    elif planned and entries is not None and entries.keys() >= set(planned):
+        found = results(directory, manifest, {shard: entries[shard] for shard in planned})
+    else:
         raise RunDirectoryError(
             f"{directory} is not finished: its statistics are computed when all samples are stored"
         )
-    found = parsed(file.content(directory), directory / RESULTS)
     every = recorded_groups(recorded)
     outer = {axis.name: axis.coordinates for axis in manifest.outer_axes}
     among = {one.key: dict.fromkeys((TENSOR, f"{OTHER}{TENSOR}"), one.tensors) for one in every}

@@ -132,6 +132,8 @@ def views_of(manifest: Manifest, committed: Committed) -> dict[str, TensorView]:
     if not axes:
         return {tensor.key: view_of(tensor, committed) for tensor in manifest.tensors}
     inner = [views_of(manifest, committed.at(position)) for position in axes[0].positions]
+    if not inner:
+        return {}  # a training of which no step is recorded yet
     return {
         tensor.key: TrajectoryView(tensor, [views[tensor.key] for views in inner], axes[0])
         for tensor in manifest.tensors

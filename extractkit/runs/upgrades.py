@@ -186,6 +186,11 @@ def _manifest_11(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {**fields, **targets}
 
 
+def _manifest_12(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Add the steps of a training. No run was recorded while its model was trained."""
+    return {**_with(fields, 11, {"training": None})}
+
+
 def _key_of(tensor: Any) -> str | None:
     stored = tensor.get("stored") if isinstance(tensor, Mapping) else None
     key = stored.get("key") if isinstance(stored, Mapping) else None
@@ -231,6 +236,7 @@ MANIFEST_UPGRADES: Mapping[int, Upgrade] = {
     8: _manifest_9,
     9: _manifest_10,
     10: _manifest_11,
+    11: _manifest_12,
 }
 """The upgrade from each version to the next."""
 

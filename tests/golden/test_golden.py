@@ -54,7 +54,7 @@ EXPECTED = Manifest(
         ),
         sharing=SharingMeasurement(9, {"token": 40}, "a:output", 3e-07, 4e-06, "é"),
     ),
-    schema=11,
+    schema=12,
     status=Status.FINISHED,
     job_given=("model=mine", "+selectors.mine.path=é"),
     job_resolved={"sinks": {"npz": {"_target_": "extractkit.sinks.npz.NpzSink"}}},
@@ -94,6 +94,7 @@ EXPECTED = Manifest(
         Checkpoint("last", None, "/models/last.h5", "9" * 64, 501),
     ),
     excluded=(ExcludedCheckpoint("epoch_2", "/models/epoch_2.h5", "damaged"),),
+    training="epoch",
     origins=(Origin("model.path", "/models/mine.keras", "4" * 64, 1000),),
     files=(StoredFile("samples.jsonl", "5" * 64, 90),),
     environment={"TF_NUM_INTRAOP_THREADS": "2"},
@@ -107,11 +108,12 @@ EXPECTED = Manifest(
     part="2/4",
 )
 
+BEFORE_TRAINING = replace(EXPECTED, training=None)
 BEFORE_GRADIENTS = replace(
-    EXPECTED, tensors=tuple(replace(one, gradient=None) for one in EXPECTED.tensors)
+    BEFORE_TRAINING, tensors=tuple(replace(one, gradient=None) for one in EXPECTED.tensors)
 )
 BEFORE_TRANSFORMS = replace(
-    EXPECTED,
+    BEFORE_GRADIENTS,
     # Unknown, as this configuration has no selectors.
     tensors=tuple(replace(one, transforms=None, result="") for one in BEFORE_GRADIENTS.tensors),
     components=(),
@@ -127,6 +129,7 @@ EARLIER = {
     6: BEFORE_ROWS,
     **dict.fromkeys((7, 8, 9), BEFORE_TRANSFORMS),
     10: BEFORE_GRADIENTS,
+    11: BEFORE_TRAINING,
 }
 """What older manifests are read as: fields that they lack have the value that was right then."""
 
@@ -163,7 +166,7 @@ def test_manifests_of_every_version_are_read_as_these(version: int, tmp_path: Pa
 
 def test_the_last_manifests_of_version_10_have_the_targets_of_gradients(tmp_path: Path) -> None:
     (tmp_path / MANIFEST).write_bytes((GOLDEN / "manifest-10-gradient.json").read_bytes())
-    assert manifests.read(tmp_path) == EXPECTED
+    assert manifests.read(tmp_path) == BEFORE_TRAINING
 
 
 def test_the_checksum_of_an_older_manifest_is_verified_before_it_is_upgraded(

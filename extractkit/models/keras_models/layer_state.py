@@ -20,7 +20,7 @@ import tensorflow as tf
 from extractkit.core.values import digest_of_array
 from extractkit.errors import ModelError
 from extractkit.models.failures import error_summary
-from extractkit.models.keras_internals import IDENTIFIED, layers_in
+from extractkit.models.keras_internals import FOR_TRAINING, IDENTIFIED, layers_in
 from extractkit.models.keras_models.dialects import KERAS_3, Dialect, dialect_of
 
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, type, np.dtype, tf.DType)
@@ -95,7 +95,8 @@ def held(
 ) -> tuple[object, ...]:
     """Return the state of a layer, for comparison.
 
-    Attributes that every layer has are Keras's own, such as counters, and are ignored.
+    Attributes that every layer or model has are Keras's own, such as counters and what training
+    uses, and are ignored.
 
     Args:
         attributes: The layer's attributes, or a copy of them.
@@ -109,7 +110,8 @@ def held(
 @cache
 def _common_attributes(package: Any) -> frozenset[str]:
     # Named explicitly, so that Keras's counter does not change.
-    return frozenset(vars(package.layers.Layer(name="common")))
+    made = (package.layers.Layer(name="common"), package.Model(name="common"))
+    return frozenset(name for one in made for name in vars(one)) | FOR_TRAINING
 
 
 def _held(attributes: Mapping[str, Any], layers: Set[int]) -> Iterator[object]:

@@ -146,7 +146,8 @@ def given_files(manifest: Manifest) -> Check:
         return Check.not_made(name, "they are not recorded before the plan")
     found: list[Finding] = []
     notes: list[str] = []
-    weights = [Origin(KEY, one.path, one.sha256, one.bytes) for one in manifest.checkpoints]
+    files = () if manifest.training else manifest.checkpoints
+    weights = [Origin(KEY, one.path, one.sha256, one.bytes) for one in files]
     given = (*manifest.origins, *weights)
     for recorded in given:
         path = _find(recorded, manifest.volatile.working_directory)
@@ -230,6 +231,11 @@ def listed_shards(directory: Path, manifest: Manifest | None) -> tuple[Check, di
     """
     path = directory / JOURNAL
     entries, found, notes = _read(path, finished=manifest is None or _finished(manifest))
+    if manifest is not None and manifest.training is not None and not _finished(manifest):
+        begun = entries.keys() - set(manifest.shards)
+        if begun:
+            notes.append(f"{counted(len(begun), 'shard')} of a step that was not complete")
+        entries = {shard: entry for shard, entry in entries.items() if shard not in begun}
     if manifest is not None:
         found += _check_plan(directory, manifest, entries, damaged=bool(found))
     return Check.of("journal", counted(len(entries), "shard"), found, notes), entries

@@ -1,0 +1,299 @@
+"""Recording of a model while it is trained: a run over checkpoints that are added step by step.
+
+A step becomes a checkpoint of the manifest once all of its shards are in the journal. So a process
+that is killed at any moment leaves a run of whole steps. What it had begun is computed again when
+training resumes.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import cached_property
+from math import prod
+from pathlib import Path
+from weakref import WeakValueDictionary
+
+from extractkit.advice import command
+from extractkit.core.catalog import VARIABLES
+from extractkit.core.checkpoints import Checkpoint, ExcludedCheckpoint
+from extractkit.core.job import Job
+from extractkit.core.spec import TEXT, numpy_dtype
+from extractkit.engine import Silent
+from extractkit.engine.execute import Execution
+from extractkit.engine.identity import identity, weights_of
+from extractkit.engine.prepare import Prepared
+from extractkit.engine.stream import Stream
+from extractkit.errors import JobError, RunDirectoryError, counted
+from extractkit.models.process import environment
+from extractkit.runs import ELSEWHERE, MANIFEST, RUN_KEY
+from extractkit.runs import manifest as manifests
+from extractkit.runs.directory import locked, run_log
+from extractkit.runs.environment import Resumed, Volatile, git_state, host, now, package_versions
+from extractkit.runs.manifest import Manifest, Status
+from extractkit.runs.recorder import Recorder, new_run
+from extractkit.runs.same_job import check_configuration, check_versions
+
+_log = logging.getLogger(__name__)
+
+
+class TrainingSteps:
+    """A `CheckpointAxis` of the steps of a training. The model has the weights of the last one.
+
+    Attributes:
+        checkpoints: The steps so far.
+        excluded: Nothing.
+        loads: The number of times that the weights have changed.
+    """
+
+    excluded: Sequence[ExcludedCheckpoint] = ()
+
+    def __init__(self) -> None:
+        self.checkpoints: tuple[Checkpoint, ...] = ()
+        self.loads = 0
+
+    def choose(self, policy: str) -> None:
+        """Do nothing. There are no files to check."""
+
+    def use(self, position: int) -> None:
+        """Check that the model has the weights of `checkpoints[position]`.
+
+        Raises:
+            JobError: They are those of an earlier step.
+        """
+        if position < len(self.checkpoints) - 1:
+            label = self.checkpoints[position].label
+            raise JobError(f"the weights of {label!r} existed only at that step of the training")
+
+    def follow(self, checkpoints: Sequence[Checkpoint]) -> None:
+        """Take over the steps, of which the last one has the weights that the model has now."""
+        self.checkpoints = tuple(checkpoints)
+        self.loads += 1
+
+
+_OPEN: "WeakValueDictionary[Path, Recording]" = WeakValueDictionary()
+"""The recordings of this process, by run directory. `fit` does not report that it has failed."""
+
+
+def begin(job: Job, steps: TrainingSteps, unit: str, directory: Path) -> "Recording":
+    """Start a run of a model that is about to be trained, or resume it.
+
+    Args:
+        job: The job, whose model is an adapter with `steps` as its checkpoints.
+        unit: What the steps count: "epoch" or "step".
+        directory: The run directory: empty, or with a run of the same job.
+
+    Raises:
+        UserError: A mistake in the job, or the directory holds something else. A new run leaves
+            nothing behind, and a recorded one stays as it is.
+        JobError: The model fails, or the disk refuses.
+    """
+    directory = Path(os.path.abspath(directory))  # noqa: PTH100 - links stay
+    if (other := _OPEN.get(directory)) is not None:
+        other.close()
+    resumed = (directory / MANIFEST).exists()
+    with ExitStack() as lock:
+        if resumed:
+            lock.enter_context(locked(directory))
+            started = _resumed(directory, job, unit)
+        else:
+            started = lock.enter_context(new_run(directory, _started(job, unit), {}))
+        steps.follow(started.checkpoints)
+        execution = Execution(job, directory, started, Silent(), resumed=resumed)
+        with run_log(directory, _ignored), execution.ending():
+            recorder = execution.start()
+            _check_whole(directory, started, recorder)
+            prepared, found = execution.prepared(recorder)
+            recorder.discard_unplanned()
+            execution.report(prepared, recorder.manifest)
+            # Kept, since it holds the encoded samples for all steps.
+            stream = prepared.stream(found, state_before=recorder.state_before)
+        how = (execution, prepared, stream, recorder, lock.pop_all())
+        recording = Recording(directory, unit, steps, *how)
+    _OPEN[directory] = recording
+    return recording
+
+
+def _started(job: Job, unit: str) -> Manifest:
+    return Manifest(
+        volatile=Volatile(started=now(), host=host(), working_directory=str(Path.cwd())),
+        job_given=job.given,
+        job_resolved=job.resolved,
+        model_name=job.model_name,
+        training=unit,
+        environment=environment(job.runtime.threads),
+        seeds={"runtime": job.runtime.seed},
+        versions=package_versions(),
+        git=git_state(),
+    )
+
+
+def _resumed(directory: Path, job: Job, unit: str) -> Manifest:
+    """Return the manifest of a run that is to be resumed.
+
+    Raises:
+        RunDirectoryError: It was not recorded during training, or with other settings.
+    """
+    recorded = manifests.read(directory)
+    at = f"{RUN_KEY}={directory}"
+    if recorded.training is None:
+        raise RunDirectoryError(f"{at} holds a run that no training has recorded. {ELSEWHERE}")
+    if recorded.training != unit:
+        raise RunDirectoryError(
+            f"{at} holds a run of every {recorded.training}, which cannot be resumed with every "
+            f"{unit}. {ELSEWHERE}"
+        )
+    check_versions(directory, recorded)
+    check_configuration(directory, recorded, job.resolved)
+    resumed = (*recorded.volatile.resumed, Resumed(now(), host()))
+    return replace(recorded, volatile=replace(recorded.volatile, finished=None, resumed=resumed))
+
+
+def _check_whole(directory: Path, started: Manifest, recorder: Recorder) -> None:
+    """Check that the recorded steps are undamaged, since they cannot be computed again.
+
+    Raises:
+        RunDirectoryError: A shard is damaged or missing.
+    """
+    lost = [shard.key for shard in started.shards if shard not in recorder.committed]
+    if lost:
+        raise RunDirectoryError(
+            f"{RUN_KEY}={directory} is damaged in {counted(len(lost), 'shard')}, first "
+            f"{lost[0]!r}, and the weights of that step existed only during training. See what is "
+            f"damaged: {command('verify', directory)}. {ELSEWHERE}"
+        )
+
+
+def _ignored(message: str) -> None:
+    """Leave a message to the run's log."""
+
+
+def _itemsize(dtype: str) -> int:
+    return 0 if dtype == TEXT else numpy_dtype(dtype).itemsize
+
+
+@dataclass(eq=False)
+class Recording:
+    """A run that is being recorded, whose lock is held.
+
+    Attributes:
+        directory: The run directory.
+        unit: What the steps count: "epoch" or "step".
+        steps: The axis of the steps.
+    """
+
+    directory: Path
+    unit: str
+    steps: TrainingSteps
+    _execution: Execution
+    _prepared: Prepared
+    _stream: Stream
+    _recorder: Recorder
+    _lock: ExitStack
+
+    @property
+    def last(self) -> int | None:
+        """The last recorded step; None if there is none."""
+        return self.steps.checkpoints[-1].step if self.steps.checkpoints else None
+
+    def find(self, step: int) -> Checkpoint | None:
+        """Return a recorded step, or None."""
+        return next((one for one in self.steps.checkpoints if one.step == step), None)
+
+    def weights(self) -> str:
+        """Return the digest of the model's weights."""
+        return self._prepared.opened.model.weights_digest()
+
+    def record(self, step: int, weights: str) -> None:
+        """Compute and commit a step with the weights that the model has now.
+
+        Steps from this one on, which training had reached with other weights, are dropped.
+
+        Args:
+            weights: Their digest.
+
+        Raises:
+            JobError: The model fails, or the disk refuses. Committed steps stay readable.
+        """
+        before = tuple(one for one in self.steps.checkpoints if (one.step or 0) < step)
+        label = f"{self.unit}_{step}"
+        position = len(before)
+        with self._writing():
+            self._reopen()
+            if position < len(self.steps.checkpoints):
+                left = [one.label for one in self.steps.checkpoints[position:]]
+                _log.warning("training took another course: %s are dropped", ", ".join(left))
+                self._recorder.set_checkpoints(before, weights_of(before))
+                self._recorder.discard_unplanned()
+            steps = (*before, Checkpoint(label, step, "", weights, self._weights_bytes))
+            self.steps.follow(steps)
+            began = time.perf_counter()
+            shards = self._recorder.manifest.shards_at(position)
+            if not self._recorder.manifest.volatile.self_check:
+                samples = [shard for shard in shards if len(shard)]
+                self._execution.check(
+                    self._prepared, self._stream, self._recorder, samples, position
+                )
+            for one in self._stream.shards(shards):
+                self._execution.commit(one, self._recorder)
+            self._recorder.set_checkpoints(steps, weights_of(steps))
+            timings = self._execution.timings
+            timings["extract"] = timings.get("extract", 0) + time.perf_counter() - began
+            _log.info("recorded %s", label)
+
+    def finish(self) -> None:
+        """Finish the run: write the files over all steps, unless there is nothing new."""
+        if not self.steps.checkpoints or self._recorder.manifest.status is Status.FINISHED:
+            self.close()
+            return
+        with self._writing():
+            self._reopen()
+            manifest = self._recorder.manifest
+            self._recorder.manifest = replace(manifest, identity=identity(self._prepared, manifest))
+            self._execution.timings.setdefault("extract", 0.0)
+            self._execution.finish(self._prepared, self._recorder)
+        self._release()
+
+    def close(self) -> None:
+        """End the run as interrupted. Training can resume it."""
+        if _OPEN.get(self.directory) is not self:
+            return
+        if self._execution.resumed and not self._execution.reopened:
+            self._recorder.abandon()
+        else:
+            self._recorder.fail(Status.INTERRUPTED, self._execution.timings)
+        self._release()
+
+    def _reopen(self) -> None:
+        """Mark a resumed run as started, once something changes in it."""
+        if self._execution.resumed:
+            self._execution.reopen(self._recorder)
+
+    @cached_property
+    def _weights_bytes(self) -> int:
+        specs = (
+            one.spec for one in self._prepared.opened.model.catalog.records if one.kind in VARIABLES
+        )
+        known = (spec for spec in specs if spec.dims is not None)
+        return sum(prod(size or 0 for size in one.shape) * _itemsize(one.dtype) for one in known)
+
+    def _writing(self) -> ExitStack:
+        if _OPEN.get(self.directory) is not self:
+            raise RunDirectoryError(
+                f"{RUN_KEY}={self.directory} is being recorded by a later training in this process"
+            )
+        stack = ExitStack()
+        stack.push(self._failed)
+        stack.enter_context(run_log(self.directory, _ignored))
+        stack.enter_context(self._execution.ending())
+        return stack
+
+    def _failed(self, *error: object) -> None:
+        if error[0] is not None:
+            self._release()
+
+    def _release(self) -> None:
+        _OPEN.pop(self.directory, None)
+        self._lock.close()

@@ -1,0 +1,176 @@
+"""`extractkit.Callback`: a run of a model's values at the steps of its training."""
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from extractkit.api import Group, live_inputs
+from extractkit.config.plain_data import compose_values
+from extractkit.core.component import Component
+from extractkit.core.job import settings_that
+from extractkit.core.keys import Effect
+from extractkit.engine.recording import Recording, TrainingSteps, begin
+from extractkit.errors import ConfigError, JobError, RunDirectoryError
+from extractkit.models.keras_models.training import TrainingCallback
+from extractkit.runs.reader import Run, open_run
+
+_MODEL = "extractkit.models.in_memory.trained_model"
+
+
+class Callback(TrainingCallback):
+    """A callback for `model.fit` of Keras 3 and tf-keras that records values while it trains.
+
+    The run has a checkpoint for each recorded step. It can be read during training, and is finished
+    when training ends. Training is not changed by a single bit: neither weights nor
+    generators, metrics or any other state.
+
+        probe = extractkit.Callback("outputs", x_test[:64], "runs/training", every="epoch")
+        model.fit(x, y, epochs=10, callbacks=[probe])
+        probe.run["dense:output"].at(10)
+
+    With a run directory that holds a run of the same model, inputs and settings, training resumes
+    that run. A step that is recorded with the same weights is kept. If training repeats one with
+    other weights, it replaces this step and all later ones.
+
+    Args:
+        selectors: as for `extractkit.extract`.
+        inputs: the samples to compute values of, as for `extractkit.extract`.
+        run_dir: the run directory: empty, or with a run to resume.
+        every: "epoch", or a number of steps of the optimizer. The weights with which training
+            begins are recorded too, as step 0.
+        runtime, sinks, trust: as for `extractkit.extract`. Seed and determinism are those of the
+            training.
+        on_error: "raise", to stop training if values cannot be recorded, or "warn", to continue it
+            without a record.
+
+    Raises:
+        UserError: a mistake in the arguments, here or when training begins.
+        JobError: the model fails on the samples, or the disk refuses, during training.
+    """
+
+    def __init__(
+        self,
+        selectors: Group,
+        inputs: object,
+        run_dir: str | Path,
+        *,
+        every: str | int = "epoch",
+        runtime: Mapping[str, object] | None = None,
+        sinks: Group = None,
+        trust: Sequence[str] = (),
+        on_error: str = "raise",
+    ) -> None:
+        if every != "epoch" and (isinstance(every, bool | str) or every < 1):
+            raise ConfigError(
+                f"every={every!r} is neither 'epoch' nor a whole number of steps, 1 or more"
+            )
+        if on_error not in ("raise", "warn"):
+            raise ConfigError(f"on_error={on_error!r} is neither 'raise' nor 'warn'")
+        super().__init__(every)
+        self.run_dir = Path(run_dir).absolute()
+        self.on_error = on_error
+        arguments: dict[str, object] = {"model": None, "steps": TrainingSteps()}
+        if isinstance(inputs, np.ndarray | Mapping):
+            arguments["example"] = inputs
+        live = {
+            "model": Component("model", _MODEL, arguments),
+            "inputs": live_inputs(inputs),
+        }
+        groups = {"selectors": selectors, "runtime": _settled(runtime), "sinks": sinks}
+        self._job = compose_values(groups, live, trust).job
+        self._trust = tuple(trust)
+        self._recording: Recording | None = None
+
+    @property
+    def run(self) -> Run:
+        """The run, with the steps that are recorded so far.
+
+        Raises:
+            RunDirectoryError: training has not begun.
+        """
+        return open_run(self.run_dir, trust=self._trust)
+
+    def begin(self) -> None:
+        """Start the run, or open it to resume it."""
+        if self._recording is not None:
+            self._recording.close()
+        steps = TrainingSteps()
+        arguments = {**self._job.model.arguments, "model": self.model, "steps": steps}
+        job = replace(self._job, model=replace(self._job.model, arguments=arguments))
+        unit = "step" if self.each_batch else "epoch"
+        self._recording = begin(job, steps, unit, self.run_dir)
+
+    def start(self, step: int, *, due: bool) -> None:
+        """Record the weights with which training begins, or compare them with the record.
+
+        Raises:
+            RunDirectoryError: the run has other weights at this step.
+        """
+        with self._guarded() as recording:
+            if recording is None:
+                return
+            weights, known = recording.weights(), recording.find(step)
+            if known is not None and known.sha256 != weights:
+                raise RunDirectoryError(
+                    f"run_dir={self.run_dir} holds another training: at {known.label!r} it has "
+                    f"other weights than those with which this one begins. To continue that one, "
+                    f"restore its model and optimizer, as keras.callbacks.BackupAndRestore does, "
+                    f"and give fit(initial_epoch=…) the epochs that are done. Or choose another "
+                    f"directory"
+                )
+            if recording.last is None or (due and step > recording.last):
+                recording.record(step, weights)
+
+    def record(self, step: int) -> None:
+        """Record a step, unless it is recorded with the same weights."""
+        with self._guarded() as recording:
+            if recording is None:
+                return
+            weights, known = recording.weights(), recording.find(step)
+            if known is None or known.sha256 != weights:
+                recording.record(step, weights)
+
+    def end(self) -> None:
+        """Finish the run."""
+        with self._guarded() as recording:
+            if recording is not None:
+                recording.finish()
+        self._recording = None
+
+    @contextmanager
+    def _guarded(self) -> Iterator[Recording | None]:
+        """Give the recording, and close it if the block fails; None after a failure."""
+        try:
+            yield self._recording
+        except BaseException as error:
+            if self._recording is not None:
+                self._recording.close()
+                self._recording = None
+            if self.on_error == "raise" or not isinstance(error, JobError):
+                raise
+            warnings.warn(
+                f"extractkit.Callback records no more steps in {self.run_dir}: {error}",
+                stacklevel=2,
+            )
+
+
+def _settled(runtime: Mapping[str, object] | None) -> dict[str, object]:
+    """Return settings of `runtime` for a process that belongs to a training.
+
+    Raises:
+        ConfigError: one of them would change the training, or has no meaning for it.
+    """
+    given = dict(runtime or {})
+    if given.get("deterministic"):
+        raise ConfigError(
+            "runtime.deterministic=true would change the training. Call "
+            "tf.config.experimental.enable_op_determinism() before it instead"
+        )
+    for key in ("seed", *settings_that(Effect.WHERE, Effect.NONE)):
+        if key != "self_check" and given.get(key) is not None:
+            raise ConfigError(f"runtime.{key}={given[key]} has no effect on a run of a training")
+    return {**given, "deterministic": False}

@@ -1,0 +1,217 @@
+"""The callback: it records what the weights of each step give, and leaves the training alone."""
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras
+
+import extractkit
+from extractkit.runs.comparing.result import Verdict
+from extractkit.runs.manifest import Status
+from tests.training.examples import (
+    PROBE,
+    SELECTORS,
+    X,
+    Y,
+    digests,
+    drawn,
+    probing,
+    same,
+    sequential,
+    state,
+    trained,
+)
+
+BOTH = pytest.mark.parametrize("package", [keras, tf_keras], ids=["keras", "tf_keras"])
+
+
+@BOTH
+@pytest.mark.parametrize("every", ["epoch", 2])
+def test_not_a_bit_of_the_training_changes(package: Any, every: str | int, tmp_path: Path) -> None:
+    plain, history = trained(package, validation_split=0.25, shuffle=True)
+    expected, numbers = state(plain), drawn()
+    callback = probing(tmp_path / "run", every=every)
+    model, recorded = trained(package, [callback], validation_split=0.25, shuffle=True)
+    same(state(model), expected)
+    assert recorded == history
+    assert drawn() == numbers
+    steps = [0, 1, 2, 3] if every == "epoch" else [0, 2, 4, 6, 8]
+    assert [one.step for one in callback.run.manifest.checkpoints] == steps
+    assert callback.run.status is Status.FINISHED
+    assert callback.run.checkpoints[-1] == ("epoch_3" if every == "epoch" else "step_8")
+
+
+class Saver(keras.callbacks.Callback):  # type: ignore[misc]
+    """Saves the weights before each epoch and after the last."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+
+    def on_epoch_begin(self, epoch: int, logs: object = None) -> None:
+        self.model.save_weights(self.folder / f"epoch_{epoch}.weights.h5")
+
+    def on_train_end(self, logs: object = None) -> None:
+        self.on_epoch_begin(self.params["epochs"])
+
+
+def test_each_step_is_what_its_weights_give_offline_bit_for_bit(tmp_path: Path) -> None:
+    model = sequential(keras)
+    model.build((None, 3))
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    callback = probing(tmp_path / "run")
+    trained(keras, [callback, Saver(folder)], model=model)
+    model.save(tmp_path / "net.keras")
+    offline = extractkit.extract(
+        [
+            f"model={tmp_path / 'net.keras'}",
+            f"model.checkpoints='{folder}/*.weights.h5'",
+            r"model.checkpoint_step='epoch_(\d+)'",
+        ],
+        inputs=PROBE,
+        selectors=SELECTORS,
+        run_dir=tmp_path / "offline",
+    )
+    online = callback.run
+    assert digests(online) == digests(offline)
+    assert list(online) == list(offline)
+    assert online.drift is not None
+    assert offline.drift is not None
+    assert online.drift.tensors == offline.drift.tensors
+    for name in ("moments", "histogram"):
+        found = online.statistics["hidden:output@spread"][name]
+        for key, expected in offline.statistics["hidden:output@spread"][name].items():
+            np.testing.assert_array_equal(found[key], expected)
+    verdicts = {one.verdict for one in extractkit.diff(online, offline).tensors}
+    assert verdicts == {Verdict.EQUAL}
+
+
+def test_values_are_those_of_a_forward_pass_by_hand(tmp_path: Path) -> None:
+    outputs, kernels = [], []
+
+    class ByHand(keras.callbacks.Callback):  # type: ignore[misc]
+        def on_epoch_end(self, epoch: int, logs: object = None) -> None:
+            outputs.append(self.model(PROBE, training=False).numpy())
+            kernels.append(self.model.get_layer("last").kernel.numpy())
+
+    callback = probing(tmp_path / "run")
+    trained(keras, [callback, ByHand()])
+    np.testing.assert_allclose(callback.run["last:output"][1:], outputs, rtol=1e-5)
+    np.testing.assert_array_equal(callback.run["last:kernel"][1:], kernels)
+
+
+class Counted(keras.layers.Layer):  # type: ignore[misc]
+    """Counts how often Python runs its call."""
+
+    calls = 0
+
+    def call(self, inputs: Any) -> Any:
+        Counted.calls += 1
+        return inputs * 2.0
+
+
+def test_the_model_is_traced_as_often_for_many_steps_as_for_one(tmp_path: Path) -> None:
+    counts = []
+    for every in (1000, 1):
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential([keras.layers.Dense(2), Counted(), keras.layers.Dense(2)])
+        Counted.calls = 0
+        callback = probing(tmp_path / str(every), {"all": {"path": "*:output"}}, every=every)
+        trained(keras, [callback], model=model, validation_split=0.25)
+        counts.append(Counted.calls)
+        assert len(callback.run.checkpoints) == (1 if every == 1000 else 10)
+    assert counts[0] == counts[1]
+
+
+def test_it_can_be_read_while_training_goes_on(tmp_path: Path) -> None:
+    seen = []
+
+    class Reader(keras.callbacks.Callback):  # type: ignore[misc]
+        def on_epoch_end(self, epoch: int, logs: object = None) -> None:
+            run = extractkit.open(tmp_path / "run")
+            moments = run.at(epoch + 1).statistics["hidden:output@spread"]["moments"]
+            seen.append((run.status, run.checkpoints, run["last:output"].shape))
+            hidden = np.asarray(run.at(epoch + 1)["hidden:output@activations"], np.float64)
+            np.testing.assert_allclose(moments["mean"], hidden.mean(0), rtol=1e-6)
+
+    trained(keras, [probing(tmp_path / "run"), Reader()], epochs=2)
+    labels = ("epoch_0", "epoch_1", "epoch_2")
+    assert seen == [
+        (Status.STARTED, labels[:2], (2, 10, 2)),
+        (Status.STARTED, labels, (3, 10, 2)),
+    ]
+    assert not extractkit.verify(tmp_path / "run").failed
+
+
+class Halves(keras.Model):  # type: ignore[misc]
+    """A subclassed model with a state that its own training step assigns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = keras.layers.Dense(2, name="inner")
+        self.steps = self.add_weight(name="steps", shape=(), trainable=False)
+
+    def call(self, inputs: Any, training: bool = False) -> Any:
+        if training:
+            self.steps.assign_add(1.0)
+        return self.inner(inputs) * 0.5
+
+
+def test_a_subclassed_model_is_built_from_the_probe(tmp_path: Path) -> None:
+    finals = []
+    for callbacks in ([], [probing(tmp_path / "run", "outputs")]):
+        keras.utils.set_random_seed(3)
+        model, _ = trained(keras, callbacks, model=Halves())
+        finals.append(state(model))
+    same(*finals)
+    run = extractkit.open(tmp_path / "run")
+    assert run.checkpoints == ("epoch_0", "epoch_1", "epoch_2", "epoch_3")
+
+
+def test_several_steps_in_one_execution_are_recorded_where_they_end(tmp_path: Path) -> None:
+    keras.utils.set_random_seed(0)
+    model = sequential(keras)
+    model.compile("sgd", "mse", steps_per_execution=3)
+    data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(8)
+    callback = probing(tmp_path / "run", every=2)
+    model.fit(data, epochs=2, shuffle=False, verbose=0, callbacks=[callback])
+    steps = [one.step for one in extractkit.open(tmp_path / "run").manifest.checkpoints]
+    assert steps == [0, 3, 6, 9, 12]
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_an_error_of_another_callback_leaves_what_is_recorded(
+    resumed: bool, tmp_path: Path
+) -> None:
+    def fail(epoch: int, logs: object) -> None:
+        if epoch == 1:
+            raise ValueError("stop")
+
+    callback = probing(tmp_path / "run")
+    with pytest.raises(ValueError, match="stop"):
+        trained(keras, [callback, keras.callbacks.LambdaCallback(on_epoch_end=fail)])
+    run = extractkit.open(tmp_path / "run")
+    assert (run.status, len(run.checkpoints)) == (Status.STARTED, 3)
+    # `fit` does not report that it failed. A next callback takes the run over.
+    again = callback if resumed else probing(tmp_path / "run")
+    trained(keras, [again])
+    assert (again.run.status, len(again.run.checkpoints)) == (Status.FINISHED, 4)
+
+
+def test_gradients_and_several_inputs(tmp_path: Path) -> None:
+    one, other = keras.Input((3,), name="one"), keras.Input((3,), name="other")
+    joined = keras.layers.Concatenate(name="joined")([one, other])
+    model = keras.Model([one, other], keras.layers.Dense(2, name="last")(joined))
+    model.compile("adam", "mse")
+    target = {"of": {"tensor": "last:output", "index": 1}}
+    wanted = {"slope": {"path": "joined:output", "gradient": target}}
+    callback = extractkit.Callback(wanted, {"one": PROBE, "other": PROBE}, tmp_path / "run")
+    model.fit([X, X], Y, verbose=0, callbacks=[callback])
+    kernel = model.get_layer("last").kernel.numpy()
+    gradients = np.asarray(callback.run.at("epoch_1")["joined:output@grad"])
+    np.testing.assert_allclose(gradients, np.tile(kernel[:, 1], (10, 1)), rtol=1e-6)
