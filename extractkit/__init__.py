@@ -4,7 +4,7 @@
 
     run = extractkit.extract(["model=bert", "selectors=attention"])
     run = extractkit.open("outputs/2026-11-22/10-15-00")
-    run["transformer_layer_0/self_attention_layer/softmax:op/Softmax"].sample(0)
+    run["transformer_layer_0/self_attention_layer/softmax:output"].sample(0)
 
 Importing this imports neither TensorFlow nor Hydra, and reading a run needs neither.
 """

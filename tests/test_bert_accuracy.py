@@ -58,7 +58,7 @@ def oracle(texts: list[str], run: Run) -> list[BertTrace]:
 
 @pytest.mark.parametrize("layer", LAYERS)
 def test_attention_agrees_to_1e_5(run: Run, oracle: list[BertTrace], layer: int) -> None:
-    view = run[f"transformer_layer_{layer}/self_attention_layer/softmax:op/Softmax"]
+    view = run[f"transformer_layer_{layer}/self_attention_layer/softmax:output"]
     for index, trace in enumerate(oracle):
         np.testing.assert_allclose(view.sample(index), trace.attention[layer], rtol=0, atol=1e-5)
 

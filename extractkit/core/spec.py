@@ -19,7 +19,7 @@ TEXT = "string"
 
 _COMPUTED = re.compile(r"f\((.*)\)")
 
-INFERRED = frozenset({"head", "query", "key", "channel", "height", "width", "feature"})
+INFERRED = frozenset({"group", "head", "query", "key", "channel", "height", "width", "feature"})
 """Names that adapters infer from layers. They describe axes, and change nothing that is stored."""
 
 

@@ -178,12 +178,13 @@ def _built(factory: Component, seed: int) -> Any:
     """Return the factory's model, with initial weights drawn from the seed."""
     import keras
 
-    from extractkit.models.keras_models.dialects import dialect_of
+    from extractkit.models.keras_models.dialects import dialect_of, unfused_attention
 
     at = f"{factory.at}._target_={factory.target!r}"
     keras.utils.set_random_seed(seed)
     try:
-        model = factory.instantiate()
+        with unfused_attention():
+            model = factory.instantiate()
     except UserError:
         raise
     except Exception as error:  # user code may raise anything

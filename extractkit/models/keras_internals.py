@@ -97,6 +97,15 @@ def recurrent_registry_2(package: Any) -> tuple[ModuleType, str]:
     return package.src.layers.rnn.gru_lstm_utils, "function_register"
 
 
+def attention_kernel_3() -> tuple[ModuleType, str]:
+    """Return the module and the function of Keras 3 that computes dot-product attention.
+
+    Uses `keras.src.backend.nn`, where `keras.ops.dot_product_attention` looks the function up.
+    Layers import the public function before it could be replaced.
+    """
+    return backend.nn, "dot_product_attention"
+
+
 def inner_variable(variable: Any) -> Any:
     """Return TensorFlow's variable inside a variable of Keras 3 or of a mixed precision policy.
 

@@ -10,7 +10,7 @@ from tests.internals.names import check, unlisted
 
 FILE = "extractkit/models/keras_internals.py"
 _LAYERS = "models/keras_internals.py, to list layers and their weights"
-_TRACE = "models/keras_models/dialects.py, to trace recurrent layers and TimeDistributed"
+_TRACE = "models/keras_models/dialects.py, to trace recurrent layers, attention and TimeDistributed"
 _STATE = "models/keras_models/layer_state.py, to compare the state of layers"
 _OLD = "models/keras_models/old_configs.py, to read models of tf-keras"
 _BLOCKS = "models/hub_preset.py, to load BERT's weights"
@@ -24,6 +24,7 @@ KERAS = {
     "dense:_call_has_training_arg": _TRACE,
     "variable:_value": _LAYERS,
     "keras.src.backend:rnn": _TRACE,
+    "keras.src.backend:nn.dot_product_attention": _TRACE,
     "keras:layers.RNN._maybe_config_dropout_masks": _TRACE,
     "keras.src.ops:add": "models/keras_models/loading.py, to find operations among layers",
     "keras.src.utils.tracking:TrackedList": _STATE,

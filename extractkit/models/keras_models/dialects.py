@@ -16,6 +16,7 @@ import tensorflow as tf
 from extractkit.models.isolation import patched
 from extractkit.models.keras_internals import (
     MASK_MAKER,
+    attention_kernel_3,
     loops_2,
     loops_3,
     own_weights_2,
@@ -26,16 +27,55 @@ from extractkit.models.keras_internals import (
 )
 from extractkit.models.tensorflow_internals import autograph_enabled
 
+Span = tuple[tf.Graph, int, int]
+"""Operations start … end-1 of a graph, in the order of their creation."""
+
 
 @contextmanager
-def repaired_keras() -> Iterator[None]:
-    """Repair `TimeDistributed` of Keras 3.15 within the block, for tracing.
+def repaired_keras() -> Iterator[list[Span]]:
+    """Repair Keras 3.15 within the block, for tracing: `TimeDistributed` and fused attention.
 
-    With an unknown number of steps it makes as many steps as there are samples, because it takes
-    the shape before swapping the two axes and uses it afterwards.
+    With an unknown number of steps, `TimeDistributed` makes as many steps as there are samples,
+    because it takes the shape before swapping the two axes and uses it afterwards. For attention,
+    see `unfused_attention`.
     """
-    with patched(keras.layers.TimeDistributed, "call", _over_free_steps):
-        yield
+    with (
+        patched(keras.layers.TimeDistributed, "call", _over_free_steps),
+        unfused_attention() as unfused,
+    ):
+        yield unfused
+
+
+@contextmanager
+def unfused_attention() -> Iterator[list[Span]]:
+    """Compute attention without a fused kernel where `flash_attention=True` asks for one.
+
+    On TensorFlow, Keras has none and raises an error. A fused kernel would also have no
+    probabilities.
+
+    Yields:
+        The operations of such attention, extended within the block.
+    """
+    spans: list[Span] = []
+
+    def replacing(original: Callable[..., Any]) -> Callable[..., Any]:
+        def attention(*args: Any, flash_attention: bool | None = None, **kwargs: Any) -> Any:
+            graph = tf.compat.v1.get_default_graph()
+            start = len(graph.get_operations())
+            result = original(*args, **kwargs)
+            if flash_attention:
+                spans.append((graph, start, len(graph.get_operations())))
+            return result
+
+        return attention
+
+    with patched(*attention_kernel_3(), replacing):
+        yield spans
+
+
+@contextmanager
+def _nothing_repaired() -> Iterator[list[Span]]:
+    yield []
 
 
 def _over_free_steps(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -78,7 +118,8 @@ class Dialect:
         variable_class: The class of its variables.
         own_weights: Returns a layer's weights without those of inner layers.
         variable_name: Returns a variable's name within its layer.
-        repaired: A context in which traced layers compute the same as called ones.
+        repaired: A context in which traced layers compute the same as called ones. It gives the
+            operations of attention that was to be fused.
         converting: A context that converts the control flow of users' layers during tracing.
         inference: A context in which layers do not prepare for training.
         loops: Modules whose function `rnn` runs a step over time.
@@ -90,7 +131,7 @@ class Dialect:
     variable_class: type
     own_weights: Callable[[Any], tuple[Any, ...]]
     variable_name: Callable[[Any], str]
-    repaired: Callable[[], AbstractContextManager[None]]
+    repaired: Callable[[], AbstractContextManager[list[Span]]]
     loops: tuple[ModuleType, ...]
     converting: Callable[[], AbstractContextManager[None]] = nullcontext
     inference: Callable[[], AbstractContextManager[None]] = nullcontext
@@ -163,7 +204,7 @@ def keras_2(package: Any) -> Dialect:
         own_weights=own_weights_2,
         # TensorFlow's name with scopes and output number: `dense/kernel:0`.
         variable_name=lambda variable: variable.name.rpartition("/")[2].partition(":")[0],
-        repaired=nullcontext,
+        repaired=_nothing_repaired,
         converting=control_flow_converted,
         inference=inference,
         loops=loops_2(package),

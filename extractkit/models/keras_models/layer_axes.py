@@ -4,6 +4,7 @@ Only layers of Keras, of KerasHub and some of Transformers name axes, and only i
 is not overridden: a user's own class may give its axes any meaning.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from extractkit.models.axes import Names
@@ -42,9 +43,8 @@ _SAME_AXES = frozenset(
         *("RMSNormalization", "ActivityRegularization"),
     }
 )
-# In each of these, the scores have the shape (batch, heads, query, key). Others of KerasHub have no
-# names. Gemma divides its heads into groups, XLNet and DeBERTa add scores of relative positions,
-# and the scores of GPT-OSS have a column more than there are keys.
+_SCORES: Names = (None, "head", "query", "key")
+# In these, products of queries and keys have the axes of `_SCORES`, and outputs end with features.
 _ATTENTION = frozenset(
     {
         *("MultiHeadAttention", "GroupedQueryAttention", "LlamaAttention", "QwenAttention"),
@@ -52,6 +52,35 @@ _ATTENTION = frozenset(
         *("GPTNeoXAttention", "FalconAttention", "BloomAttention"),
     }
 )
+# XLNet's derives from Keras's. It also multiplies queries with embeddings of relative positions.
+_RELATIVE = frozenset({"TwoStreamRelativeAttention"})
+# The axes of the probabilities. In a group of Gemma's, query heads share a head of keys. GPT-OSS
+# has a column more than there are keys, and deformable attention has sampled points for keys.
+_PROBABILITIES: Mapping[str, Names] = {
+    **dict.fromkeys(_ATTENTION | _RELATIVE, _SCORES),
+    **dict.fromkeys(("T5MultiHeadAttention", "DisentangledSelfAttention"), _SCORES),
+    **dict.fromkeys(("T5GemmaAttention", "T5Gemma2Attention", "T5Gemma2MergedAttention"), _SCORES),
+    **dict.fromkeys(("Gemma3nTextAttention", "Gemma3VisionAttention"), _SCORES),
+    **dict.fromkeys(("QwenMoeAttention", "Qwen3MoeAttention", "Qwen3_5Attention"), _SCORES),
+    **dict.fromkeys(("SmolLM3Attention", "RoformerAttention", "VideoPrismAttention"), _SCORES),
+    **dict.fromkeys(("PaliGemmaVitAttention", "DINOV3Attention", "WindowAttention"), _SCORES),
+    **dict.fromkeys(("SegFormerMultiheadAttention", "DFineMultiheadAttention"), _SCORES),
+    **dict.fromkeys(("MultiQueryAttention2d", "Attention2d", "FluxRoPEAttention"), _SCORES),
+    **dict.fromkeys(("SAM3Attention", "SAM3RoPEAttention", "MMDiTBlock"), _SCORES),
+    "MultiHeadAttentionWithDownsampling": _SCORES,
+    **dict.fromkeys(("Attention", "BaseDenseAttention"), (None, "query", "key")),
+    "MultiHeadAttentionWithRelativePE": (None, "query", "key"),
+    "Conv2DMultiHeadAttention": (None, "query", "key"),
+    **dict.fromkeys(
+        (
+            *("CachedGemmaAttention", "CachedGemma3Attention"),
+            *("Gemma4TextAttention", "Gemma4VisionAttention"),
+        ),
+        (None, "group", "head", "query", "key"),
+    ),
+    "GptOssAttention": (None, "head", "query", None),
+    "DFineMultiscaleDeformableAttention": (None, "query", "head", None),
+}
 
 # In these classes of Transformers, the scores have the shape (batch, heads, query, key).
 _ATTENTION_OF_TRANSFORMERS = frozenset(
@@ -61,8 +90,6 @@ _ATTENTION_OF_TRANSFORMERS = frozenset(
         *("TFAttention", "TFT5Attention", "TFViTSelfAttention", "TFDeiTSelfAttention"),
     }
 )
-
-_SCORES: Names = (None, "head", "query", "key")
 
 
 def names_of(call: LayerCall, port: str, rank: int | None) -> Names | None:
@@ -75,8 +102,8 @@ def names_of(call: LayerCall, port: str, rank: int | None) -> Names | None:
     if rank is None or rank < 2:
         return None
     kinds = _kinds(call.layer)
-    if port in ("input", "output") and _makes_weights_of_attention(call):
-        return _SCORES if rank == len(_SCORES) else None
+    if port in ("input", "output") and "Softmax" in kinds and call.parent is not None:
+        return _of_probabilities(call.parent.layer, rank, call.layer.axis)
     if not port.startswith("output"):
         return None
     if kinds & _PICTURES:
@@ -100,18 +127,38 @@ def names_of_operation(call: LayerCall, operation: Any) -> Names | None:
     """Return the names of the axes of an operation's result inside a layer; None if unknown."""
     if operation.type not in ("Softmax", "Einsum"):
         return None
-    attention = bool(_kinds(call.layer) & _ATTENTION)
     if operation.type == "Einsum":
         equation = operation.get_attr("equation").decode()
-        return _of_scores(equation) if attention else None
+        kinds = _kinds(call.layer)
+        return _of_scores(equation) if kinds & _ATTENTION and not kinds & _RELATIVE else None
+    rank = operation.outputs[0].shape.rank
+    if rank is None:
+        return None
+    if "Softmax" in _kinds(call.layer) and call.parent is not None:
+        return _of_probabilities(call.parent.layer, rank, call.layer.axis)
     module = type(call.layer).__module__.partition(".")[0]
-    listed = module == "transformers" and type(call.layer).__name__ in _ATTENTION_OF_TRANSFORMERS
-    known = attention or listed or _makes_weights_of_attention(call)
-    return _SCORES if known and operation.outputs[0].shape.rank == len(_SCORES) else None
+    if module == "transformers" and type(call.layer).__name__ in _ATTENTION_OF_TRANSFORMERS:
+        return _SCORES if rank == len(_SCORES) else None
+    return _of_probabilities(call.layer, rank)
 
 
-def _makes_weights_of_attention(call: LayerCall) -> bool:
-    return "Softmax" in _kinds(call.layer) and bool(_kinds_above(call) & _ATTENTION)
+def _of_probabilities(layer: Any, rank: int, keys: Any = -1) -> Names | None:
+    """Return the names of the axes of an attention layer's probabilities; None if unknown.
+
+    Args:
+        keys: The axis, or the axes, of the keys.
+    """
+    kinds = _kinds(layer)
+    classes = (one.__name__ for one in type(layer).__mro__ if one.__name__ in kinds)
+    names = next((_PROBABILITIES[one] for one in classes if one in _PROBABILITIES), None)
+    if names is None:
+        return None
+    if "MultiHeadAttention" in kinds:
+        # It may attend along some of its inputs' axes. The others come before the heads.
+        along = len(keys) if isinstance(keys, list | tuple) else 1
+        ends = ("head", "query", "key") if along == 1 else ("head", *(None,) * (2 * along))
+        names = (*(None,) * (rank - len(ends)), *ends)
+    return names if rank == len(names) and names[0] is None else None
 
 
 def _kinds_above(call: LayerCall) -> frozenset[str]:

@@ -18,7 +18,13 @@ from extractkit.models.failures import error_summary
 from extractkit.models.given_weights import GivenWeights
 from extractkit.models.isolation import patched
 from extractkit.models.keras_internals import OPERATIONS, layers_in
-from extractkit.models.keras_models.dialects import KERAS_3, Dialect, dialect_of, keras_2
+from extractkit.models.keras_models.dialects import (
+    KERAS_3,
+    Dialect,
+    dialect_of,
+    keras_2,
+    unfused_attention,
+)
 from extractkit.models.keras_models.old_configs import (
     WRAPPER,
     check_revived,
@@ -273,6 +279,7 @@ def _read(saved: SavedKeras, dialect: Dialect, file: Any, settings: Mapping[str,
     with (
         _refuse_oversized_weights(saved, dialect),
         dialect.inference(),
+        unfused_attention(),
         warnings.catch_warnings(record=True) as caught,
     ):
         warnings.simplefilter("always")

@@ -275,12 +275,20 @@ class KerasModel(FunctionModel):
     def _addresses(self) -> list[str]:
         return [one.record.address for one in self.found]
 
+    @property
+    def _unfused(self) -> list[str]:
+        """The addresses of probabilities that a fused kernel would not have."""
+        made = self.graph.unfused
+        softmaxes = (one for one in self.found if made and one.record.op_type == "Softmax")
+        return [one.record.address for one in softmaxes if one.value.op in made]
+
     def describe(self) -> Mapping[str, object]:
         """Return the class, number of parameters, and where the model comes from."""
         stateful = [layer.name for layer in self.stateful]
         return {
             "class": type(self.keras_model).__name__,
             **({"state": self.state_policy, "stateful_layers": stateful} if stateful else {}),
+            **({"unfused_attention": unfused} if (unfused := self._unfused) else {}),
             **super().describe(),
         }
 

@@ -22,7 +22,7 @@ from extractkit.errors import JobError
 from extractkit.models import CheckpointAxis
 from extractkit.models.graphs.control_flow import NestedGraph, nested_graphs
 from extractkit.models.isolation import patched
-from extractkit.models.keras_models.dialects import KERAS_3, Dialect
+from extractkit.models.keras_models.dialects import KERAS_3, Dialect, Span
 from extractkit.models.keras_models.layer_state import LayerState
 from extractkit.models.naming import plain, ports
 from extractkit.models.tensorflow_internals import forget_colocation, watched_reads
@@ -36,11 +36,11 @@ class Probes:
     """The probing calls made so far.
 
     Attributes:
-        spans: `(graph, start, end)`: operations start … end-1 were created by a probing call.
+        spans: The operations that were created by probing calls.
         depth: The number of nested probing calls.
     """
 
-    spans: list[tuple[tf.Graph, int, int]] = field(default_factory=list)
+    spans: list[Span] = field(default_factory=list)
     depth: int = 0
 
     def operations(self, graph: tf.Graph) -> set[int]:
@@ -136,6 +136,7 @@ class Trace:
         probes: Calls that Keras made to infer shapes, which are not among `calls`.
         reads_weights: Whether a variable's value was read during tracing, so that it may have
             become a constant.
+        unfused: The operations of attention that a fused kernel was to compute.
     """
 
     function: Any
@@ -145,6 +146,7 @@ class Trace:
     dialect: Dialect = KERAS_3
     probes: Probes = field(default_factory=Probes)
     reads_weights: bool = False
+    unfused: frozenset[tf.Operation] = frozenset()
 
     @property
     def graph(self) -> tf.Graph:
@@ -176,7 +178,7 @@ def trace(
 
     traced = tf.function(called, autograph=False)
     with (
-        dialect.repaired(),
+        dialect.repaired() as unfused,
         dialect.inference(),
         watched_probes(dialect) as probes,
         _watched_reads() as reads,
@@ -192,7 +194,17 @@ def trace(
     # may have been traced before.
     graphs = {concrete.graph, *(inner.graph for inner in nested)}
     own = tuple(call for call in calls if call.graph in graphs)
-    return Trace(concrete, inputs, own, tuple(nested), dialect, probes, bool(reads))
+    without_kernel = frozenset(
+        operation
+        for graph, start, end in unfused
+        for operation in (graph.get_operations()[start:end] if graph in graphs else ())
+    )
+    if without_kernel:
+        _log.warning(
+            "Attention is computed without the fused kernel that flash_attention=True asks for. "
+            "TensorFlow has none, and fused attention has no probabilities"
+        )
+    return Trace(concrete, inputs, own, tuple(nested), dialect, probes, bool(reads), without_kernel)
 
 
 def _forget_colocations(graph: tf.Graph) -> None:
