@@ -19,6 +19,10 @@ from tests.preloaded import only_for, programs
 os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
+# The gate has a process for each core. Two threads of BLAS for each would wait for each other,
+# busily, and double the time of small products. Tests about threads ask for more.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 REQUIRE = "EXTRACTKIT_REQUIRE_REAL_MODELS"
 
 # Begun first: a file goes to one worker as a whole, and the other would wait for the last of these.

@@ -83,10 +83,13 @@ def variables() -> dict[str, str]:
 @pytest.fixture
 def program(place: Path, light: Path) -> Program:
     """Call the program in that directory."""
+    return calling(place, light / "python")
 
+
+def calling(place: Path, python: Path) -> Program:
     def call(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            command(*arguments, python=light / "python"),
+            command(*arguments, python=python),
             cwd=place,
             env=variables(),
             capture_output=True,
@@ -376,8 +379,9 @@ def test_jobs_that_share_a_model_load_it_once(program: Program, place: Path) -> 
     assert statuses(place / "s") == ["finished", "finished", "failed", "finished"]
 
 
-def test_a_run_in_a_sweep_equals_a_run_alone(program: Program, place: Path) -> None:
+def test_a_run_in_a_sweep_equals_a_run_alone(place: Path, preloaded: Path) -> None:
     """A real Keras model, its weights drawn from a seed, in one process and in several."""
+    program = calling(place, preloaded / "python")
     (place / "own.py").write_text(KERAS, encoding="utf-8")
     np.save(place / "tokens.npy", np.arange(1, 61, dtype=np.int32).reshape(6, 10) % 50)
     model = ("model=keras", "model.factory._target_=own.build", "model.factory.units=5")

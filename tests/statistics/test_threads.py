@@ -1,6 +1,7 @@
 """Statistics of several tensors are computed at once, each by one thread of BLAS."""
 
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,13 @@ LAYERS = ("hidden", "further", "last")
 def blas() -> set[int]:
     """The threads that each BLAS in this process may use."""
     return {one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"}
+
+
+@pytest.fixture(autouse=True)
+def _several() -> Iterator[None]:
+    """Have two threads to begin with; the gate has one (`tests/conftest.py`)."""
+    with threadpool_limits(2, "blas"):
+        yield
 
 
 def test_the_limit_holds_until_the_last_of_several_threads_leaves() -> None:
