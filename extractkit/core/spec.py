@@ -11,6 +11,9 @@ import numpy as np
 SAMPLE = "sample"
 """Name of the axis that counts samples."""
 
+STEP = "step"
+"""Name of the axis of a loop's steps."""
+
 _UNKNOWN = "?"
 _VALUES = "values"
 
@@ -19,7 +22,9 @@ TEXT = "string"
 
 _COMPUTED = re.compile(r"f\((.*)\)")
 
-INFERRED = frozenset({"group", "head", "query", "key", "channel", "height", "width", "feature"})
+INFERRED = frozenset(
+    {"group", "head", "query", "key", "channel", "height", "width", "feature", STEP}
+)
 """Names that adapters infer from layers. They describe axes, and change nothing that is stored."""
 
 

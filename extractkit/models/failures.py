@@ -83,6 +83,10 @@ _ONEDNN_REFUSES = "received an exception:Status: 2,"
 """What oneDNN's kernels report of invalid arguments, such as a window larger than the input."""
 
 
+_NO_STEP = re.compile(r"extractkit_steps(?s:.*)Tried to stack elements of an empty list")
+"""What TensorFlow reports of an empty list of a loop's values; see `graphs.loops`."""
+
+
 def batch_failure(model: str, error: Exception) -> JobError:
     """Return the error to raise for an exception of TensorFlow or a model's Python code.
 
@@ -108,6 +112,11 @@ def batch_failure(model: str, error: Exception) -> JobError:
         isinstance(error, tf.errors.AbortedError) and _ONEDNN_REFUSES in str(error)
     )
     text = graph_error_summary(error) if by_graph else error_summary(error)
+    if _NO_STEP.search(str(error)):
+        text = (
+            "a loop ran no step, so that the shape of a selected value inside it is not known. "
+            "Select values outside of the loop"
+        )
     return (SampleError if blamed else JobError)(f"model {model!r} failed on a batch: {text}")
 
 

@@ -77,6 +77,17 @@ def capturing_graph(name: str) -> Any:
     return tf.__internal__.FuncGraph(name)
 
 
+def register_functions(graph: tf.Graph) -> None:
+    """Make the functions that were imported into a graph known to the process that runs it.
+
+    Uses `Graph._functions`, whose `cached_definition` has this effect, as does the public
+    `as_graph_def`, which copies the whole graph. TensorFlow crashes at an imported loop whose
+    functions are not known. They are known as long as the graph exists.
+    """
+    for function in graph._functions.values():
+        assert function.cached_definition is not None
+
+
 def operation_definition(op_type: str) -> Any:
     """Return the definition of a type of operations, or None if TensorFlow has none.
 

@@ -19,6 +19,7 @@ NAMES = {
     "tensorflow.python.framework.ops:Operation._init_outputs": _IMPORTS,
     "tensorflow.python.framework.ops:SymbolicTensor": _IMPORTS,
     "graph:new_operations": _IMPORTS,
+    "graph:_functions": "models/graphs/rebuilding.py, to run imported loops",
     "tensor:_shape": _IMPORTS,
     "tensorflow.python.framework.function_def_to_graph:function_def_to_graph": (
         "models/graphs/control_flow.py, to look into loops and branches"

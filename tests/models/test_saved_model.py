@@ -161,9 +161,41 @@ def test_what_stands_in_nested_functions_agrees_with_numpy(nested: Path, tmp_pat
     np.testing.assert_allclose(np.asarray(run[":output.total"]), hidden * 8, rtol=1e-5)
 
 
-def test_what_stands_in_a_loop_is_listed_with_the_reason(nested: Path) -> None:
-    reasons = {record.reason for record in load(str(nested)).catalog.records}
-    assert "made inside a loop's own graph, once for each iteration" in reasons
+def test_a_loop_of_a_saved_model_gives_each_step(nested: Path, tmp_path: Path) -> None:
+    run = extractkit.extract(
+        ["model=saved_model", f"model.path={nested}", "selectors=outputs",
+         "+selectors.inner={path: '*while/body*', op_type: Mul}"],
+        inputs=X,
+        run_dir=tmp_path / "run",
+    )  # fmt: skip
+    (doubled,) = [key for key in run if "while" in key]
+    assert run[doubled].dims[:2] == ("sample", "step")
+    hidden = np.asarray(run[":output.hidden"])
+    expected = np.stack([hidden * 2, hidden * 4, hidden * 8], 1)
+    np.testing.assert_array_equal(np.asarray(run[doubled]), expected)
+
+
+def test_a_recurrent_layer_of_a_saved_model_gives_each_step(
+    exported: tuple[keras.Model, Path], tmp_path: Path
+) -> None:
+    model, folder = exported
+    x = np.random.default_rng(0).normal(size=(4, 5, 3)).astype(np.float32)
+    run = extractkit.extract(
+        ["model=saved_model", f"model.path={folder}",
+         "+selectors.inner={path: '*while/body*', op_type: Tanh}"],
+        inputs=x,
+        run_dir=tmp_path / "run",
+    )  # fmt: skip
+    cell, state = model.get_layer("memory").cell, [np.zeros((4, 4), np.float32)] * 2
+    expected = []
+    for step in range(5):
+        _, state = cell(x[:, step], state)
+        expected.append(np.tanh(state[1]))
+    found = [np.asarray(run[key]) for key in run]
+    assert any(
+        one.shape == (4, 5, 4) and np.allclose(one, np.stack(expected, 1), atol=1e-6)
+        for one in found
+    )
 
 
 def test_texts_go_through_tables(nested: Path, tmp_path: Path) -> None:

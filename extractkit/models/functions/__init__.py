@@ -28,6 +28,7 @@ from extractkit.models import (
 from extractkit.models.failures import batch_failure, own_call_failure
 from extractkit.models.functions.eager_calls import restored
 from extractkit.models.functions.function_graph import captured_contents, handle_in
+from extractkit.models.graphs import is_tensor
 from extractkit.models.graphs.feeding import Argument, given, given_names, part_specs, sample_count
 from extractkit.models.graphs.gradients import (
     SAMPLES,
@@ -197,7 +198,7 @@ class FunctionModel(GraphModel, ConvertsArguments, HasOwnCall, Differentiates):
     def _graph_name(self, address: str) -> str | None:
         """See `GraphModel`."""
         value = self._values[address]
-        tensor = value if isinstance(value, tf.Tensor) else handle_in(self.graph.graph, value)
+        tensor = value if is_tensor(value) else handle_in(self.graph.graph, value)
         return None if tensor is None else str(tensor.name)
 
     def compiled(
@@ -304,7 +305,7 @@ class FunctionModel(GraphModel, ConvertsArguments, HasOwnCall, Differentiates):
         """Return the values of weights, and of tensors computed only from these and constants."""
         check_values((fetch.request for fetch in fetches), self.name)
         values = self._values
-        traced = [f.address for f in fetches if isinstance(values[f.address], tf.Tensor)]
+        traced = [f.address for f in fetches if is_tensor(values[f.address])]
 
         def compute() -> list[tf.Tensor]:
             names = [values[address].name for address in traced]

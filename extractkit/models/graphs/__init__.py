@@ -8,6 +8,7 @@ into TensorFlow again. An `ImportedGraph` skips that step, and reads what analys
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any, TypeAlias
 
@@ -176,10 +177,61 @@ AnyOperation: TypeAlias = tf.Operation | ImportedOperation
 AnyTensor: TypeAlias = tf.Tensor | ImportedTensor
 """The types that analysis takes: TensorFlow's objects for traced functions, or these."""
 
+INSIDE = "|"
+"""Separates the parts of an inner tensor's name. No operation's name contains it."""
+
+
+@dataclass(frozen=True, eq=False)
+class InnerTensor:
+    """A tensor inside a loop's body or a nested function: its values at all steps.
+
+    Its graph does not contain it. A part of the graph that is rebuilt for its name does; see
+    `graphs.loops`.
+
+    Attributes:
+        inner: The tensor of one step, in the graph of the innermost function.
+        op: The operation of the main graph that runs the loop or function.
+        name: The names of the operations to go through, outermost first, and of the tensor.
+        loops: The number of loops around it. Each adds an axis in front, of its steps.
+    """
+
+    inner: tf.Tensor
+    op: AnyOperation
+    name: str
+    loops: int
+
+    @property
+    def graph(self) -> AnyGraph:
+        """The main graph."""
+        graph: AnyGraph = self.op.graph
+        return graph
+
+    @property
+    def dtype(self) -> tf.DType:
+        """The dtype of its elements."""
+        return self.inner.dtype
+
+    @property
+    def sizes(self) -> RawShape:
+        """The static length of each axis. That of the steps is not known."""
+        if self.inner.shape.rank is None:
+            return None
+        return (*(None,) * self.loops, *self.inner.shape.as_list())
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """The positions of its operation in the innermost function, and among its results."""
+        return self.inner.graph.get_operations().index(self.inner.op), self.inner.value_index
+
+
+def of_one_step(value: Any) -> Any:
+    """Return the tensor in its function's graph for an inner tensor, or any other value itself."""
+    return value.inner if isinstance(value, InnerTensor) else value
+
 
 def is_tensor(value: object) -> bool:
-    """Return whether a value is a tensor of a graph."""
-    return isinstance(value, AnyTensor)
+    """Return whether a value is a tensor of a graph, or inside one of its functions."""
+    return isinstance(value, AnyTensor | InnerTensor)
 
 
 def static_value(tensor: AnyTensor) -> Any:

@@ -12,11 +12,19 @@ from typing import Any
 
 from extractkit.core.catalog import Kind, TensorRecord, address_of, escape
 from extractkit.core.spec import TensorSpec
-from extractkit.models.graphs import AnyGraph, AnyTensor, escaped, readable, short_paths
+from extractkit.models.graphs import (
+    AnyGraph,
+    AnyTensor,
+    escaped,
+    of_one_step,
+    readable,
+    short_paths,
+)
 from extractkit.models.graphs.control_flow import NestedGraph, control_flow, nested_graphs
+from extractkit.models.graphs.loops import InnerTensors
 from extractkit.models.graphs.purity import unfit_operations
 from extractkit.models.graphs.rebuilding import static_shape
-from extractkit.models.graphs.records import Found, raw_dtype
+from extractkit.models.graphs.records import Found, spec_of
 from extractkit.models.naming import Ports
 
 _REFERENCES = ("Variable", "VariableV2", "AutoReloadVariable")
@@ -118,7 +126,7 @@ def find_operations(
             kind = kinds.get(tensor.name, Kind.WEIGHT if weight else Kind.OP)
             address = ports.unique(address_of(paths[operation.name], str(tensor.value_index)))
             found.append(_found(address, kind, tensor, facts.reasons.get(tensor.name)))
-    found += _nested(graph, paths, ports)
+    found += _nested(graph, paths, ports, facts.reasons)
     found += _named("output", Kind.MODEL_OUTPUT, outputs, facts.reasons) if signature else []
     for name, variable in variables:
         kind = (kept or {}).get(name, Kind.WEIGHT)
@@ -201,18 +209,19 @@ def _is_weight(tensor: AnyTensor) -> bool:
 
 
 def _found(
-    address: str, kind: Kind, tensor: AnyTensor, reason: str | None, name: str | None = None
+    address: str, kind: Kind, value: Any, reason: str | None, name: str | None = None
 ) -> Found:
     made = kind in (Kind.OP, Kind.MODEL_OUTPUT)
+    tensor = of_one_step(value)
     record = TensorRecord(
         address=address,
         kind=kind,
-        spec=TensorSpec.fixed(raw_dtype(tensor.dtype).name, static_shape(tensor)),
+        spec=spec_of(value),
         name=tensor.name if name is None else name,
         op_type=tensor.op.type if made and name is None else None,
         reason=reason,
     )
-    return Found(record, tensor)
+    return Found(record, value)
 
 
 def _named(
@@ -246,10 +255,14 @@ def _with_port(name: str) -> str:
     return name if ":" in name else f"{name}:0"
 
 
-def _nested(graph: AnyGraph, paths: Mapping[str, str], ports: Ports) -> Iterator[Found]:
+def _nested(
+    graph: AnyGraph, paths: Mapping[str, str], ports: Ports, reasons: Mapping[str, str]
+) -> Iterator[Found]:
     """Yield records of the operations in functions that the graph's operations run."""
     within: dict[AnyGraph, str] = {}
-    for nested in nested_graphs(graph, {}):
+    graphs = nested_graphs(graph, {})
+    inner = InnerTensors(graph, graphs, reasons)
+    for nested in graphs:
         caller = nested.caller
         outer = within.get(caller.graph)
         path = paths[caller.name] if outer is None else f"{outer}/{escaped(caller.name)}"
@@ -261,7 +274,8 @@ def _nested(graph: AnyGraph, paths: Mapping[str, str], ports: Ports) -> Iterator
             for tensor in readable(operation):
                 path = f"{within[nested.graph]}/{escaped(operation.name)}"
                 address = ports.unique(address_of(path, str(tensor.value_index)))
-                yield _found(address, Kind.OP, tensor, nested.reason)
+                value, reason = inner.of(tensor)
+                yield _found(address, Kind.OP, value, reason)
 
 
 def _role(nested: NestedGraph) -> str:

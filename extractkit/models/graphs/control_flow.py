@@ -1,7 +1,8 @@
 """Control flow in graphs: loops, branches and nested functions.
 
-Tensors inside them cannot be returned directly, so they are listed with a reason. Loops and
-branches of an imported graph are recognized by its edges.
+Tensors inside branches cannot be returned, so they are listed with a reason; for those inside loops
+and functions, see `graphs.loops`. Loops and branches of an imported graph are recognized by its
+edges.
 
 Ranges of values are propagated through the graph. They show which side of a branch never runs, and
 that dropout which keeps everything is not random: it adds 1 to a random number below 1 and rounds
@@ -33,7 +34,7 @@ class NestedGraph:
     Attributes:
         graph: The graph.
         caller: The operation that runs it.
-        reason: Why its tensors cannot be extracted, by the kind of the outermost nested graph.
+        reason: Why its tensors cannot be extracted, unless the operation can return them.
     """
 
     graph: tf.Graph
@@ -52,20 +53,19 @@ def nested_graphs(graph: AnyGraph, made: Mapping[str, tf.Graph]) -> list[NestedG
         return []
     found: dict[str, NestedGraph] = {}
 
-    def visit(caller_graph: AnyGraph, made: Mapping[str, tf.Graph], outer: str | None) -> None:
+    def visit(caller_graph: AnyGraph, made: Mapping[str, tf.Graph]) -> None:
         for operation in caller_graph.get_operations():
             for name in _functions(operation):
                 if name in found or name not in library:
                     continue
                 inner = made.get(name) or _from_library(graph, library[name])
-                reason = outer or _REASONS.get(
-                    operation.type.removeprefix("Stateless"), _NESTED_FUNCTION
-                )
+                kind = operation.type.removeprefix("Stateless")
+                reason = _REASONS.get(kind, _NESTED_FUNCTION)
                 found[name] = NestedGraph(inner, operation, reason)
                 # Everything nested in a copy from the library is a copy too, so that parts match.
-                visit(inner, made if name in made else {}, reason)
+                visit(inner, made if name in made else {})
 
-    visit(graph, made, None)
+    visit(graph, made)
     return list(found.values())
 
 

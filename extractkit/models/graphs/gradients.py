@@ -26,9 +26,14 @@ from extractkit.errors import SelectionError
 from extractkit.models import Fetch
 from extractkit.models.failures import error_summary
 from extractkit.models.graphs import AnyGraph, AnyTensor
+from extractkit.models.graphs.loops import is_inner, outermost, return_inner
 from extractkit.models.graphs.rebuilding import SourceGraph, needed_part
 from extractkit.models.graphs.targets import Given, Labels, numbers
-from extractkit.models.tensorflow_internals import capturing_graph, has_gradient
+from extractkit.models.tensorflow_internals import (
+    capturing_graph,
+    has_gradient,
+    register_functions,
+)
 
 INDEPENDENT = "the target does not depend on it by operations with a gradient"
 """Why a tensor on which the target does not depend has no gradient."""
@@ -366,7 +371,8 @@ def copied(source: SourceGraph, names: Mapping[str, str], axes: Sequence[str]) -
         names: names of the tensors (`op:0`), or of handles of variables, by address.
         axes: the free axes of the inputs.
     """
-    part = needed_part(source, source.inputs, list(names.values()))
+    part = needed_part(source, source.inputs, [*map(outermost, names.values())])
+    inner = return_inner(part.graph_def, filter(is_inner, names.values()))
     graph = capturing_graph("gradients")
     with graph.as_default():
         given = {
@@ -376,8 +382,13 @@ def copied(source: SourceGraph, names: Mapping[str, str], axes: Sequence[str]) -
         replaced = part.replaced(given)
         wanted = [name for name in dict.fromkeys(names.values()) if name not in replaced]
         imported = tf.graph_util.import_graph_def(
-            part.graph_def, input_map=part.input_map(replaced), return_elements=wanted, name="copy"
+            part.graph_def,
+            input_map=part.input_map(replaced),
+            return_elements=[inner.get(name, name) for name in wanted],
+            name="copy",
         )
+        if inner:
+            register_functions(graph)
         found = {**replaced, **dict(zip(wanted, imported, strict=True))}
         tensors = {address: found[name] for address, name in names.items()}
         return GradientGraph(graph, {**given, **counts(axes)}, tensors.__getitem__)

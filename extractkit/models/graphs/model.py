@@ -10,6 +10,7 @@ from typing import Any, Self
 import tensorflow as tf
 
 from extractkit.core.catalog import VARIABLES, Catalog, Edges, Kind, Layout, TensorRecord
+from extractkit.core.requests import Value
 from extractkit.core.targets import BoundTarget
 from extractkit.core.transforms import Masked
 from extractkit.core.values import Array, add_to_digest, digest_of_plain_data
@@ -22,6 +23,7 @@ from extractkit.models import (
     HasCheckpoints,
     encode_arrays,
 )
+from extractkit.models.graphs import InnerTensor
 from extractkit.models.graphs.digests import graph_digest
 from extractkit.models.graphs.gradients import (
     INDEPENDENT,
@@ -43,6 +45,9 @@ from extractkit.models.graphs.records import (
 from extractkit.models.graphs.targets import check_losses
 from extractkit.models.process import configure
 from extractkit.models.signature import tied
+
+_INNER = "it is made inside a loop or nested function, where gradients are not computed"
+_INNER_TARGET = "the target {!r} is made inside a loop or nested function"
 
 TextEncoder = Callable[[Sequence[Sample]], Sequence[Encoded]]
 
@@ -140,7 +145,7 @@ class GraphModel(HasCheckpoints, ChecksSizes):
         identity = {
             "graph": graph,
             "addresses": [
-                [one.record.address, positions[one.value.op.name], one.value.value_index]
+                [one.record.address, positions[one.value.op.name], *_position(one.value)]
                 for one in self.found
                 if one.in_graph and one.value.graph is self.graph.graph
             ],
@@ -222,14 +227,18 @@ class GraphModel(HasCheckpoints, ChecksSizes):
         if asked not in self._tried:
             target = self._graph_name(of.tensor)
             assert target is not None, "a target depends on the inputs"
+            inner = {one for one in asked if isinstance(self._values[one], InnerTensor)}
+            found = {one: _INNER for one in addresses if one in inner}
+            if of.tensor in inner:
+                found = dict.fromkeys(addresses, _INNER_TARGET.format(of.tensor))
             names = {address: self._graph_name(address) for address in addresses}
-            known = {address: name for address, name in names.items() if name is not None}
-            found = dict.fromkeys((one for one in addresses if one not in known), INDEPENDENT)
-            found |= self.differentiability.reasons(target, known)
-            left = [address for address in addresses if address not in found]
-            if left:
-                graph = self.differentiable([of.tensor, *left])
-                found |= graph.without_gradient(of.tensor, left)
+            known = {one: name for one, name in names.items() if name is not None}
+            found |= dict.fromkeys((one for one in addresses if one not in known), INDEPENDENT)
+            left = {one: name for one, name in known.items() if one not in found}
+            found |= self.differentiability.reasons(target, left) if left else {}
+            if tried := [address for address in left if address not in found]:
+                graph = self.differentiable([of.tensor, *tried])
+                found |= graph.without_gradient(of.tensor, tried)
             self._tried[asked] = found
         return self._tried[asked]
 
@@ -266,6 +275,9 @@ class GraphModel(HasCheckpoints, ChecksSizes):
         samples: tf.Tensor,
         lengths: Mapping[str, tf.Tensor],
     ) -> tf.Tensor:
+        value = self._values[fetch.address]
+        if isinstance(value, InnerTensor) and isinstance(fetch.request, Value):
+            tensor = tf.ensure_shape(tensor, value.sizes)  # lists do not know it
         if fetch.address in self._records.whole:
             tensor = tf.expand_dims(tensor, 0)
         if tensor.shape.rank is None and fetch.layout is not None:
@@ -285,6 +297,11 @@ class GraphModel(HasCheckpoints, ChecksSizes):
     @cached_property
     def _values(self) -> dict[str, Any]:
         return {one.record.address: one.value for one in self.found}
+
+
+def _position(tensor: Any) -> Sequence[int]:
+    """Return the position of a tensor among the results of its operation, or inside that."""
+    return tensor.position if isinstance(tensor, InnerTensor) else (tensor.value_index,)
 
 
 Call = Callable[[], Sequence[Array]]

@@ -12,11 +12,18 @@ from typing import Any, Protocol
 import tensorflow as tf
 
 from extractkit.models.axes import RawShape
-from extractkit.models.graphs import AnyGraph, AnyTensor, ImportedTensor
+from extractkit.models.graphs import AnyGraph, AnyTensor, ImportedTensor, InnerTensor
+from extractkit.models.graphs.loop_shapes import StepShapes, add_one_step
+from extractkit.models.graphs.loops import (
+    is_inner,
+    outermost,
+    return_inner,
+)
 from extractkit.models.tensorflow_internals import (
     capturing_graph,
     imported_operations,
     operation_definition,
+    register_functions,
     static_sizes,
     without_python_objects,
 )
@@ -209,19 +216,53 @@ class GraphPart:
 def tensors_in_graph(
     source: SourceGraph, features: Mapping[str, tf.Tensor], wanted: Sequence[str]
 ) -> list[tf.Tensor]:
-    """Rebuild the wanted tensors (`op:0`) in the current graph.
+    """Rebuild the wanted tensors (`op:0`, or names of inner tensors) in the current graph.
 
     Inputs, also inside the graph, are replaced by `features`, and nodes that only they need are not
     imported. Variables are shared with the model.
     """
-    part = needed_part(source, features, wanted)
+    part = needed_part(source, features, [*map(outermost, wanted)])
+    inner = return_inner(part.graph_def, filter(is_inner, wanted))
     replaced = part.replaced(features)
     names = [name for name in dict.fromkeys(wanted) if name not in replaced]
     imported = tf.graph_util.import_graph_def(
-        part.graph_def, input_map=part.input_map(replaced), return_elements=names, name=PREFIX
+        part.graph_def,
+        input_map=part.input_map(replaced),
+        return_elements=[inner.get(name, name) for name in names],
+        name=PREFIX,
     )
+    if inner:
+        register_functions(tf.compat.v1.get_default_graph())
     rebuilt = {**replaced, **dict(zip(names, imported, strict=True))}
     return [rebuilt[name] for name in wanted]
+
+
+def inner_in_graph(graph_def: Any, names: Sequence[str]) -> dict[str, tf.Tensor]:
+    """Return inner tensors by name in the current graph. It runs their operations once more.
+
+    Args:
+        graph_def: The definition of the current graph.
+    """
+    if not names:
+        return {}
+    graph = tf.compat.v1.get_default_graph()
+    callers = {outermost(name).partition(":")[0] for name in names}
+    part = tf.compat.v1.GraphDef(versions=graph_def.versions, library=graph_def.library)
+    part.node.extend(node for node in graph_def.node if node.name in callers)
+    taken: dict[str, Any] = {}
+    for node in part.node:
+        node.attr.pop("_class", None)
+        for edge in node.input:
+            control = edge.startswith("^")
+            find = graph.get_operation_by_name if control else graph.get_tensor_by_name
+            taken[edge] = find(edge[1:] if control else _tensor_name(edge))
+    inner = return_inner(part, names)
+    # The operations may consume each other, but their copies consume the original results.
+    imported = tf.graph_util.import_graph_def(
+        part, input_map=taken, return_elements=list(inner.values()), name=PREFIX
+    )
+    register_functions(graph)
+    return dict(zip(inner, imported, strict=True))
 
 
 def needed_part(source: SourceGraph, features: Iterable[str], wanted: Sequence[str]) -> GraphPart:
@@ -285,7 +326,7 @@ def _tensor_name(edge: str) -> str:
 
 def static_shape(tensor: Any) -> RawShape:
     """Return a tensor's static shape."""
-    if isinstance(tensor, ImportedTensor):
+    if isinstance(tensor, ImportedTensor | InnerTensor):
         return tensor.sizes
     return None if tensor.shape.rank is None else tuple(tensor.shape.as_list())
 
@@ -296,7 +337,7 @@ class StaticShapes:
     Args:
         source: The graph.
         features: Names of the inputs with given shapes.
-        wanted: Names of the tensors (`op:0`).
+        wanted: Names of the tensors (`op:0`), inner ones included.
     """
 
     def __init__(self, source: SourceGraph, features: Iterable[str], wanted: Sequence[str]) -> None:
@@ -313,6 +354,7 @@ class StaticShapes:
         # A graph with captures that is not made into a function, since TensorFlow refuses
         # functions that contain loops of TensorFlow 1.
         graph = capturing_graph("shapes")
+        inner = self._inner
         with graph.as_default():
             replaced = self._part.replaced(
                 {
@@ -329,8 +371,13 @@ class StaticShapes:
             name = operation.name.removeprefix(f"{PREFIX}/")
             for index, output in enumerate(operation.outputs):
                 shapes.setdefault(f"{name}:{index}", static_sizes(output))
-        return [shapes[name] for name in self._wanted]
+        return [inner[name].of(shapes) if is_inner(name) else shapes[name] for name in self._wanted]
 
     @cached_property
     def _part(self) -> GraphPart:
-        return needed_part(self._source, self._features, self._wanted)
+        return needed_part(self._source, self._features, [*map(outermost, self._wanted)])
+
+    @cached_property
+    def _inner(self) -> Mapping[str, StepShapes]:
+        """Where the shapes of inner tensors are found. The graph is completed for them."""
+        return add_one_step(self._part.graph_def, filter(is_inner, self._wanted))

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from extractkit.core.catalog import Kind, TensorRecord
-from extractkit.core.spec import SAMPLE, SAMPLES
+from extractkit.core.spec import SAMPLE, SAMPLES, STEP, TensorSpec
 from extractkit.core.values import Array
 from extractkit.inputs import InputSpec, Signature
 from extractkit.models.axes import (
@@ -27,7 +27,14 @@ from extractkit.models.axes import (
     stepped_sizes,
     with_names,
 )
-from extractkit.models.graphs import AnyGraph, AnyTensor, is_tensor, static_value
+from extractkit.models.graphs import (
+    AnyGraph,
+    AnyTensor,
+    InnerTensor,
+    is_tensor,
+    of_one_step,
+    static_value,
+)
 from extractkit.models.graphs.feeding import given_names, part_specs
 from extractkit.models.graphs.purity import dependent_operations, impure_operations
 from extractkit.models.graphs.rebuilding import SourceGraph, StaticShapes, static_shape
@@ -44,6 +51,15 @@ _RAW = {
 def raw_dtype(dtype: tf.DType) -> tf.DType:
     """Return the integer type with the same bits as a quantised type, or any other type itself."""
     return _RAW.get(dtype.base_dtype, dtype.base_dtype)
+
+
+def spec_of(value: Any) -> TensorSpec:
+    """Return the spec of a tensor or variable, with the names of its axes of steps."""
+    spec = TensorSpec.fixed(raw_dtype(value.dtype).name, static_shape(value))
+    if not isinstance(value, InnerTensor) or spec.dims is None:
+        return spec
+    others = len(spec.dims) - value.loops
+    return replace(spec, dims=with_names(spec.dims, (STEP,) * value.loops + (None,) * others))
 
 
 def raw(tensor: tf.Tensor) -> tf.Tensor:
@@ -201,7 +217,9 @@ def _named(graph: AnyGraph, found: Sequence[Found]) -> dict[str, Names]:
     for one in found:
         names = tuple(dim.name for dim in one.record.spec.dims or ())
         if any(names):
-            known.setdefault(one.value.name, names)
+            # The same tensor may be listed as the result of an operation and of a layer.
+            own = known.get(one.value.name, names)
+            known[one.value.name] = tuple(a or b for a, b in zip(own, names, strict=True))
     like = {one.value.name: one.like for one in found if one.like is not None}
     return propagated(_operations(graph, like), known)
 
@@ -377,14 +395,15 @@ def consumed_by(found: Sequence[Found]) -> list[tuple[int, ...]]:
 class _Consumption:
     def __init__(self, found: Sequence[Found]) -> None:
         self._found = found
-        graphs = {id(one.value.graph): one.value.graph for one in found if one.in_graph}
+        own = [of_one_step(one.value) for one in found]
+        graphs = {id(one.graph): one.graph for one in own if is_tensor(one)}
         self._handles = _captured(graphs)
         # Variables of graphs outside functions have their own operations there.
         self._plain = [key for key, graph in graphs.items() if not hasattr(graph, "captures")]
         self._listed: dict[_Value, list[int]] = {}
         self._by_operation: dict[_Value, tuple[int, ...]] = {}
         for position, one in enumerate(found):
-            for value in self._keys(one.value):
+            for value in self._keys(of_one_step(one.value)):
                 self._listed.setdefault(value, []).append(position)
 
     def positions(self) -> list[tuple[int, ...]]:
@@ -396,12 +415,13 @@ class _Consumption:
             return tuple(dict.fromkeys(at for key in keys for at in self._listed.get(key, ())))
         if not one.in_graph or one.record.kind is Kind.MODEL_INPUT:
             return ()
-        operation = one.value.op
-        key = (id(one.value.graph), operation.name)
+        tensor = of_one_step(one.value)
+        operation = tensor.op
+        key = (id(tensor.graph), operation.name)
         if key not in self._by_operation:
             positions: dict[int, None] = {}
-            for tensor in operation.inputs:
-                positions |= dict.fromkeys(self._aliases(tensor))
+            for taken in operation.inputs:
+                positions |= dict.fromkeys(self._aliases(taken))
             self._by_operation[key] = tuple(positions)
         return self._by_operation[key]
 

@@ -12,8 +12,11 @@ from extractkit.core.catalog import Kind, Scope, TensorRecord, address_of, escap
 from extractkit.core.spec import SAMPLE, TensorSpec
 from extractkit.errors import ConfigError, ModelError, choices
 from extractkit.inputs import InputSpec, Signature
+from extractkit.models.axes import Names
+from extractkit.models.graphs import InnerTensor
+from extractkit.models.graphs.loops import InnerTensors
 from extractkit.models.graphs.rebuilding import static_shape
-from extractkit.models.graphs.records import Found
+from extractkit.models.graphs.records import Found, spec_of
 from extractkit.models.keras_internals import layers_in
 from extractkit.models.keras_models.dialects import KERAS_3, Dialect, dialect_of
 from extractkit.models.keras_models.layer_axes import keeps_axes, names_of, names_of_operation
@@ -221,7 +224,7 @@ class _Place:
     name: str
     scopes: tuple[Scope, ...]
     ports: Ports
-    reason: str | None
+    tensors: InnerTensors
 
 
 def find_tensors(trace: Trace) -> list[Found]:
@@ -234,11 +237,10 @@ def find_tensors(trace: Trace) -> list[Found]:
         for name, tensor in trace.inputs.items()
     ]
     owners = _owners(trace)
-    reasons = {nested.graph: nested.reason for nested in trace.nested}
     for call, event in _events(trace, owners):
         place = places[call]
         if isinstance(event, tf.Operation):
-            found += _operation(place, event, reasons.get(event.graph), call)
+            found += _operation(place, event, call)
         elif call is not model:
             kind = Kind.LAYER_INPUT if event == "inputs" else Kind.LAYER_OUTPUT
             taken = None
@@ -256,17 +258,16 @@ def find_tensors(trace: Trace) -> list[Found]:
 
 def _places(trace: Trace, paths: Paths) -> dict[LayerCall, _Place]:
     model = trace.calls[0]
-    reasons = {nested.graph: nested.reason for nested in trace.nested}
+    tensors = InnerTensors(trace.graph, trace.nested)
     scope = _scope("", "", model.layer, trace.dialect)
-    places = {model: _Place("", "", (scope,), Ports(), None)}
+    places = {model: _Place("", "", (scope,), Ports(), tensors)}
     for call in trace.calls[1:]:
         parent = call.parent or model
         above = places[parent]
         path = paths.call(parent, parent.layer, above.path, call.layer, *_names(call.layer))
         name = f"{above.name}/{call.layer.name}" if above.name else call.layer.name
-        reason = above.reason or reasons.get(call.graph)
         scopes = (*above.scopes, _scope(path, name, call.layer, trace.dialect))
-        places[call] = _Place(path, name, scopes, Ports(), reason)
+        places[call] = _Place(path, name, scopes, Ports(), tensors)
     return places
 
 
@@ -337,18 +338,19 @@ def _events(trace: Trace, owners: Mapping[Any, LayerCall]) -> list[tuple[LayerCa
 
 def _named(found: Found, call: LayerCall, port: str) -> Found:
     """Return an input or output of a layer with the names of its axes that its type shows."""
-    dims = found.record.spec.dims
-    found = found.with_names(names_of(call, port, None if dims is None else len(dims)))
+    dims, loops = found.record.spec.dims, _loops(found)
+    rank = None if dims is None else len(dims) - loops
+    found = _with_names(found, names_of(call, port, rank))
     given = call.inputs.get(INPUT)
-    if port == "output" and keeps_axes(call.layer) and isinstance(given, tf.Tensor):
+    alike = port == "output" and keeps_axes(call.layer) and not loops
+    if alike and isinstance(given, tf.Tensor):
         return replace(found, like=given.name)
     return found
 
 
-def _operation(place: _Place, operation: Any, reason: str | None, call: LayerCall) -> list[Found]:
+def _operation(place: _Place, operation: Any, call: LayerCall) -> list[Found]:
     """Return an operation's outputs: `op/TYPE`, then `op/TYPE@1` for a second one."""
     port = place.ports.unique(f"op/{operation.type}")
-    place = replace(place, reason=place.reason or reason)
     ports = [port, *(f"{port}@{index}" for index in range(1, len(operation.outputs)))]
     found = [
         _found(place, port, Kind.OP, tensor, operation.type)
@@ -356,7 +358,17 @@ def _operation(place: _Place, operation: Any, reason: str | None, call: LayerCal
         if tensor.dtype not in _HANDLES
     ]
     names = names_of_operation(call, operation)
-    return [found[0].with_names(names), *found[1:]] if found else []
+    return [_with_names(found[0], names), *found[1:]] if found else []
+
+
+def _loops(found: Found) -> int:
+    """Return the number of loops around a tensor, each of which adds an axis in front."""
+    return found.value.loops if isinstance(found.value, InnerTensor) else 0
+
+
+def _with_names(found: Found, names: Names | None) -> Found:
+    """Return it with names of the axes that it has in one step."""
+    return found.with_names(None if names is None else (*(None,) * _loops(found), *names))
 
 
 def _input_port(name: str) -> str:
@@ -369,16 +381,18 @@ def _escape_port(port: str) -> str:
 
 
 def _found(place: _Place, port: str, kind: Kind, value: Any, op_type: str | None = None) -> Found:
-    reason = place.reason
-    if not isinstance(value, tf.Tensor):
-        reason = reason or f"a {type(value).__name__}, which is not one dense array"
-    dtype = value.dtype.name
+    if isinstance(value, tf.Tensor):
+        value, reason = place.tensors.of(value)
+        spec = spec_of(value)
+    else:
+        reason = f"a {type(value).__name__}, which is not one dense array"
+        spec = TensorSpec.fixed(value.dtype.name, static_shape(value))
     if kind is not Kind.OP:
         port = place.ports.unique(port)
     record = TensorRecord(
         address=address_of(place.path, port),
         kind=kind,
-        spec=TensorSpec.fixed(dtype, static_shape(value)),
+        spec=spec,
         scopes=place.scopes,
         name=address_of(place.name, port),
         op_type=op_type,
@@ -426,7 +440,7 @@ def _weights(trace: Trace, paths: Paths, places: Mapping[LayerCall, _Place]) -> 
             path = paths.child(layer, place.path, child, *_names(child))
             name = f"{place.name}/{child.name}" if place.name else child.name
             scopes = (*place.scopes, _scope(path, name, child, trace.dialect))
-            here = _Place(path, name, scopes, Ports(), None)
+            here = _Place(path, name, scopes, Ports(), place.tensors)
             own(child, here)
             uncalled(child, here)
 

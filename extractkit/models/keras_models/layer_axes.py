@@ -23,6 +23,7 @@ _PICTURES = frozenset(
 _FEATURES = frozenset(
     {
         *("Dense", "Embedding", "ReversibleEmbedding", "LSTM", "GRU", "SimpleRNN"),
+        *("LSTMCell", "GRUCell", "SimpleRNNCell"),
         *("TokenAndPositionEmbedding", "TransformerEncoder", "TransformerDecoder"),
     }
 )

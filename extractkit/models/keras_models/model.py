@@ -37,6 +37,8 @@ from extractkit.models.functions import FunctionModel
 from extractkit.models.functions.function_graph import captured_variables
 from extractkit.models.given_weights import ONE
 from extractkit.models.graphs.gradients import Differentiability, GradientGraph, counts
+from extractkit.models.graphs.loops import is_inner
+from extractkit.models.graphs.rebuilding import inner_in_graph
 from extractkit.models.graphs.records import Found
 from extractkit.models.keras_internals import layers_in
 from extractkit.models.keras_models.catalog import find_tensors
@@ -267,6 +269,8 @@ class KerasModel(FunctionModel):
         def tensor_of(address: str) -> tf.Tensor:
             name = again._graph_name(address)
             assert name is not None, "the graph lacks what `without_gradient` gives a reason for"
+            if is_inner(name):
+                return inner_in_graph(graph.as_graph_def(), [name])[name]
             return graph.get_tensor_by_name(name)
 
         return GradientGraph(graph, inputs, tensor_of)

@@ -25,6 +25,7 @@ from extractkit.models import (
     Program,
 )
 from extractkit.models.failures import batch_failure, graph_error_summary
+from extractkit.models.graphs import InnerTensor
 from extractkit.models.graphs.catalog import GraphFacts, facts_of, find_operations, terminal_tensors
 from extractkit.models.graphs.feeding import (
     Composite,
@@ -36,8 +37,9 @@ from extractkit.models.graphs.feeding import (
 )
 from extractkit.models.graphs.gradients import Differentiability, answers
 from extractkit.models.graphs.model import CompiledOnce, GraphModel, transformed
+from extractkit.models.graphs.rebuilding import inner_in_graph
 from extractkit.models.graphs.records import Found, raw_array
-from extractkit.models.graphs.targets import Given, Labels
+from extractkit.models.graphs.targets import Given, Labels, targets_of
 from extractkit.models.sessions.importing import (
     SessionGraph,
     SessionTemplate,
@@ -216,9 +218,10 @@ class SessionModel(GraphModel, HasOwnCall, Differentiates):
             lengths = {axis: tf.compat.v1.placeholder(tf.int32, [None]) for axis in axes}
             labels = Labels.of(fetches)
             own_labels = () if labels is None else (labels.placeholder(),)
+            tensor_of = self._tensors(fetches)
             answered = answers(
                 fetches,
-                lambda address: self._in_session(self._values[address]),
+                tensor_of.__getitem__,
                 self._differentiable,
                 [self._in_session(one) for one in self.source.inputs.values()],
                 *(self._transformed, Given(samples, lengths, *own_labels)),
@@ -277,9 +280,10 @@ class SessionModel(GraphModel, HasOwnCall, Differentiates):
 
         def compiled() -> Callable[[], list[Array]]:
             with self._adding():
-                tensors = [self._in_session(self._values[fetch.address]) for fetch in fetches]
-                pairs = zip(tensors, fetches, strict=True)
-                return self._callable([transformed(t, fetch, None, {}) for t, fetch in pairs])
+                tensor_of = self._tensors(fetches)
+                return self._callable(
+                    [transformed(tensor_of[one.address], one, None, {}) for one in fetches]
+                )
 
         call = self._constants.of(fetches, compiled)
         try:
@@ -303,6 +307,21 @@ class SessionModel(GraphModel, HasOwnCall, Differentiates):
                 f"model {self.name!r}: {variable.name!r} cannot be read: "
                 f"{graph_error_summary(error)}"
             ) from error
+
+    def _tensors(self, fetches: Sequence[Fetch]) -> dict[str, tf.Tensor]:
+        """Return the session's tensors for the fetches and their targets, by address.
+
+        Loops with wanted inner tensors are added once more, since existing ones cannot change.
+        """
+        targets = (of.tensor for of in targets_of(fetches))
+        addresses = [*(fetch.address for fetch in fetches), *targets]
+        values = {address: self._values[address] for address in addresses}
+        names = [one.name for one in values.values() if isinstance(one, InnerTensor)]
+        inner = inner_in_graph(self.source.graph.as_graph_def(), names)
+        return {
+            address: inner[one.name] if isinstance(one, InnerTensor) else self._in_session(one)
+            for address, one in values.items()
+        }
 
     def _in_session(self, value: Any) -> tf.Tensor:
         """Return the session's tensor for a tensor of the copied graph or a variable."""

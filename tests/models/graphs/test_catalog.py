@@ -126,7 +126,9 @@ def test_functions_inside_are_named_by_the_operation_that_runs_them(graph: tf.Gr
     records = catalog(graph, ["x", "training"])
     inside = [a for a in records if a.startswith(("loop/body/", "loop/cond/", "drop/"))]
     assert {"loop/body/Tanh:0", "loop/cond/Less:0", "drop/else_branch/Identity:0"} <= set(inside)
-    assert "loop's own graph" in (records["loop/body/Tanh:0"].reason or "")
+    assert records["loop/body/Tanh:0"].extractable
+    assert "loop's condition" in (records["loop/cond/Less:0"].reason or "")
+    assert "branch's own graph" in (records["drop/else_branch/Identity:0"].reason or "")
     assert records["loop:0"].op_type == "StatelessWhile"
 
 

@@ -180,6 +180,10 @@ def test_axes_that_are_measured_keep_their_names_in_the_record(
     samples = [np.ones((n, 4), np.float32) for n in (2, 5, 3)]
     run = extracted(model, samples, tmp_path / "run", "*:output")
     for tensor in run.manifest.tensors:
+        if "cell" in tensor.key:  # in the loop of Keras 3
+            assert tensor.record.spec.labels == ("step=axis1", "sample", "feature")
+            assert tensor.stored.spec.labels == ("sample", "step=axis1", "feature")
+            continue
         assert tensor.record.spec == tensor.stored.spec
         assert tensor.record.spec.labels == ("sample", "axis1", "feature")
         assert tensor.record.spec.known

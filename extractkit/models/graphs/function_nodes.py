@@ -1,0 +1,119 @@
+"""Nodes of graphs and of the functions in their libraries, as definitions.
+
+In a graph, `op:1` is the second result of an operation. In a function, `op:name:0` names a result
+by its argument in the operation's definition, and arguments of the function have plain names.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from extractkit.models.tensorflow_internals import operation_definition
+
+LOOPS = ("While", "StatelessWhile")
+"""Types of operations that run a function as long as another one returns True."""
+
+CALLS = ("PartitionedCall", "StatefulPartitionedCall")
+"""Types of operations that run a function once."""
+
+ADDED = "extractkit_steps"
+"""A part of the names of nodes that are added to graphs and functions."""
+
+
+def runs(op_type: str) -> str | None:
+    """Return the attribute with the function that returns more; None for other operations."""
+    return "body" if op_type in LOOPS else "f" if op_type in CALLS else None
+
+
+class Nodes:
+    """The nodes of a graph or function, by name, and its names of their results.
+
+    Args:
+        nodes: The nodes.
+        function: The function that they are the body of. None for a graph.
+    """
+
+    def __init__(self, nodes: Any, function: Any) -> None:
+        self._nodes = nodes
+        self.function = function
+        self._by_name = {node.name: node for node in nodes}
+        self._arguments = [one.name for one in function.signature.input_arg] if function else []
+
+    def __getitem__(self, name: str) -> Any:
+        """Return a node by its name."""
+        return self._by_name[name]
+
+    def producer(self, edge: str) -> Any:
+        """Return the node of an edge, through identities; None for an argument of a function."""
+        node = self._by_name.get(edge.lstrip("^").partition(":")[0])
+        while node is not None and node.op == "Identity":
+            edge = node.input[0]
+            node = self._by_name.get(edge.partition(":")[0])
+        return node
+
+    def argument(self, edge: str) -> int | None:
+        """Return the position of the argument that an edge passes on; None if it is another."""
+        while (node := self._by_name.get(edge.partition(":")[0])) is not None:
+            if node.op != "Identity":
+                return None
+            edge = node.input[0]
+        return self._arguments.index(edge) if edge in self._arguments else None
+
+    def add(self, name: str, op: str, inputs: Sequence[str], **types: Any) -> Any:
+        """Add a node with attributes that are types, and return it."""
+        node = self._nodes.add(name=self.unused(name), op=op, input=inputs)
+        for key, value in types.items():
+            node.attr[key].type = value.as_datatype_enum
+        self._by_name[node.name] = node
+        return node
+
+    def add_argument(self) -> str:
+        """Add an argument that is a list to the function, and return its name."""
+        name = self.unused(ADDED)
+        self.function.signature.input_arg.add(name=name, type=tf.variant.as_datatype_enum)
+        self._arguments.append(name)
+        if "_input_shapes" in self.function.attr:
+            self.function.attr["_input_shapes"].list.shape.add()
+        return name
+
+    def add_result(self, edge: str, dtype: tf.DType) -> None:
+        """Have the function return an edge too."""
+        results = self.function.signature.output_arg
+        name = f"{ADDED}_{len(results)}"
+        results.add(name=name, type=dtype.as_datatype_enum)
+        self.function.ret[name] = edge
+
+    def unused(self, name: str) -> str:
+        """Return a name that no node or argument has."""
+        unused, count = name, 0
+        while unused in self._by_name or unused in self._arguments:
+            count += 1
+            unused = f"{name}_{count}"
+        return unused
+
+    def constant(self, name: str, value: Any, dtype: tf.DType) -> Any:
+        """Add a constant, and return its node."""
+        node = self.add(name, "Const", (), dtype=dtype)
+        node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(value, dtype))
+        return node
+
+    def edge(self, node: Any, output: str = "output", index: int = 0) -> str:
+        """Return the edge from a result: its argument in the operation's definition, and index."""
+        if self.function is not None:
+            return f"{node.name}:{output}:{index}"
+        return f"{node.name}:{index}"
+
+
+def outputs_of(node: Any, functions: Mapping[str, Any]) -> Iterator[tuple[str, int, int]]:
+    """Yield argument, index and type of each result of a node."""
+    called = functions.get(node.op)
+    definition = operation_definition(node.op) if called is None else called.signature
+    for argument in definition.output_arg:
+        if argument.type_list_attr:
+            kinds = node.attr[argument.type_list_attr].list.type
+            yield from ((argument.name, at, kind) for at, kind in enumerate(kinds))
+            continue
+        count = node.attr[argument.number_attr].i if argument.number_attr else 1
+        kind = argument.type or node.attr[argument.type_attr].type
+        yield from ((argument.name, at, kind) for at in range(count))

@@ -1,0 +1,221 @@
+"""Values inside loops of functions, SavedModels and sessions: those of every step."""
+
+import gc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import extractkit
+from extractkit.core.requests import Value
+from extractkit.core.values import Array
+from extractkit.errors import BadSampleError, SelectionError
+from extractkit.models import Compilation, Fetch, Model
+from extractkit.models.frozen_graph import load as load_frozen
+from extractkit.models.functions import inputs_of, outputs_of
+from extractkit.models.functions.callables import graph_function
+from tests.models.programs import values_of
+from tests.models.session_graphs import by_hand, classifier, frozen
+
+X = np.random.default_rng(0).normal(size=(4, 6, 3)).astype(np.float32)
+KERNEL = np.random.default_rng(1).normal(size=(3, 3)).astype(np.float32)
+SPEC = tf.TensorSpec([None, None, 3], tf.float32, name="x")
+
+
+def model_of(function: Callable[..., Any], *specs: tf.TensorSpec) -> Model:
+    concrete = tf.function(function, input_signature=specs).get_concrete_function()
+    return graph_function("model", concrete, inputs_of(concrete), outputs_of(concrete))
+
+
+def recurrent(x: tf.Tensor) -> tf.Tensor:
+    """A recurrence over the second axis."""
+    steps = tf.shape(x)[1]
+    turned = tf.transpose(x, [1, 0, 2])
+
+    def body(step: tf.Tensor, h: tf.Tensor) -> Any:
+        return step + 1, tf.tanh(tf.gather(turned, step) + tf.matmul(h, KERNEL, name="mix"))
+
+    zero = tf.constant(0)
+    return tf.while_loop(lambda step, _: step < steps, body, (zero, tf.zeros_like(x[:, 0])))[1]
+
+
+def steps_of(x: Array) -> tuple[list[Array], list[Array]]:
+    """The product and the state at each step, by the same kernels outside of a loop."""
+    h, products, states = tf.zeros_like(x[:, 0]), [], []
+    for step in range(x.shape[1]):
+        products.append(tf.matmul(h, KERNEL))
+        h = tf.tanh(x[:, step] + products[-1])
+        states.append(h)
+    return [one.numpy() for one in products], [one.numpy() for one in states]
+
+
+def address(model: Model, ending: str) -> str:
+    (found,) = [one for one in model.catalog if one.endswith(ending)]
+    return found
+
+
+def values(model: Model, *endings: str, mode: str = "graph", x: Array = X) -> list[Array]:
+    keys = [address(model, one) for one in endings]
+    return list(values_of(model, keys, {"x": x}, mode).values())
+
+
+@pytest.mark.parametrize("mode", ["graph", "xla"])
+def test_each_step_of_a_while_loop_equals_that_outside_of_a_loop(mode: str) -> None:
+    model = model_of(recurrent, SPEC)
+    mixed, state = values(model, "/mix:0", "/Tanh:0", mode=mode)
+    products, states = steps_of(X)
+    tolerance = 0 if mode == "graph" else 1e-6
+    np.testing.assert_allclose(mixed, products, atol=tolerance, rtol=0)
+    np.testing.assert_allclose(state, states, atol=tolerance, rtol=0)
+
+
+def test_the_steps_of_a_loop_over_an_axis_are_as_many_as_it_is_long() -> None:
+    catalog = model_of(recurrent, SPEC).catalog
+    record = catalog[address(model_of(recurrent, SPEC), "/Tanh:0")]
+    assert list(map(str, record.spec.axes)) == ["step=axis1", "sample", "3"]
+    assert record.op_type == "Tanh"
+
+
+def test_tensors_of_a_condition_are_listed_with_the_reason() -> None:
+    reasons = {r.reason for r in model_of(recurrent, SPEC).catalog.records if "/cond/" in r.address}
+    assert reasons == {
+        "made inside a loop's condition, which runs once more than the loop has steps"
+    }
+
+
+def scanned(x: tf.Tensor) -> tf.Tensor:
+    def add(total: tf.Tensor, one: tf.Tensor) -> tf.Tensor:
+        return tf.multiply(total + one, 0.5, name="half")
+
+    return tf.scan(add, tf.transpose(x, [1, 0, 2]))
+
+
+def mapped(x: tf.Tensor) -> tf.Tensor:
+    return tf.map_fn(lambda one: tf.sin(one * 2.0, name="sine"), tf.transpose(x, [1, 0, 2]))
+
+
+def test_scan_gives_its_own_result_step_by_step() -> None:
+    (half,) = values(model_of(scanned, SPEC), "/half:0")
+    # The first element is the initial value.
+    np.testing.assert_array_equal(half, scanned(X)[1:])
+
+
+def test_map_gives_its_own_result_step_by_step() -> None:
+    model = model_of(mapped, SPEC)
+    (sine,) = values(model, "/sine:0")
+    np.testing.assert_array_equal(sine, mapped(X))
+    assert not model.catalog[address(model, "/sine:0")].spec.axes[0].unknown
+
+
+def in_loops(x: tf.Tensor) -> tf.Tensor:
+    """Three steps of two steps each, in a function that is not inlined."""
+
+    def inner(h: tf.Tensor) -> tf.Tensor:
+        zero = tf.constant(0)
+        loop = (lambda i, _: i < 2, lambda i, h: (i + 1, tf.tanh(h * 1.5, name="inner")))
+        return tf.while_loop(*loop, (zero, h))[1]
+
+    def body(step: tf.Tensor, h: tf.Tensor) -> Any:
+        return step + 1, tf.subtract(inner(h), 0.1, name="outer")
+
+    return tf.while_loop(lambda step, _: step < 3, body, (tf.constant(0), x))[1]
+
+
+def test_a_loop_in_a_loop_has_an_axis_for_each() -> None:
+    model = model_of(in_loops, tf.TensorSpec([None, 3], tf.float32, name="x"))
+    inner, outer = values(model, "/inner:0", "/outer:0", x=X[:, 0])
+    h = tf.constant(X[:, 0])
+    for step in range(3):
+        for at in range(2):
+            h = tf.tanh(h * 1.5)
+            np.testing.assert_array_equal(inner[step, at], h)
+        h = h - 0.1
+        np.testing.assert_array_equal(outer[step], h)
+
+
+def halving(x: tf.Tensor) -> tf.Tensor:
+    """As many steps as the largest number of the batch needs to get below one."""
+    body = (lambda y: tf.multiply(y, 0.5, name="half"),)
+    return tf.while_loop(lambda y: tf.reduce_any(y > 1.0), *body, (tf.abs(x),))[0]
+
+
+@pytest.fixture
+def halves(tmp_path: Path) -> tuple[Array, Any]:
+    x = np.array([[3.0], [9.0], [1.5], [30.0]], np.float32)
+    function = tf.function(halving, input_signature=[tf.TensorSpec([None, 1], tf.float32)])
+    run = extractkit.extract(
+        selectors={"half": {"path": "*/half:0"}}, model=function, inputs=x, run_dir=tmp_path / "run"
+    )
+    return x, run
+
+
+def test_each_sample_has_its_own_number_of_steps_if_its_values_decide_it(
+    halves: tuple[Array, Any],
+) -> None:
+    x, run = halves
+    (key,) = run
+    assert run[key].dims[:2] == ("sample", "step")
+    for at, number in enumerate(x[:, 0]):
+        expected = []
+        while number > 1:
+            number = number * np.float32(0.5)
+            expected.append([number])
+        np.testing.assert_array_equal(run[key].sample(at), expected)
+
+
+def test_a_loop_without_steps_fails_with_the_reason(tmp_path: Path) -> None:
+    function = tf.function(halving, input_signature=[tf.TensorSpec([None, 1], tf.float32)])
+    with pytest.raises(BadSampleError, match="ran no step"):
+        extractkit.extract(
+            selectors={"half": {"path": "*/half:0"}},
+            model=function,
+            inputs=np.zeros((3, 1), np.float32),
+            run_dir=tmp_path / "run",
+        )
+
+
+def test_two_programs_of_one_loop_share_it() -> None:
+    model = model_of(recurrent, SPEC)
+    fetches = [Fetch(Value(address(model, "/Tanh:0")))]
+    lengths = {axis: np.full(len(X), X.shape[1], np.int32) for axis in model.signature.free_axes}
+    one, other = (model.program(fetches, Compilation()) for _ in range(2))
+    expected = one({"x": X}, lengths)[0]
+    del one
+    gc.collect()
+    np.testing.assert_array_equal(other({"x": X}, lengths)[0], expected)
+
+
+def test_gradients_of_and_by_values_in_a_loop_are_refused(tmp_path: Path) -> None:
+    function = tf.function(recurrent, input_signature=[SPEC])
+
+    def refusal(selector: dict[str, object]) -> str:
+        with pytest.raises(SelectionError) as error:
+            extractkit.extract(
+                selectors={"g": selector}, model=function, inputs=X, run_dir=tmp_path / "run"
+            )
+        return str(error.value)
+
+    target = {"of": {"tensor": ":output", "index": 0}}
+    by = refusal({"path": "*/Tanh:0", "gradient": target})
+    assert "made inside a loop or nested function, where gradients are not computed" in by
+    target = {"of": {"tensor": "while/body/while/Tanh:0", "index": [0, 0]}}
+    of = refusal({"path": ":input.x", "gradient": target})
+    assert "the target 'while/body/while/Tanh:0' is made inside a loop" in of
+
+
+def test_a_session_gives_the_steps_of_a_loop(tmp_path: Path) -> None:
+    path = frozen(lambda: classifier(version=2), ["probs"], tmp_path / "graph.pb")
+    model = load_frozen(str(path), constants={"training": False})
+    (ours,) = [a for a, r in model.catalog.items() if r.op_type == "Tanh"]
+    x = np.random.default_rng(0).normal(size=(3, 6)).astype(np.float32)
+    program = model.program([Fetch(Value(ours)), Fetch(Value("probs:0"))], Compilation())
+    steps, probs = program({"x": x}, {})
+    np.testing.assert_allclose(probs, by_hand(x)["probs:0"], atol=1e-6)
+    state = by_hand(x)["hidden/Relu:0"]
+    assert len(steps) == 3
+    for step in steps:
+        state = np.tanh(state * 1.5 + 0.1)
+        np.testing.assert_allclose(step, state, atol=1e-6)
