@@ -143,7 +143,11 @@ class Effect:
     tolerance: float
 
     def __str__(self) -> str:
-        by = f"by {self.difference:.2g} of them" if np.isfinite(self.difference) else "altogether"
+        by = (
+            f"by {self.difference:.2g} of their size"
+            if np.isfinite(self.difference)
+            else "altogether"
+        )
         return (
             f"{self.key!r} has other values in its batch than alone: they differ {by}, more than "
             f"the tolerance of {self.tolerance:.2g}. Other samples or padding change them"

@@ -40,7 +40,7 @@ def offered(
         totals: whether the gradients of a batch may be one sum, if only the total is wanted.
 
     Raises:
-        SelectionError: the model computes no gradients, or not of a target.
+        SelectionError: the model computes no gradients, or none of a target.
     """
     return {
         one.name: _offered(model, catalog, one, one.gradient, alone, totals and only_total(one))

@@ -117,7 +117,7 @@ def _unextractable(request: Request, found: "_Found") -> str:
 
 
 def lacks_value(tensor: PlannedTensor) -> str:
-    """Return the reason for calls on single samples that a tensor gives, as a clause."""
+    """Return, as a clause, why a tensor requires calls on single samples."""
     return f"{tensor.address!r} has no {tensor.request.what} per sample in a batch"
 
 

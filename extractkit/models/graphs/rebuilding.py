@@ -68,7 +68,7 @@ def _replace_unknown(nodes: Any, functions: Mapping[str, Any], body: Any = None)
         if source not in unknown or given.startswith("^"):
             return given
         if given not in stand_ins:
-            # In a graph, the first output is that of the node. A body names its outputs.
+            # In a graph, `op` is the first output. In the body of a function, outputs have names.
             own = source not in stand_ins.values() if body is not None else output in ("", "0")
             stand_ins[given] = (
                 source if own else _unused(f"{source}/{output.replace(':', '/')}", names)

@@ -110,7 +110,7 @@ def stored_value(content: Content, tensor: GraphTensor) -> Array:
         strings = _strings(bytes(content[offset : offset + length]), tensor.name)
         return _filled(strings, shape, "strings", tensor.name)
     if length % dtype.itemsize:
-        raise ValueError(f"{length} bytes of tensor {tensor.name!r} are no {dtype.name} numbers")
+        raise ValueError(f"{length} bytes of tensor {tensor.name!r} are not {dtype.name} numbers")
     values = np.frombuffer(content, dtype, length // dtype.itemsize, offset).copy()
     if tensor.sparsity is not None:
         return densify(values, shape, tensor.sparsity)
