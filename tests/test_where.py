@@ -25,8 +25,8 @@ def test_what_may_not(text: str) -> None:
     with pytest.raises(ConfigError) as caught:
         where_it_runs("rerun", [text])
     assert str(caught.value) == (
-        f"rerun: {text!r} cannot be given: the run keeps its settings. What may be given is where "
-        f"it runs: runtime.engine, runtime.workers, runtime.shard_timeout, runtime.ray_address, "
+        f"rerun: {text!r} cannot be given: the run keeps its settings. Only where it runs may be "
+        f"given: runtime.engine, runtime.workers, runtime.shard_timeout, runtime.ray_address, "
         f"runtime.worker_cpus, runtime.worker_gpus, runtime.self_check"
     )
 

@@ -179,7 +179,7 @@ def rerun(arguments: Sequence[str]) -> bool:
         else:
             raise ConfigError(
                 f"rerun: {one!r} is not a run directory to write to. A run is repeated as it is; "
-                f"what may be given is run_dir=DIR, and where it runs: runtime.engine=…"
+                f"only run_dir=DIR and where it runs may be given: runtime.engine=…"
             )
     directory = _directory(given.run)
     with (

@@ -149,8 +149,8 @@ def where_it_runs(verb: str, overrides: Sequence[str]) -> dict[str, object]:
             one = None
         if one is None or one.key_or_group not in _KEYS or one.is_delete():
             raise ConfigError(
-                f"{verb}: {text!r} cannot be given: the run keeps its settings. What may be given "
-                f"is where it runs: {', '.join(_KEYS)}"
+                f"{verb}: {text!r} cannot be given: the run keeps its settings. Only where it "
+                f"runs may be given: {', '.join(_KEYS)}"
             )
         if one.is_sweep_override():
             raise ConfigError(f"{verb}: {text!r} gives several values. Give one")

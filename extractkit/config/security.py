@@ -129,7 +129,7 @@ def _check_typed(at: str, value: str, trust: Trust) -> None:
         section = ".".join(at.split(".")[: 3 if at.startswith("hydra.job.") else 2])
         raise ConfigError(
             f"{at}={value!r} is refused: a file sets it, not the command line, and Hydra "
-            f"could run foreign code by it. If you trust it, type it, or: "
+            f"could run foreign code with it. If you trust it, type it, or: "
             f"--trust {module if target else section}"
         )
 

@@ -159,7 +159,7 @@ class Runtime:
         bool,
         Flag(),
         Effect.WHERE,
-        "Compare the first outputs with the model's own call, and a few samples with those alone.",
+        "Compare first outputs with the model's own call, and a few samples in a batch and alone.",
     ] = True
     part: Annotated[
         Part | None,

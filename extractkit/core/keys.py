@@ -374,7 +374,7 @@ def _alternatives(annotation: Any) -> tuple[Any, ...]:
 def _type_name(alternative: Any) -> str:
     kind = get_origin(alternative) or alternative
     if kind not in _TYPES:
-        raise TypeError(f"{kind!r}. Say what is given there: Annotated[…, 'list or mapping']")
+        raise TypeError(f"{kind!r}. Declare what is given there: Annotated[…, 'list or mapping']")
     return _TYPES[kind]
 
 

@@ -207,7 +207,7 @@ class PlannedTensor:
         return {
             int(position): f"it has {own[position]} along {dim.title!r}"
             f"{_after(own, lengths.axes[str(dim.free)])}, and "
-            f"{at} takes element {index} of that in {source!r}"
+            f"{at} takes element {index} along it in {source!r}"
             for at, source, dim, index, own, short in self._short(lengths)
             for position in short
         }

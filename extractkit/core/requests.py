@@ -118,7 +118,7 @@ def unsuited(record: TensorRecord, *, alone: bool) -> str | None:
     layout = Layout.of(record)
     if layout is not None and layout.axis is None and not alone:
         return (
-            f"it has no axis of samples, and in a batch its gradient is that of all of them{ALONE}"
+            f"it has no axis of samples, and in a batch its gradient is that of all samples{ALONE}"
         )
     return None
 

@@ -231,7 +231,7 @@ def _no_varying_axis(test: Where, records: Iterable[TensorRecord]) -> str | None
     if any(is_axis(dim, VARYING) for record in records for dim in record.stored_dims or ()):
         return None
     return (
-        f"No axis of these has a length that varies from sample to sample ({VARYING!r}). For one "
+        f"No axis of these tensors varies in length from sample to sample ({VARYING!r}). For one "
         f"element of an axis of one size ({FIXED!r}): {{dims: 'sample,{FIXED},{FIXED}', "
         f"slice: {{1: -1}}}}."
     )

@@ -196,10 +196,10 @@ class _Recomputation:
             apart = compare_values(again, from_stored(stored, dtype), coarse=dtype == BFLOAT16)
             largest = max(largest, apart.error)
             if apart.unequal if exactly else apart.beyond:
-                message = f"{path}, {tensor.key!r}: computed again it is another: {apart}"
+                message = f"{path}, {tensor.key!r}: it differs when computed again: {apart}"
                 found.append(Finding(file.name, message, entry.shard, tensor.key))
         if exactly and not found:
-            found.append(Finding(file.name, f"{path}: computed again it is another", entry.shard))
+            found.append(Finding(file.name, f"{path}: it differs when computed again", entry.shard))
         return found, largest
 
     def _beside(self, entry: Entry, stored: StoredFile | None, again: object) -> list[Finding]:
@@ -209,7 +209,7 @@ class _Recomputation:
         if StoredFile.of(stored.name, again) == stored:
             return []
         path = self.sound.directory / stored.name
-        return [Finding(stored.name, f"{path}: computed again it is another", entry.shard)]
+        return [Finding(stored.name, f"{path}: it differs when computed again", entry.shard)]
 
     def _near(self, entry: Entry, one: ShardValues) -> tuple[list[Finding], float]:
         """Compare real numbers of the arrays beside the values to the tolerance.
@@ -226,7 +226,7 @@ class _Recomputation:
             apart = compare_arrays(again, stored)
             largest = max(largest, apart.error)
             if apart.beyond:
-                message = f"{what}: computed again it is another: {apart}"
+                message = f"{what}: it differs when computed again: {apart}"
                 found.append(Finding(file.name, message, entry.shard, tensor))
         return found, largest
 

@@ -424,7 +424,7 @@ class TextSource:
             if index < len(file):
                 return file.identify(index)
             index -= len(file)
-        raise IndexError("there are not so many samples")
+        raise IndexError("there are not that many samples")
 
 
 def _refuse_tables(paths: Sequence[Path]) -> None:

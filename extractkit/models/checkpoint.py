@@ -127,7 +127,7 @@ class Checkpoint(HasCheckpoints):
         Raises:
             JobError: Always.
         """
-        raise JobError(f"model={self.name} holds weights alone, there is nothing to run")
+        raise JobError(f"model={self.name} holds only weights, so there is nothing to run")
 
     def constants(self, fetches: Sequence[Fetch]) -> list[Array]:
         """Return the values, read one array at a time, of which only the selection is kept."""

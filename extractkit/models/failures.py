@@ -266,7 +266,7 @@ def unknown_operation_advice(operation: str) -> str:
             return _what_to_do(library)
     if _TENSORRT.fullmatch(operation):
         return (
-            "which TensorRT has (TF-TRT), for GPUs and older releases of TensorFlow alone. Extract "
+            "which TensorRT has (TF-TRT), only for GPUs and older releases of TensorFlow. Extract "
             "from the SavedModel that was converted"
         )
     return (

@@ -32,7 +32,7 @@ from extractkit.models.recognition import (
 _LAST = 4
 _INSTALL = "python -m pip install 'extractkit[hugging-face]'"
 _OWN_ENVIRONMENT = (
-    f"In an environment of its own, as it wants older packages than the other extras: {_INSTALL}"
+    f"In an environment of its own, since it needs older packages than the other extras: {_INSTALL}"
 )
 
 

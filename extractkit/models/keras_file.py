@@ -102,8 +102,8 @@ def load(
 
     if saved is not None and saved.is_folder and averages.used and not weights.given:
         raise ModelError(
-            f"{saved.at} is a SavedModel: averages of an optimizer are read from .keras and .h5 "
-            f"files alone. Leave model.moving_averages out"
+            f"{saved.at} is a SavedModel: averages of an optimizer are read only from .keras and "
+            f".h5 files. Leave model.moving_averages out"
         )
     objects = _imported(custom_objects or {})
     origin: dict[str, object]

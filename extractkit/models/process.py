@@ -378,7 +378,7 @@ def impose(variables: Mapping[str, str]) -> None:
         elif _is_number(value) or (name in SWITCHES and value.lower() in ("true", "false")):
             os.environ[name] = value
         else:
-            raise RunDirectoryError(f"the run records {name}={value!r}, which is no setting of it")
+            raise RunDirectoryError(f"the run records {name}={value!r}, which is not a valid value")
 
 
 def _is_number(value: str) -> bool:

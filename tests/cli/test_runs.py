@@ -102,8 +102,8 @@ def test_a_finished_run_of_the_same_identity_is_taken(
         (["rerun", "r", "elsewhere"], "'elsewhere' is not a run directory to write to"),
         (
             ["rerun", "r", "runtime.seed=1"],
-            "rerun: 'runtime.seed=1' cannot be given: the run keeps its settings. What may be "
-            "given is where it runs: runtime.engine, runtime.workers, runtime.shard_timeout, "
+            "rerun: 'runtime.seed=1' cannot be given: the run keeps its settings. Only where it "
+            "runs may be given: runtime.engine, runtime.workers, runtime.shard_timeout, "
             "runtime.ray_address, runtime.worker_cpus, runtime.worker_gpus, runtime.self_check\n",
         ),
         (["resume", "r", "runtime.part=1/2"], "resume: 'runtime.part=1/2' cannot be given: "),

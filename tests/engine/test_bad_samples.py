@@ -161,7 +161,7 @@ class TestSurvey:
         sliced = planned(path="attention:output", slice={"token": 2})
         missing, _, lengths = surveyed(["ab", "abcd", "abc"], sliced)
         assert missing == {
-            0: "it has 2 along 'token', and selectors.mine.slice takes element 2 of that in "
+            0: "it has 2 along 'token', and selectors.mine.slice takes element 2 along it in "
             "'attention:output'"
         }
         assert lengths == [0, 4, 3]

@@ -215,7 +215,7 @@ def test_the_smallest_difference_is_reported(run: Path, shard: Shard) -> None:
     assert (finding.shard, finding.tensor) == (shard.key, key)
     assert finding.file == f"shards/{shard.key}.npz"
     assert finding.message.startswith(
-        f"{run}/{finding.file}, {key!r}: computed again it is another: 1 element apart, by "
+        f"{run}/{finding.file}, {key!r}: it differs when computed again: 1 element apart, by "
     )
 
 
@@ -267,7 +267,9 @@ def test_in_other_surroundings_carried_states_agree_to_a_tolerance(tmp_path: Pat
         checks = again(run, carrying())
         assert checks[AGAIN].outcome is outcome
     (finding,) = checks[AGAIN].findings
-    assert finding.message.startswith(f"{run / last.state.name}, state 0: computed again it is")
+    assert finding.message.startswith(
+        f"{run / last.state.name}, state 0: it differs when computed again"
+    )
 
 
 def test_a_model_that_fails_now_is_reported(tmp_path: Path) -> None:

@@ -390,7 +390,7 @@ def test_custom_gradients_of_a_model_that_changes_are_refused() -> None:
     model = live_model(keras.Model(given, changing(given)))
     assert model.catalog.records
     changing.more = True
-    with pytest.raises(JobError, match="has custom gradients, and other tensors each time that it"):
+    with pytest.raises(JobError, match="has custom gradients, and other tensors each time it"):
         model.differentiable([":output"])
 
 
@@ -453,8 +453,12 @@ class Obstacles(tf.Module):
 @pytest.mark.parametrize(
     ("target", "path", "message"),
     [
-        (":output.square", "wave:0", "the target does not depend on it by operations with a"),
-        (":output.rounded", ":input.x", ":input.x: the target does not depend on it by operations"),
+        (":output.square", "wave:0", "the target does not depend on it through operations with a"),
+        (
+            ":output.rounded",
+            ":input.x",
+            ":input.x: the target does not depend on it through operations",
+        ),
         (
             ":output.contrast",
             "wave:0",

@@ -337,7 +337,7 @@ REFUSED: Mapping[str, tuple[object, str]] = {
     "whole batch": (
         {"loss": "dice"},
         "keras.losses.dice of ':output' is one number for all samples of a batch. Choose a loss "
-        "that is a number of each sample, or give its axes: options.axis",
+        "that is one number per sample, or give its axes: options.axis",
     ),
     "several": (
         {"loss": "mean_squared_error", "tensor": "steps:output"},

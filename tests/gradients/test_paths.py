@@ -125,7 +125,10 @@ def test_weights_that_are_not_read_have_no_gradient(tmp_path: Path) -> None:
     assert sorted(run) == ["both/used:bias@grad", "both/used:kernel@grad"]
     reasons = listed(run)
     assert {"both:idle", "both/spare:kernel", "both/spare:bias"} <= set(reasons)
-    assert reasons["both:idle"] == "the target does not depend on it by operations with a gradient"
+    assert (
+        reasons["both:idle"]
+        == "the target does not depend on it through operations with a gradient"
+    )
     wanted = np.zeros((5, 4, 2), np.float32)
     wanted[:, :, 1] = ROWS
     np.testing.assert_allclose(run["both/used:kernel@grad"], wanted, rtol=1e-6)
@@ -157,7 +160,7 @@ def test_a_tensor_whose_gradient_is_none_is_listed(tmp_path: Path) -> None:
     run = gradients(tmp_path, Halves(), ROWS, of=":output", path=["wave:0", "steps:0", ":input.x"])
     assert set(run) == {"steps:0@grad", ":input.x@grad"}
     assert listed(run)["wave:0"] == (
-        "the target does not depend on it by operations with a gradient"
+        "the target does not depend on it through operations with a gradient"
     )
     np.testing.assert_allclose(run["steps:0@grad"], ROWS)
     np.testing.assert_allclose(run[":input.x@grad"], np.round(np.sin(ROWS)))

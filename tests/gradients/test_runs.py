@@ -139,7 +139,7 @@ def test_values_and_gradients_of_a_weight_are_stored_in_either_order(
     assert run["head:kernel"].shape == (5, 3)
     assert (
         "'head:kernel' has no gradient per sample in a batch: it has no axis of samples, and in a "
-        "batch its gradient is that of all of them, so the model is run on one sample per call"
+        "batch its gradient is that of all samples, so the model is run on one sample per call"
     ) in listener.notes
 
 

@@ -258,7 +258,7 @@ def test_weights_need_calls_on_single_samples() -> None:
     kernel, ids = CATALOG["words:kernel"], CATALOG["ids:input"]
     assert unsuited(kernel, alone=True) is None
     assert unsuited(kernel, alone=False) == (
-        "it has no axis of samples, and in a batch its gradient is that of all of them "
+        "it has no axis of samples, and in a batch its gradient is that of all samples "
         "(runtime.batch_size=1 gives one for each)"
     )
     assert unsuited(ids, alone=True) == "it holds int32, and gradients need real numbers"

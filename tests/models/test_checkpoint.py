@@ -140,7 +140,7 @@ def test_the_digest_follows_the_content_not_the_file(tmp_path: Path) -> None:
 
 
 def test_nothing_runs(model: Checkpoint) -> None:
-    with pytest.raises(JobError, match="holds weights alone, there is nothing to run"):
+    with pytest.raises(JobError, match="holds only weights, so there is nothing to run"):
         model.program([], Compilation())
     with pytest.raises(ConfigError) as caught:
         model.configure(0, True, "/CPU:0")

@@ -102,7 +102,7 @@ def test_the_right_transformers_has_to_be_there(
     with pytest.raises(MissingExtraError) as caught:
         load(str(whole(tmp_path / "dir")))
     assert text in str(caught.value)
-    assert f"{OWN}, as it wants older packages" in str(caught.value)
+    assert f"{OWN}, since it needs older packages" in str(caught.value)
     assert "python -m pip install 'extractkit[hugging-face]'" in str(caught.value)
 
 

@@ -251,7 +251,7 @@ def test_a_file_may_not_send_jobs_to_other_machines(place: Path) -> None:
     reported = composed(place, chosen("submitit_slurm"))
     assert reported == (
         f"hydra.launcher._target_={SLURM!r} is refused: a file sets it, not the command line, "
-        f"and Hydra could run foreign code by it. If you trust it, type it, or: --trust "
+        f"and Hydra could run foreign code with it. If you trust it, type it, or: --trust "
         f"hydra.launcher"
     )
     assert composed(place, chosen("submitit_slurm"), trusted=("hydra.launcher",)) == ""

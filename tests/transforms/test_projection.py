@@ -175,11 +175,11 @@ def test_a_damaged_file_of_components_is_restored_or_the_resume_refused(tmp_path
         ({"run": "pca", "tensor": ""}, ".tensor='' is not the key of a tensor"),
         (
             {"run": "pca", "seed": 1},
-            ".seed is of random projections, and {at}.run takes components. Leave one out",
+            ".seed is for random projections, {at}.run for components. Leave one out",
         ),
         (
             {"tensor": "a:b", "axis": 2, "to": 1},
-            ".tensor is of a run: add {at}.run=…, the run with its pca",
+            ".tensor needs a run: add {at}.run=…, the run with its pca",
         ),
         (
             {"run": "pca", "to": 5},

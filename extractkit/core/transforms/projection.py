@@ -265,13 +265,13 @@ class Project:
         axis = axis_name(given["axis"], f"{at}.axis") if "axis" in given else None
         if "run" not in given:
             if "tensor" in given:
-                raise ConfigError(f"{at}.tensor is of a run: add {at}.run=…, the run with its pca")
+                raise ConfigError(f"{at}.tensor needs a run: add {at}.run=…, the run with its pca")
             to = whole_number(given.get("to"), f"{at}.to")
             seed = whole_number(given.get("seed", 0), f"{at}.seed", least=0)
             return cls(axis_name(axis, f"{at}.axis"), Signs(to, seed), at)
         if "seed" in given:
             raise ConfigError(
-                f"{at}.seed is of random projections, and {at}.run takes components. Leave one out"
+                f"{at}.seed is for random projections, {at}.run for components. Leave one out"
             )
         for name in ("run", "tensor"):
             if not isinstance(given.get(name, "…"), str) or not given.get(name, "…"):

@@ -446,8 +446,8 @@ def _as_tensor(value: Any) -> Any:
     except (ValueError, TypeError) as error:
         raise ModelError(
             f"the function that model.factory gives returns a {type(value).__name__} among its "
-            f"results, which TensorFlow cannot make a tensor of: {error_summary(error)}. Return "
-            f"tensors, arrays and numbers alone"
+            f"results, which TensorFlow cannot convert to a tensor: {error_summary(error)}. "
+            f"Return only tensors, arrays and numbers"
         ) from error
 
 

@@ -35,7 +35,7 @@ from extractkit.models.tensorflow_internals import (
     register_functions,
 )
 
-INDEPENDENT = "the target does not depend on it by operations with a gradient"
+INDEPENDENT = "the target does not depend on it through operations with a gradient"
 """Why a tensor on which the target does not depend has no gradient."""
 
 _CUSTOM = "_gradient_op_type"
@@ -346,8 +346,8 @@ def _differentiated(
     for (address, tensor), gradient in zip(by.items(), gradients, strict=True):
         if gradient is None:
             raise SelectionError(
-                f"{of.at}: {of.tensor!r} does not depend on {address!r} by operations with a "
-                f"gradient. Select other tensors"
+                f"{of.at}: {of.tensor!r} does not depend on {address!r} through operations "
+                f"with a gradient. Select other tensors"
             )
         found[address] = _dense(gradient, tensor)
     return found

@@ -221,8 +221,8 @@ def _check_loss(pick: BoundLoss, address: str) -> None:
     found = f"{pick.at}: keras.losses.{name} of {address!r}"
     if together.ndim == 0:
         raise SelectionError(
-            f"{found} is one number for all samples of a batch. Choose a loss that is a number of "
-            f"each sample{', or give its axes: options.axis' if 'axis' in known else ''}"
+            f"{found} is one number for all samples of a batch. Choose a loss that is one number "
+            f"per sample{', or give its axes: options.axis' if 'axis' in known else ''}"
         )
     if together.shape != (_ROWS,):
         raise SelectionError(
@@ -234,8 +234,8 @@ def _check_loss(pick: BoundLoss, address: str) -> None:
         together, np.concatenate(alone), rtol=1e-3, atol=1e-5, equal_nan=True
     ):
         raise SelectionError(
-            f"{found} depends on the other samples of the batch. Choose a loss that is a number of "
-            f"each sample"
+            f"{found} depends on the other samples of the batch. Choose a loss that is one number "
+            f"per sample"
         )
 
 

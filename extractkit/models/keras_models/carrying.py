@@ -34,7 +34,7 @@ from extractkit.models.keras_models.tracing import Trace
 
 _CALL_NUMBER = re.compile(r"@[0-9]+")
 
-_IN_ONE_TRACE = "computed in other steps where the state is carried (model.state=carry)"
+_IN_ONE_TRACE = "computed by other operations when the state is carried (model.state=carry)"
 
 
 @dataclass(frozen=True, eq=False)

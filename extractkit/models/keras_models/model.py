@@ -260,7 +260,7 @@ class KerasModel(FunctionModel):
         if again._addresses != self._addresses:
             raise JobError(
                 f"selectors: model {self.name!r} has custom gradients, and other tensors each time "
-                f"that it is called, so that its gradients cannot be computed. Select values"
+                f"it is called, so its gradients cannot be computed. Select values"
             )
         graph = again.graph.graph
         with graph.as_default():

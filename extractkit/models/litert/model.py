@@ -124,7 +124,7 @@ class TFLiteModel(HasOwnCall):
         """
         if device is not None:
             raise ConfigError(
-                f"runtime.device={device!r}: model=tflite computes on the CPU alone. Leave it out"
+                f"runtime.device={device!r}: model=tflite computes only on the CPU. Leave it out"
             )
         return {
             "ai-edge-litert": version("ai-edge-litert"),

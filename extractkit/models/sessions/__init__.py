@@ -209,7 +209,7 @@ class SessionModel(GraphModel, HasOwnCall, Differentiates):
         if compilation.compile == "xla":
             raise ConfigError(
                 f"runtime.compile=xla: model {self.name!r} runs in a session of TensorFlow 1, "
-                f"which has graphs alone. Leave it out: runtime.compile=graph"
+                f"which runs graphs only. Leave it out: runtime.compile=graph"
             )
         check_values((fetch.request for fetch in fetches), self.name, Gradient)
         specs, axes = self.signature.specs, self.signature.free_axes

@@ -184,7 +184,7 @@ def _candidates(folder: Path) -> list[str]:
     sharded = [name for name in names if name.endswith(INDEX_ENDING)]
     endings = (CHECKPOINT_ENDING, *_FILE_ENDINGS)
     whole = [name for name in names if name.endswith(endings)]
-    if sharded:  # the files that it names are parts of it of it
+    if sharded:  # the files that it names are parts of it
         whole = [name for name in whole if not name.endswith(ENDING)]
     found = [*sharded, *whole] or [name for name in names if name == TENSORFLOW_JS]
     return [str(folder / name) for name in found]

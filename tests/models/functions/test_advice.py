@@ -172,6 +172,7 @@ def test_sizes_that_a_function_does_not_take() -> None:
 def test_results_that_are_not_tensors() -> None:
     message = no("of_objects", "model.factory._partial_=true", EAGER, X).message
     assert (
-        "returns a ndarray among its results, which TensorFlow cannot make a tensor of" in message
+        "returns a ndarray among its results, which TensorFlow cannot convert to a tensor"
+        in message
     )
-    assert "Return tensors, arrays and numbers alone" in message
+    assert "Return only tensors, arrays and numbers" in message

@@ -40,7 +40,7 @@ def job(graph: Path, run_dir: Path, *more: str) -> tuple[str, ...]:
 def test_what_a_session_does_not_compile_is_computed_without(graph: Path, tmp_path: Path) -> None:
     words = job(graph, tmp_path / "run", "+selectors.mine.path=y:0", "runtime.compile=xla")
     answer = refused(*words)
-    assert "which has graphs alone. Leave it out: runtime.compile=graph" in answer.message
+    assert "which runs graphs only. Leave it out: runtime.compile=graph" in answer.message
     assert ask(*answer.advised("runtime.compile")).code == 0
 
 
