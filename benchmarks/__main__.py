@@ -5,6 +5,7 @@ import sys
 from benchmarks import (
     checkpoints,
     first_layer,
+    gradients,
     hidden_states,
     memory,
     pooled,
@@ -17,6 +18,7 @@ BENCHMARKS = {
     "hidden_states": hidden_states.main,
     "first_layer": first_layer.main,
     "pooled": pooled.main,
+    "gradients": gradients.main,
     "memory": memory.main,
     "statistics_memory": statistics_memory.main,
     "workers": workers.main,

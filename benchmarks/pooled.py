@@ -7,6 +7,7 @@ the finished run: without loading and self-check, with the first call of the pro
 
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
 from time import perf_counter, process_time
@@ -19,7 +20,10 @@ TEXTS = 512
 ROUNDS = 5
 LAYERS = {"regex": "^transformer_layer_[0-9]+:output"}
 LAST = {"regex": "^transformer_layer_5:output"}
-JOBS = {
+Jobs = Mapping[str, Mapping[str, object]]
+"""Selectors by the names of jobs."""
+
+JOBS: Jobs = {
     "bare": {**LAST, "do": [{"mean": "token"}]},
     "pooled": {**LAYERS, "do": [{"mean": "token"}]},
     "moments": {**LAYERS, "statistics": ["moments"]},
@@ -39,39 +43,49 @@ class _Clock(Silent):
 
 
 def main() -> None:
-    """Print the rate of each job as a share of the bare one's, and the same of CPU time.
+    """Print the rate of each job as a share of the bare one's, and the same of CPU time."""
+    compare(JOBS)
+
+
+def compare(jobs: Jobs) -> dict[str, list[tuple[float, float]]]:
+    """Print the rate of each job as a share of the first one's, and the same of CPU time.
 
     Other programs change the rate more than the CPU time. Every other round is in reverse order.
+
+    Returns:
+        The shares of the rate and of the CPU time in each round, by job.
     """
     texts = stdlib_docstrings(TEXTS)
+    first = next(iter(jobs))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for job in JOBS:  # compiled outside the clock
-            _spent(job, texts[:32], folder / f"first-{job}")
-        ratios: dict[str, list[tuple[float, float]]] = {job: [] for job in JOBS}
+        for job in jobs:  # compiled outside the clock
+            _spent(jobs[job], texts[:32], folder / f"first-{job}")
+        ratios: dict[str, list[tuple[float, float]]] = {job: [] for job in jobs}
         for round_ in range(ROUNDS):
-            order = list(JOBS)[:: 1 if round_ % 2 == 0 else -1]
-            spent = {job: _spent(job, texts, folder / f"{job}-{round_}") for job in order}
-            seconds, cpu = spent["bare"]
-            for job in JOBS:
+            order = list(jobs)[:: 1 if round_ % 2 == 0 else -1]
+            spent = {job: _spent(jobs[job], texts, folder / f"{job}-{round_}") for job in order}
+            seconds, cpu = spent[first]
+            for job in jobs:
                 ratios[job].append((seconds / spent[job][0], cpu / spent[job][1]))
-            shares = ", ".join(f"{job} {ratios[job][-1][0]:.2f}" for job in JOBS)
+            shares = ", ".join(f"{job} {ratios[job][-1][0]:.2f}" for job in jobs)
             rate, load = TEXTS / seconds, os.getloadavg()[0]
-            print(f"  round {round_ + 1}: bare {rate:.1f} texts/s; {shares}; load {load:.1f}")
+            print(f"  round {round_ + 1}: {first} {rate:.1f} texts/s; {shares}; load {load:.1f}")
     for job, each in ratios.items():
         rates, cpus = zip(*each, strict=True)
         print(
             f"  {job}: rate {median(rates):.2f} ({min(rates):.2f} to {max(rates):.2f}), "
             f"CPU time {median(cpus):.2f} ({min(cpus):.2f} to {max(cpus):.2f})"
         )
+    return ratios
 
 
-def _spent(job: str, texts: list[str], run_dir: Path) -> tuple[float, float]:
+def _spent(selector: Mapping[str, object], texts: list[str], run_dir: Path) -> tuple[float, float]:
     clock = _Clock()
     extractkit.extract(
         ["model=bert"],
         inputs=texts,
-        selectors={"s": JOBS[job]},
+        selectors={"s": selector},
         runtime={"self_check": False},
         run_dir=run_dir,
         listener=clock,

@@ -82,7 +82,8 @@ def show_tensor(directory: Path, key: str, *, as_json: bool) -> None:
 
     if is_sweep(directory):
         raise RunDirectoryError(f"{directory} is a sweep. --tensor is for one of its runs")
-    found = read_statistics(directory, manifest.read(directory))[key]
+    recorded = manifest.read(directory)
+    found = read_statistics(directory, recorded)[key]
     if as_json:
         write_json(
             {
@@ -91,7 +92,8 @@ def show_tensor(directory: Path, key: str, *, as_json: bool) -> None:
             }
         )
     else:
-        write_rendered(statistics_of_tensor(key, found))
+        of = next((one for one in recorded.statistics if one.key == key), None)
+        write_rendered(statistics_of_tensor(key, found, of))
 
 
 def _draw(found: "Manifest", drift: "Drift | None", directory: Path, figure: Path) -> None:

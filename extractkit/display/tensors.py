@@ -270,9 +270,17 @@ def statistics_table(
     return table
 
 
-def statistics_of_tensor(key: str, found: TensorStatistics) -> RenderableType:
-    """Return the statistics of one tensor, each as a table of its first elements."""
-    parts: list[RenderableType] = [Text(safe(key))]
+def statistics_of_tensor(
+    key: str, found: TensorStatistics, recorded: RunStatistics | None = None
+) -> RenderableType:
+    """Return the statistics of one tensor, each as a table of its first elements.
+
+    Args:
+        recorded: the shape of the tensor, and the target if it is a gradient; None: those of
+            several tensors.
+    """
+    of = "" if recorded is None else f" ({content_text(recorded.spec, recorded.gradient)})"
+    parts: list[RenderableType] = [Text(f"{safe(key)}{of}")]
     for name, results in found.items():
         columns = results.columns(_MOST_ELEMENTS + 1)
         table = Table(*columns, box=None, pad_edge=False)

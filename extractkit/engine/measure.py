@@ -15,7 +15,7 @@ from extractkit.core.spec import SAMPLE, SAMPLES, TEXT, Dim
 from extractkit.core.values import Array
 from extractkit.engine.batches import collate, elements, encode
 from extractkit.engine.failing_samples import first_explained
-from extractkit.engine.sizes import SizeFaults, repeated
+from extractkit.engine.sizes import SizeFaults, needed_addresses, repeated
 from extractkit.errors import JobError, SampleError, SelectionError
 from extractkit.inputs import Signature, Source
 from extractkit.models import Compilation, Encoded, Fetch, Model, Program
@@ -217,9 +217,8 @@ def _measured_records(
     unknown: Sequence[PlannedTensor],
     compilation: Compilation,
 ) -> _Found:
-    addresses = [tensor.address for tensor in unknown]
     program = model.program([Fetch(tensor.request) for tensor in unknown], compilation)
-    trials = _tried(model, source, addresses, program)
+    trials = _tried(model, source, unknown, program)
     found = _Found({}, {}, {})
     for at, tensor in enumerate(unknown):
         together = [shapes[at] for shapes in trials.together]
@@ -292,7 +291,9 @@ class _Trials:
     alone_at: list[_Shapes]
 
 
-def _tried(model: Model, source: Source, addresses: Sequence[str], program: Program) -> _Trials:
+def _tried(
+    model: Model, source: Source, unknown: Sequence[PlannedTensor], program: Program
+) -> _Trials:
     """Find sizes that the model accepts by trying, and return the shapes of the values there.
 
     The first sample alone, at its own sizes, comes first, so that a failure is its own. Then each
@@ -314,7 +315,8 @@ def _tried(model: Model, source: Source, addresses: Sequence[str], program: Prog
     try:
         alone = [shapes(first, own)]
     except SampleError as error:
-        fault = SizeFaults(model, addresses, program).of(repeated(signature, first.features, own))
+        faults = SizeFaults(model, needed_addresses(unknown), program)
+        fault = faults.of(repeated(signature, first.features, own))
         raise SampleError(first_explained(str(error), fault)) from error
     others = _Others(model, source)
     moved: dict[str, Mapping[str, int]] = {}
@@ -355,7 +357,7 @@ def _tried(model: Model, source: Source, addresses: Sequence[str], program: Prog
         together += [shapes(first, at, _SAMPLES) for at in moved.values()]
     except JobError:
         # The model takes one sample per call, so its results for several are not per sample.
-        together = [[()] * len(addresses) for _ in counts.trials]
+        together = [[()] * len(unknown) for _ in counts.trials]
     return _Trials(counts, together, alone, sizes_alone, alone_at)
 
 
