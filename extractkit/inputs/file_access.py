@@ -207,7 +207,7 @@ def short_names(paths: Sequence[Path]) -> list[str]:
     names: dict[Path, str] = {}
     for length in range(1, depth + 1):
         tails = {path: path.parts[-length:] for path in absolute if path not in names}
-        # Names that are already unique differ from these in a shorter tail.
+        # Shorter tails that are already unique cannot end any of the remaining paths.
         counts = Counter(tails.values())
         names |= {p: printable(Path(*tail)) for p, tail in tails.items() if counts[tail] == 1}
     return [names[path] for path in absolute]

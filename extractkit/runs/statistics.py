@@ -129,7 +129,7 @@ def _asked(recorded: RunStatistics) -> Asked:
 
 
 def recorded_groups(recorded: Sequence[RunStatistics]) -> tuple[Group, ...]:
-    """Return the groups of tensors with statistics of all of them together."""
+    """Return the groups of tensors that have a joint statistic."""
     return groups((one.key, one.selectors, _asked(one)) for one in recorded)
 
 

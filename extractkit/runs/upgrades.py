@@ -211,7 +211,7 @@ def _transforms(tensor: Any, selectors: Any) -> list[Any] | None:
 
 
 def _result(tensor: Any, keys: Collection[str | None]) -> str:
-    """Return the name of the further result that a tensor is, from its key; else an empty text.
+    """Return the name of a further result from its tensor's key; an empty text for a main result.
 
     Keys are `address@selector@result`, without `@selector` where an address has one tensor. The
     second result of one name has `result2` in its key.
@@ -322,7 +322,7 @@ def _line_6(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _line_7(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Add the file with the states of statistics."""
+    """Add the file with the partial results of statistics."""
     return {**_with(fields, 6, {"statistics": None})}
 
 
