@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         UnknownTensorError,
         UserError,
     )
+    from extractkit.inputs.in_memory import Labelled
     from extractkit.runs.checking import Verification
     from extractkit.runs.comparing import diff
     from extractkit.runs.comparing.result import Comparison
@@ -58,6 +59,7 @@ __all__ = [
     "FinalError",
     "InputError",
     "JobError",
+    "Labelled",
     "MissingExtraError",
     "ModelError",
     "Preview",
@@ -97,6 +99,7 @@ _LAZY = {
     "FinalError": ("extractkit.errors", "FinalError"),
     "InputError": ("extractkit.errors", "InputError"),
     "JobError": ("extractkit.errors", "JobError"),
+    "Labelled": ("extractkit.inputs.in_memory", "Labelled"),
     "MissingExtraError": ("extractkit.errors", "MissingExtraError"),
     "ModelError": ("extractkit.errors", "ModelError"),
     "Preview": ("extractkit.engine.preview", "Preview"),

@@ -1,7 +1,7 @@
 """The Python API: functions that do what the verbs of the command line do."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from numbers import Integral
 from pathlib import Path
@@ -29,6 +29,7 @@ from extractkit.engine.recompute import not_recomputed
 from extractkit.engine.recompute import recompute as recompute_shards
 from extractkit.errors import ConfigError, RunDirectoryError
 from extractkit.inputs import Inputs
+from extractkit.inputs.in_memory import Labelled, live
 from extractkit.models import Executor
 from extractkit.models.process import impose
 from extractkit.runs import JOURNAL, manifest
@@ -69,8 +70,8 @@ def extract(
             extractkit's `Model` protocol.
         inputs: live samples in place of the `inputs` group: a list of texts; an array (samples, …)
             or a mapping of the model's inputs to arrays; a list with an array, or a mapping of the
-            model's inputs to values, for each sample, of any lengths; or a source with the `Inputs`
-            protocol.
+            model's inputs to values, for each sample, of any lengths; one of these with labels
+            (`Labelled`); or a source with the `Inputs` protocol.
         selectors: plain values in place of overrides of the `selectors` group: the name of a ready
             selector, a list of names, or a mapping of new names to their settings as in YAML:
             `{"mine": {"path": "encoder/*", "reduce": {"token": "mean"}}}`.
@@ -382,6 +383,8 @@ def _live_model(model: object, inputs: object) -> Component:
     if isinstance(model, Executor):
         return Component("model", f"{__name__}.given", {"live": model})
     arguments: dict[str, object] = {"model": model}
+    if isinstance(inputs, Labelled):
+        inputs = inputs.inputs
     if isinstance(inputs, np.ndarray | Mapping):
         arguments["example"] = inputs
     return Component("model", "extractkit.models.in_memory.in_memory_model", arguments)
@@ -391,13 +394,8 @@ def live_inputs(inputs: object) -> Component:
     """Return the source of live samples, as `extract` takes them."""
     if isinstance(inputs, Inputs):
         return Component("inputs", f"{__name__}.given", {"live": inputs})
-    name, argument = "LiveArrays", "arrays"
-    if isinstance(inputs, Sequence) and len(inputs):
-        if all(isinstance(text, str) for text in inputs):
-            name, argument = "LiveTexts", "texts"
-        elif all(isinstance(row, Mapping) for row in inputs):
-            name, argument = "LiveRows", "rows"
-    return Component("inputs", f"extractkit.inputs.in_memory.{name}", {argument: inputs})
+    (argument,) = fields(kind := type(live(inputs)))  # type: ignore[arg-type]
+    return Component("inputs", f"{kind.__module__}.{kind.__name__}", {argument.name: inputs})
 
 
 def given(live: object) -> object:

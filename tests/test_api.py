@@ -90,8 +90,8 @@ def test_all_is_what_the_package_exposes() -> None:
         "verify",
     }  # fmt: skip
     types = {
-        "Callback", "Catalog", "Comparison", "Preview", "Run", "SimilarityMatrix", "Sweep",
-        "TensorRecord", "TensorView", "Verification",
+        "Callback", "Catalog", "Comparison", "Labelled", "Preview", "Run", "SimilarityMatrix",
+        "Sweep", "TensorRecord", "TensorView", "Verification",
     }  # fmt: skip
     raised = {name for name in dir(errors) if name.endswith("Error")}
     names = sorted({*functions, *types, *raised, "__version__"})

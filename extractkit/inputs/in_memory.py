@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,7 @@ from extractkit.core.values import Array, as_array
 from extractkit.errors import InputError
 from extractkit.inputs import (
     Identity,
+    Inputs,
     InputSpec,
     Sample,
     Scanning,
@@ -19,6 +20,7 @@ from extractkit.inputs import (
     Source,
     Unreadable,
     Visit,
+    identity,
 )
 from extractkit.inputs.checks import (
     FAULT,
@@ -28,7 +30,7 @@ from extractkit.inputs.checks import (
     check_text,
     describe,
 )
-from extractkit.inputs.columns import TEXT_COLUMN, bind_columns
+from extractkit.inputs.columns import TEXT_COLUMN, LabelColumn, bind_columns
 from extractkit.inputs.conversion import check_unmasked, is_matrix, positions_of, rows_of
 from extractkit.inputs.dataset import Elements, Rows, Sequential
 from extractkit.inputs.records import RecordSource, bind_records
@@ -190,6 +192,89 @@ class LiveTextSource:
     def identify(self, index: int) -> Identity:
         """Return the identity of the sample of this number."""
         return Identity(str(index), ORIGIN)
+
+
+@dataclass(frozen=True, eq=False)
+class Labelled(Inputs):
+    """Samples in memory with labels, as targets of gradients take them.
+
+    Attributes:
+        inputs: The samples, as `extract` takes them.
+        labels: The label of each sample, along the first axis.
+    """
+
+    inputs: object
+    labels: npt.ArrayLike
+
+    def bind(self, signature: Signature) -> "Source":
+        """Check the samples against the model's inputs, and the labels against the targets.
+
+        Raises:
+            InputError: They do not fit, or their numbers differ.
+        """
+        source = live(self.inputs).bind(replace(signature, label=None))
+        if signature.label is None:
+            return source
+        check_unmasked(self.labels, "inputs: labels")
+        labels = LabelColumn("label", as_array(self.labels), signature.label, "inputs")
+        labels.check(len(source))
+        digest = hashlib.sha256(source.digest.encode())
+        for part in labels.digest(len(source)):
+            digest.update(part)
+        return LabelledSource(source, labels, digest.hexdigest(), source.notes)
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledSource:
+    """A source, with labels.
+
+    Attributes:
+        source: The source.
+        labels: The labels of its samples.
+        digest: The SHA-256 over the digest of the source, and the labels.
+        notes: Those of the source.
+    """
+
+    source: Source
+    labels: LabelColumn
+    digest: str
+    notes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def read(self, start: int, stop: int) -> list[Sample]:
+        """Return the samples start … stop-1 with their labels.
+
+        Raises:
+            InputError: A sample cannot be read, or its label has another form.
+            IndexError: The range is outside the source.
+        """
+        samples = self.source.read(start, stop)
+        return [
+            replace(
+                one, label=label[0, ...], extra={**one.extra, **self.labels.extra(label[0, ...])}
+            )
+            for one, label in zip(
+                samples, np.split(self.labels.read(start, stop), len(samples)), strict=True
+            )
+        ]
+
+    def identify(self, index: int) -> Identity:
+        """Return the identity of the sample of this number."""
+        return identity(self.source, index)
+
+
+def live(inputs: object) -> Inputs:
+    """Return the source of live samples: texts, mappings for each sample, or arrays."""
+    if isinstance(inputs, Inputs):
+        return inputs
+    if isinstance(inputs, Sequence) and len(inputs):
+        if all(isinstance(text, str) for text in inputs):
+            return LiveTexts(inputs)
+        if all(isinstance(row, Mapping) for row in inputs):
+            return LiveRows(inputs)
+    return LiveArrays(inputs)  # type: ignore[arg-type]
 
 
 def _check_given(arrays: object) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from extractkit.core.picks import LABELS, LabelSpec
 from extractkit.core.values import Array, as_array
 from extractkit.errors import InputError, choices
+from extractkit.inputs.conversion import check_unmasked
 
 T = TypeVar("T")
 
@@ -21,8 +22,8 @@ class HasLabels(Protocol):
     """The ability to read labels, optional for `Inputs`."""
 
     @property
-    def labels(self) -> str | int | None:
-        """Where a sample's label is: the name of a column, array or feature. None: nowhere."""
+    def labels(self) -> object:
+        """The name of a column, array or feature, or the labels themselves. None for no labels."""
         ...
 
 
@@ -52,7 +53,7 @@ def check_labels(inputs: object, spec: LabelSpec, chosen: str) -> None:
         raise InputError(
             f"{spec.at} takes {spec} as the label of each sample, and {chosen} has no labels. "
             f"Choose inputs that have: arrays, hdf5, parquet, texts, tfrecord, dataset, images, "
-            f"files"
+            f"files; or in Python, inputs=extractkit.Labelled(inputs, labels)"
         )
     if inputs.labels is None:
         raise InputError(
@@ -97,6 +98,7 @@ def label_of(value: object, spec: LabelSpec, at: str) -> Array:
     """
     if value is None or value is np.ma.masked:
         raise InputError(f"{at} has no label ({LABELS}). Fill it in, or leave the sample out")
+    check_unmasked(value, f"{at}: its label ({LABELS})")
     try:
         array = as_array(value)
     except (TypeError, ValueError, RuntimeError) as error:

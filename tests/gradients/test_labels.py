@@ -364,6 +364,22 @@ def test_what_is_no_loss_per_sample(name: str, folder: Path, tmp_path: Path) -> 
     assert not (tmp_path / "run" / "manifest.json").exists()
 
 
+def test_models_samples_and_labels_in_memory(folder: Path, tmp_path: Path) -> None:
+    model = keras.models.load_model(folder / "net.keras")
+    selectors = {"g": {"kind": "model_input", "gradient": {"of": {"index": "label"}}}}
+    run = extractkit.extract(
+        ["selectors=none", "runtime.shard_size=4"],
+        model=model,
+        inputs=extractkit.Labelled(ROWS, LABELS),
+        selectors=selectors,
+        run_dir=tmp_path / "run",
+    )
+    near(run, ":input.x@grad", taped(model, LABELS, of_label))
+    given = {"model": model, "inputs": extractkit.Labelled(ROWS, LABELS)}
+    found = extractkit.verify(tmp_path / "run", recompute=3, **given)
+    assert not found.failed, [str(one) for one in found.findings]
+
+
 def test_plan_refuses_targets_without_labels(folder: Path, tmp_path: Path) -> None:
     job = ["model=keras", f"model.path={folder / 'net.keras'}", "selectors=gradients"]
     job += ["selectors.gradients.gradient.of={index: label}", f"run_dir={tmp_path / 'run'}"]

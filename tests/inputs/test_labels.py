@@ -18,11 +18,20 @@ from extractkit.core.component import Component
 from extractkit.core.picks import LabelSpec, merged
 from extractkit.core.spec import TEXT as STRING
 from extractkit.errors import InputError, SelectionError
-from extractkit.inputs import Identity, InputSpec, Sample, Scanning, Signature, Unreadable
+from extractkit.inputs import (
+    Identity,
+    InputSpec,
+    Sample,
+    Scanning,
+    Signature,
+    Unreadable,
+    identity,
+)
 from extractkit.inputs.arrays import Arrays
 from extractkit.inputs.dataset import Dataset
 from extractkit.inputs.hdf5 import Hdf5
 from extractkit.inputs.images import Images
+from extractkit.inputs.in_memory import Labelled
 from extractkit.inputs.labels import check_labels
 from extractkit.inputs.parquet import Parquet
 from extractkit.inputs.random import Random
@@ -275,6 +284,27 @@ def test_labels_of_several_targets() -> None:
         "selectors.h.gradient.of takes 3 numbers. A job has one label for each sample "
         "(inputs.labels): make two runs"
     )
+
+
+def test_labels_in_memory() -> None:
+    texts = [f"text {label}" for label in GOOD]
+    rows = [{"x": row} for row in ROWS]
+    for inputs, model in ((ROWS, MODEL), ({"x": ROWS}, MODEL), (rows, MODEL), (texts, TEXT)):
+        source = Labelled(inputs, GOOD).bind(model)  # type: ignore[arg-type]
+        samples = source.read(1, 4)
+        assert [(one.index, one.label.item()) for one in samples] == [(1, 0), (2, 2), (3, 1)]
+        assert samples[0].extra == {"label": 0}
+        assert identity(source, 2).id == samples[1].id
+        other = Labelled(inputs, GOOD[::-1]).bind(model)  # type: ignore[arg-type]
+        assert source.digest != other.digest
+        assert Labelled(inputs, GOOD).bind(replace(model, label=None)).digest  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"sample 2: its label .* is 4, not a whole number"):
+        Labelled(ROWS, [0, 1, 4, 2]).bind(MODEL).read(0, 4)
+    with pytest.raises(InputError, match=re.escape("'label' (inputs.labels) has 3 labels for 4")):
+        Labelled(ROWS, [0, 1, 2]).bind(MODEL)
+    masked = np.ma.array([0, 1, 2, 3], mask=[0, 1, 0, 0])
+    with pytest.raises(InputError, match="mask"):
+        Labelled(ROWS, masked).bind(MODEL)
 
 
 def test_identities_do_not_need_labels(tmp_path: Path) -> None:
