@@ -113,6 +113,15 @@ def test_an_address_stands_once_in_a_catalog() -> None:
         Catalog(twice, "m")
 
 
+def test_the_bytes_of_the_weights_are_those_of_known_size() -> None:
+    of = TensorSpec.of
+    kernel = record("a:kernel", kind=Kind.WEIGHT, spec=of("float16", (None, None), (4, 5)))
+    step = record("optimizer:step", kind=Kind.OPTIMIZER, spec=of("int64", (), ()))
+    words = record("a:table", kind=Kind.WEIGHT, spec=of("string", (None,), (7,)))
+    unknown = record("a:other", kind=Kind.WEIGHT, spec=of("float32", None, None))
+    assert Catalog([kernel, step, words, unknown, OUTPUT]).weights_bytes == 4 * 5 * 2 + 8
+
+
 NAMES = st.text(st.sampled_from("ab%:@/.~\0\n\x7fé2F5") | st.characters(), max_size=5)
 
 

@@ -12,10 +12,11 @@ from copy import copy
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
+from math import prod
 from typing import TypeVar
 
 from extractkit.advice import listing
-from extractkit.core.spec import SAMPLES, Dim, TensorSpec
+from extractkit.core.spec import SAMPLES, TEXT, Dim, TensorSpec, numpy_dtype
 from extractkit.errors import UnknownTensorError, choices, counted
 
 T = TypeVar("T")
@@ -251,6 +252,16 @@ class Catalog(Mapping[str, TensorRecord]):
             for record in self.records
             if record.kind is Kind.MODEL_OUTPUT and record.extractable and record.depends_on_inputs
         ]
+
+    @cached_property
+    def weights_bytes(self) -> int:
+        """The bytes of all variables whose size is known."""
+        specs = (record.spec for record in self.records if record.kind in VARIABLES)
+        return sum(
+            prod(size or 0 for size in spec.shape) * numpy_dtype(spec.dtype).itemsize
+            for spec in specs
+            if spec.dims is not None and spec.dtype != TEXT
+        )
 
     def __getitem__(self, key: str) -> TensorRecord:
         record = self._by_address.get(key) or self._by_name.get(key)

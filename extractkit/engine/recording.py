@@ -11,16 +11,12 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import cached_property
-from math import prod
 from pathlib import Path
 from weakref import WeakValueDictionary
 
 from extractkit.advice import command
-from extractkit.core.catalog import VARIABLES
 from extractkit.core.checkpoints import Checkpoint, ExcludedCheckpoint
 from extractkit.core.job import Job
-from extractkit.core.spec import TEXT, numpy_dtype
 from extractkit.engine import Silent
 from extractkit.engine.execute import Execution
 from extractkit.engine.identity import identity, weights_of
@@ -170,10 +166,6 @@ def _ignored(message: str) -> None:
     """Leave a message to the run's log."""
 
 
-def _itemsize(dtype: str) -> int:
-    return 0 if dtype == TEXT else numpy_dtype(dtype).itemsize
-
-
 @dataclass(eq=False)
 class Recording:
     """A run that is being recorded, whose lock is held.
@@ -227,7 +219,8 @@ class Recording:
                 _log.warning("training took another course: %s are dropped", ", ".join(left))
                 self._recorder.set_checkpoints(before, weights_of(before))
                 self._recorder.discard_unplanned()
-            steps = (*before, Checkpoint(label, step, "", weights, self._weights_bytes))
+            size = self._prepared.opened.model.catalog.weights_bytes
+            steps = (*before, Checkpoint(label, step, "", weights, size))
             self.steps.follow(steps)
             began = time.perf_counter()
             shards = self._recorder.manifest.shards_at(position)
@@ -270,14 +263,6 @@ class Recording:
         """Mark a resumed run as started, once something changes in it."""
         if self._execution.resumed:
             self._execution.reopen(self._recorder)
-
-    @cached_property
-    def _weights_bytes(self) -> int:
-        specs = (
-            one.spec for one in self._prepared.opened.model.catalog.records if one.kind in VARIABLES
-        )
-        known = (spec for spec in specs if spec.dims is not None)
-        return sum(prod(size or 0 for size in one.shape) * _itemsize(one.dtype) for one in known)
 
     def _writing(self) -> ExitStack:
         if _OPEN.get(self.directory) is not self:

@@ -48,6 +48,9 @@ _LOADED_ONCE = (
     "What loads the model (a factory, a layer's constructor) must work more than once in a "
     "process: let it leave no global state behind, and its files in place"
 )
+_SMALL = 16 << 20
+"""Bytes of weights below which a copy of the model waits for the next collection of garbage. To
+collect it at once takes longer than a small job, since every object in the process is visited."""
 
 
 @dataclass(frozen=True)
@@ -229,8 +232,9 @@ class _Comparison:
         except _OwnCallFailsError as error:
             return Checked((record,), (Difference(record, None, str(error)),))
         del own_call
-        gc.collect()  # a Keras model is a reference cycle, and its memory is needed now
         catalog = self.prepared.opened.model.catalog
+        if not 0 < catalog.weights_bytes < _SMALL:  # 0: weights may be constants of a graph
+            gc.collect()  # a Keras model is a reference cycle, and its memory is needed now
         apart = [
             (
                 address,
