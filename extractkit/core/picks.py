@@ -43,9 +43,10 @@ class LabelSpec:
         return "int64" if self.whole else "float64"
 
     def __str__(self) -> str:
-        """Return the form for messages: "a whole number below 3", "10 numbers"."""
+        """Return the form for messages: "a whole number of 0 to 9", "10 numbers"."""
         if self.whole:
             limit = "" if self.below is None else f" of 0 to {self.below - 1}"
+            limit += "" if self.ignored is None else f" or {self.ignored}"
             count = prod(self.shape)
             return f"a whole number{limit}" if count == 1 else f"{count} whole numbers{limit}"
         axes = " × ".join(map(str, self.shape))

@@ -116,17 +116,25 @@ def labels_of(values: Array, spec: LabelSpec, at: str) -> Array:
     takes = f"{spec}, which {spec.at} takes"
     kinds = "biu" if spec.whole else "biuf"
     if values.dtype.kind not in kinds:
-        named = {"O": "objects", "U": "text", "S": "bytes"}.get(values.dtype.kind, values.dtype)
+        named = _NAMES.get(values.dtype.kind, values.dtype)
+        advice = "Give numbers"
+        if values.dtype.kind == "f":
+            advice = f"If labels are whole numbers, in NumPy: array.astype({spec.dtype!r})"
+        elif values.dtype.kind in _NAMES and spec.whole:
+            advice = "Give the number of its class"
         raise InputError(
-            f"{at}: its label ({LABELS}), {_shown(values)}, is {named}, not {takes}. Convert "
-            f"labels before, in NumPy: array.astype({spec.dtype!r})"
+            f"{at}: its label ({LABELS}), {_shown(values)}, is {named}, not {takes}. {advice}"
         )
     own = values.shape[1:]
     if _without_ones(own) != _without_ones(spec.shape):
-        raise InputError(f"{at}: its label ({LABELS}) has the shape {list(own)}, not {takes}")
+        has = f"has the shape {list(own)}" if own else "is one number"
+        raise InputError(f"{at}: its label ({LABELS}) {has}, not {takes}")
     if (wrong := _outside(values, spec)).size:
         raise InputError(f"{at}: its label ({LABELS}) is {wrong[0].item()}, not {takes}")
     return values.reshape(len(values), *spec.shape).astype(spec.dtype)
+
+
+_NAMES = {"O": "an object", "U": "text", "T": "text", "S": "bytes"}
 
 
 def _outside(values: Array, spec: LabelSpec) -> Array:

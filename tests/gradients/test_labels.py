@@ -118,13 +118,22 @@ TARGETS: Mapping[str, tuple[object, str, Number]] = {
 }
 
 
-@pytest.mark.parametrize("name", TARGETS)
-def test_targets_with_labels(name: str, folder: Path, tmp_path: Path) -> None:
-    of, labels, number = TARGETS[name]
-    run = extracted(folder, tmp_path / "run", of, labels)
+@pytest.mark.parametrize("labels", ["y", "shares"])
+def test_targets_with_labels(labels: str, folder: Path, tmp_path: Path) -> None:
+    targets = {name: one for name, one in TARGETS.items() if one[1] == labels}
+    run = extractkit.extract(
+        ["model=keras", f"model.path={folder / 'net.keras'}", *inputs_of(folder, labels)],
+        selectors={
+            name.replace(" ", "_"): {"kind": "model_input", "gradient": {"of": of}}
+            for name, (of, _, _) in targets.items()
+        },
+        run_dir=tmp_path / "run",
+    )
     model = keras.models.load_model(folder / "net.keras")
     values = np.load(folder / f"{labels}.npz")[labels]
-    near(run, ":input.x@grad", taped(model, values, number))
+    for name, (_, _, number) in targets.items():
+        key = f":input.x@grad@{name.replace(' ', '_')}"
+        near(run, key, taped(model, values, number))
     assert run.manifest.settings["sharing"] == "samples of any lengths"
 
 

@@ -176,7 +176,7 @@ def test_a_wrong_label_is_that_of_a_sample(name: str, make: Make, tmp_path: Path
 def test_numbers_that_are_not_whole_are_refused(make: Make, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not a whole number of 0 to 3, which selectors") as one:
         make(tmp_path, (0.5, 1.0, 2.0, 3.0)).bind(MODEL)
-    assert "Convert labels before, in NumPy: array.astype('int64')" in str(one.value)
+    assert "If labels are whole numbers, in NumPy: array.astype('int64')" in str(one.value)
 
 
 @pytest.mark.parametrize("make", [parquet, json_lines, pairs, mappings, tfrecord])
@@ -209,6 +209,20 @@ def test_vectors_of_numbers(tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", x=ROWS, y=wanted)
     with pytest.raises(InputError, match=r"sample 2: its label .* is nan, not 3 numbers"):
         inputs.bind(replace(PLAIN, label=spec)).read(0, 4)
+
+
+def test_names_of_classes_are_not_numbers(tmp_path: Path) -> None:
+    for make in (npz, parquet, json_lines, pairs):
+        with pytest.raises(InputError, match=r"'cat', is .* Give the number of its class"):
+            make(tmp_path, ("cat", "dog", "dog", "cat")).bind(MODEL)
+
+
+def test_an_ignored_label_is_outside_the_range(tmp_path: Path) -> None:
+    ignoring = replace(CLASS, ignored=-1)
+    source = npz(tmp_path, (3, -1, 2, 1)).bind(replace(PLAIN, label=ignoring))
+    assert [one.label.item() for one in source.read(0, 4)] == [3, -1, 2, 1]
+    with pytest.raises(InputError, match="is -2, not a whole number of 0 to 3 or -1, which"):
+        npz(tmp_path, (3, -2, 2, 1)).bind(replace(PLAIN, label=ignoring)).read(0, 4)
 
 
 def test_fewer_labels_than_samples(tmp_path: Path) -> None:
