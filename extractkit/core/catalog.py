@@ -33,6 +33,7 @@ class Kind(StrEnum):
     MODEL_OUTPUT = "model_output"
     LAYER_INPUT = "layer_input"
     LAYER_OUTPUT = "layer_output"
+    STATE = "state"
     OP = "op"
     WEIGHT = "weight"
     OPTIMIZER = "optimizer"

@@ -82,9 +82,9 @@ def _op_type(record: TensorRecord, pattern: object) -> bool:
 
 
 def _kind(record: TensorRecord, kind: object) -> bool:
-    """the tensor is one of `model_input`, `model_output`, `layer_input`, `layer_output`, `op`,
-    `weight`, `optimizer` (slots and counters in a checkpoint), `moving_average` (averages of
-    weights in one)"""
+    """the tensor is one of `model_input`, `model_output`, `layer_input`, `layer_output`, `state`
+    (a state or gate of a recurrent cell), `op`, `weight`, `optimizer` (slots and counters in a
+    checkpoint), `moving_average` (averages of weights in one)"""
     return record.kind == kind
 
 

@@ -28,6 +28,7 @@ _PLURALS = {
     Kind.MODEL_OUTPUT: ("model output", "model outputs"),
     Kind.LAYER_INPUT: ("input", "inputs"),
     Kind.LAYER_OUTPUT: ("output", "outputs"),
+    Kind.STATE: ("state", "states"),
     Kind.OP: ("op", "ops"),
     Kind.WEIGHT: ("weight", "weights"),
     Kind.OPTIMIZER: ("optimizer variable", "optimizer variables"),

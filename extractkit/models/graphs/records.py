@@ -138,8 +138,14 @@ class Found:
         """Whether it is a tensor of the graph rather than a variable."""
         return is_tensor(self.value)
 
+    @property
+    def loops(self) -> int:
+        """The number of loops around it, each of which adds an axis in front."""
+        return self.value.loops if isinstance(self.value, InnerTensor) else 0
+
     def with_names(self, names: Names | None) -> "Found":
-        """Return it with these names of its axes, if their number fits."""
+        """Return it with these names of its axes in one step, if their number fits."""
+        names = None if names is None else (*(None,) * self.loops, *names)
         spec = replace(self.record.spec, dims=with_names(self.record.spec.dims, names))
         return replace(self, record=replace(self.record, spec=spec))
 

@@ -12,8 +12,6 @@ from extractkit.core.catalog import Kind, Scope, TensorRecord, address_of, escap
 from extractkit.core.spec import SAMPLE, TensorSpec
 from extractkit.errors import ConfigError, ModelError, choices
 from extractkit.inputs import InputSpec, Signature
-from extractkit.models.axes import Names
-from extractkit.models.graphs import InnerTensor
 from extractkit.models.graphs.loops import InnerTensors
 from extractkit.models.graphs.rebuilding import static_shape
 from extractkit.models.graphs.records import Found, spec_of
@@ -216,6 +214,9 @@ def _input_names(structure: Any) -> list[str]:
 _HANDLES = (tf.resource, tf.variant)
 
 
+_KINDS = {"inputs": Kind.LAYER_INPUT, "outputs": Kind.LAYER_OUTPUT, "states": Kind.STATE}
+
+
 @dataclass(frozen=True, eq=False)
 class _Place:
     """The location of a layer call: canonical path, path of the layers' own names, scopes."""
@@ -242,7 +243,7 @@ def find_tensors(trace: Trace) -> list[Found]:
         if isinstance(event, tf.Operation):
             found += _operation(place, event, call)
         elif call is not model:
-            kind = Kind.LAYER_INPUT if event == "inputs" else Kind.LAYER_OUTPUT
+            kind = _KINDS[event]
             taken = None
             if kind is Kind.LAYER_OUTPUT:
                 taken = (*call.inputs.values(), *trace.dialect.own_variables(call.layer))
@@ -329,7 +330,7 @@ def _events(trace: Trace, owners: Mapping[Any, LayerCall]) -> list[tuple[LayerCa
             events.append((call, operation))
         for child in inner:
             visit(child)
-        events.append((call, "outputs"))
+        events.extend([(call, "outputs"), (call, "states")])
 
     for call in children[None]:
         visit(call)
@@ -338,11 +339,13 @@ def _events(trace: Trace, owners: Mapping[Any, LayerCall]) -> list[tuple[LayerCa
 
 def _named(found: Found, call: LayerCall, port: str) -> Found:
     """Return an input or output of a layer with the names of its axes that its type shows."""
-    dims, loops = found.record.spec.dims, _loops(found)
-    rank = None if dims is None else len(dims) - loops
-    found = _with_names(found, names_of(call, port, rank))
+    dims = found.record.spec.dims
+    rank = None if dims is None else len(dims) - found.loops
+    # States and gates have the axes of the output.
+    own = "output" if found.record.kind is Kind.STATE else port
+    found = found.with_names(names_of(call, own, rank))
     given = call.inputs.get(INPUT)
-    alike = port == "output" and keeps_axes(call.layer) and not loops
+    alike = port == "output" and keeps_axes(call.layer) and not found.loops
     if alike and isinstance(given, tf.Tensor):
         return replace(found, like=given.name)
     return found
@@ -358,17 +361,7 @@ def _operation(place: _Place, operation: Any, call: LayerCall) -> list[Found]:
         if tensor.dtype not in _HANDLES
     ]
     names = names_of_operation(call, operation)
-    return [_with_names(found[0], names), *found[1:]] if found else []
-
-
-def _loops(found: Found) -> int:
-    """Return the number of loops around a tensor, each of which adds an axis in front."""
-    return found.value.loops if isinstance(found.value, InnerTensor) else 0
-
-
-def _with_names(found: Found, names: Names | None) -> Found:
-    """Return it with names of the axes that it has in one step."""
-    return found.with_names(None if names is None else (*(None,) * _loops(found), *names))
+    return [found[0].with_names(names), *found[1:]] if found else []
 
 
 def _input_port(name: str) -> str:

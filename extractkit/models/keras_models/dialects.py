@@ -225,3 +225,22 @@ def dialect_of(model: object) -> Dialect | None:
 def variables_of(model: Any) -> tuple[Any, ...]:
     """Return the variables of a model of either Keras, in its order of weights."""
     return (dialect_of(model) or KERAS_3).variables(model.weights)
+
+
+_KNOWN = ("keras", "tf_keras", "keras_hub", "keras_nlp")
+
+
+def kinds_of(layer: Any) -> frozenset[str]:
+    """Return the names of a layer's class and its bases, as far as these are Keras's or KerasHub's.
+
+    There are none if another class defines the computation.
+    """
+    classes = type(layer).__mro__
+    computing = next((one for one in classes if "call" in vars(one)), object)
+    if not _is_known(computing):
+        return frozenset()
+    return frozenset(one.__name__ for one in classes if _is_known(one))
+
+
+def _is_known(one: type) -> bool:
+    return one.__module__.partition(".")[0] in _KNOWN

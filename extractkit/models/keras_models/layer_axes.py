@@ -8,14 +8,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from extractkit.models.axes import Names
+from extractkit.models.keras_models.dialects import kinds_of
 from extractkit.models.keras_models.tracing import LayerCall
-
-_PACKAGES = ("keras", "tf_keras", "keras_hub", "keras_nlp")
 
 _CONVOLUTIONS_1D = frozenset({"Conv1D", "Conv1DTranspose", "SeparableConv1D", "DepthwiseConv1D"})
 _PICTURES = frozenset(
     {
-        *("Conv2D", "Conv2DTranspose", "SeparableConv2D", "DepthwiseConv2D", "ConvLSTM2D"),
+        *("Conv2D", "Conv2DTranspose", "SeparableConv2D", "DepthwiseConv2D"),
+        *("ConvLSTM2D", "ConvLSTMCell"),
         *("MaxPooling2D", "AveragePooling2D", "UpSampling2D", "ZeroPadding2D", "Cropping2D"),
         *("GlobalMaxPooling2D", "GlobalAveragePooling2D"),
     }
@@ -102,7 +102,7 @@ def names_of(call: LayerCall, port: str, rank: int | None) -> Names | None:
     """
     if rank is None or rank < 2:
         return None
-    kinds = _kinds(call.layer)
+    kinds = kinds_of(call.layer)
     if port in ("input", "output") and "Softmax" in kinds and call.parent is not None:
         return _of_probabilities(call.parent.layer, rank, call.layer.axis)
     if not port.startswith("output"):
@@ -121,7 +121,7 @@ def names_of(call: LayerCall, port: str, rank: int | None) -> Names | None:
 
 def keeps_axes(layer: Any) -> bool:
     """Return whether a layer's output has the axes of its input."""
-    return bool(_kinds(layer) & _SAME_AXES)
+    return bool(kinds_of(layer) & _SAME_AXES)
 
 
 def names_of_operation(call: LayerCall, operation: Any) -> Names | None:
@@ -130,12 +130,12 @@ def names_of_operation(call: LayerCall, operation: Any) -> Names | None:
         return None
     if operation.type == "Einsum":
         equation = operation.get_attr("equation").decode()
-        kinds = _kinds(call.layer)
+        kinds = kinds_of(call.layer)
         return _of_scores(equation) if kinds & _ATTENTION and not kinds & _RELATIVE else None
     rank = operation.outputs[0].shape.rank
     if rank is None:
         return None
-    if "Softmax" in _kinds(call.layer) and call.parent is not None:
+    if "Softmax" in kinds_of(call.layer) and call.parent is not None:
         return _of_probabilities(call.parent.layer, rank, call.layer.axis)
     module = type(call.layer).__module__.partition(".")[0]
     if module == "transformers" and type(call.layer).__name__ in _ATTENTION_OF_TRANSFORMERS:
@@ -149,7 +149,7 @@ def _of_probabilities(layer: Any, rank: int, keys: Any = -1) -> Names | None:
     Args:
         keys: The axis, or the axes, of the keys.
     """
-    kinds = _kinds(layer)
+    kinds = kinds_of(layer)
     classes = (one.__name__ for one in type(layer).__mro__ if one.__name__ in kinds)
     names = next((_PROBABILITIES[one] for one in classes if one in _PROBABILITIES), None)
     if names is None:
@@ -163,23 +163,7 @@ def _of_probabilities(layer: Any, rank: int, keys: Any = -1) -> Names | None:
 
 
 def _kinds_above(call: LayerCall) -> frozenset[str]:
-    return frozenset() if call.parent is None else _kinds(call.parent.layer)
-
-
-def _kinds(layer: Any) -> frozenset[str]:
-    """Return the names of a layer's class and its bases, as far as these are Keras's or KerasHub's.
-
-    There are none if another class defines the computation.
-    """
-    classes = type(layer).__mro__
-    computing = next((one for one in classes if "call" in vars(one)), object)
-    if not _is_known(computing):
-        return frozenset()
-    return frozenset(one.__name__ for one in classes if _is_known(one))
-
-
-def _is_known(one: type) -> bool:
-    return one.__module__.partition(".")[0] in _PACKAGES
+    return frozenset() if call.parent is None else kinds_of(call.parent.layer)
 
 
 def _of_pictures(layer: Any, rank: int) -> Names | None:

@@ -24,6 +24,7 @@ from extractkit.models.graphs.control_flow import NestedGraph, nested_graphs
 from extractkit.models.isolation import patched
 from extractkit.models.keras_models.dialects import KERAS_3, Dialect, Span
 from extractkit.models.keras_models.layer_state import LayerState
+from extractkit.models.keras_models.recurrent_states import watched_states
 from extractkit.models.naming import plain, ports
 from extractkit.models.tensorflow_internals import forget_colocation, watched_reads
 
@@ -112,6 +113,7 @@ class LayerCall:
         graph: The graph that was being built.
         start, end: The graph's operations start … end-1 were created during the call.
         inputs, outputs: Tensors by port ("input", "input.mask", "output.1").
+        states: The states and gates of a recurrent cell by port; see `recurrent_states`.
     """
 
     layer: Any
@@ -121,6 +123,7 @@ class LayerCall:
     end: int
     inputs: dict[str, Any] = field(default_factory=dict)
     outputs: dict[str, Any] = field(default_factory=dict)
+    states: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -238,11 +241,13 @@ def _watched_calls(layer_class: Any, probes: Probes) -> Iterator[list[LayerCall]
             calls.append(call)
             stack.append(call)
             try:
-                output = original(layer, *args, **kwargs)
+                with watched_states(layer) as states_of:
+                    output = original(layer, *args, **kwargs)
             finally:
                 stack.pop()
             call.end = len(graph.get_operations())
             call.outputs = ports("output", output)
+            call.states = states_of(output)
             return output
 
         return watched

@@ -11,6 +11,7 @@ import tensorflow as tf
 import tf_keras
 
 import extractkit
+from extractkit.core.catalog import Kind
 from extractkit.core.values import Array
 from extractkit.models.in_memory import live_model
 from tests.models.programs import values_of
@@ -230,3 +231,100 @@ def test_a_stateful_layer_carries_its_state_from_step_to_step(tmp_path: Path) ->
     run = stored(model, "rnn*:output", X[:, :3], tmp_path / "run")
     cell = np.asarray(run["rnn/lstm_cell:output"])
     np.testing.assert_array_equal(cell, np.asarray(run["rnn:output"]))
+
+
+# ---- states and gates by name
+
+
+def sigmoid(x: Array) -> Array:
+    return np.asarray(1 / (1 + np.exp(-x)))
+
+
+def lstm_by_hand(weights: Sequence[Array], x: Array) -> dict[str, Array]:
+    """States and gates of an LSTM (samples, steps, units), in float64."""
+    kernel, recurrent, bias = (np.asarray(one, np.float64) for one in weights)
+    h = c = np.zeros((len(x), len(recurrent)))
+    steps: dict[str, list[Array]] = {}
+    for step in range(x.shape[1]):
+        i, f, g, o = np.split(x[:, step] @ kernel + h @ recurrent + bias, 4, -1)
+        i, f, g, o = sigmoid(i), sigmoid(f), np.tanh(g), sigmoid(o)
+        c = f * c + i * g
+        h = o * np.tanh(c)
+        values = {"hidden": h, "cell": c, "gate.i": i, "gate.f": f, "gate.c": g, "gate.o": o}
+        for name, value in values.items():
+            steps.setdefault(name, []).append(value)
+    return {name: np.stack(values, 1) for name, values in steps.items()}
+
+
+def gru_by_hand(weights: Sequence[Array], x: Array) -> dict[str, Array]:
+    """States and gates of a GRU (samples, steps, units), in float64."""
+    kernel, recurrent, bias = (np.asarray(one, np.float64) for one in weights)
+    h = np.zeros((len(x), len(recurrent)))
+    steps: dict[str, list[Array]] = {}
+    for step in range(x.shape[1]):
+        z, r, n = np.split(x[:, step] @ kernel + bias[0], 3, -1)
+        hz, hr, hn = np.split(h @ recurrent + bias[1], 3, -1)
+        z, r = sigmoid(z + hz), sigmoid(r + hr)
+        n = np.tanh(n + r * hn)
+        h = z * h + (1 - z) * n
+        for name, value in {"hidden": h, "gate.z": z, "gate.r": r, "gate.h": n}.items():
+            steps.setdefault(name, []).append(value)
+    return {name: np.stack(values, 1) for name, values in steps.items()}
+
+
+def named_states(model: Any, run_dir: Path) -> dict[str, Any]:
+    run = extractkit.extract(["selectors=rnn_states"], model=model, inputs=X, run_dir=run_dir)
+    return {key.partition(":")[2]: run[key] for key in run}
+
+
+@pytest.mark.parametrize("implementation", [1, 2])
+@pytest.mark.parametrize("package", [keras, tf_keras], ids=["Keras 3", "Keras 2"])
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+def test_states_and_gates_have_their_names(
+    kind: str, package: Any, implementation: int, tmp_path: Path
+) -> None:
+    options = {"reset_after": True} if kind == "GRU" else {}
+    cell = getattr(package.layers, f"{kind}Cell")(4, implementation=implementation, **options)
+    x = package.layers.Input((6, 3), name="x")
+    model = drawn(package.Model(x, package.layers.RNN(cell, name="rnn")(x)))
+    found = named_states(model, tmp_path / "run")
+    expected = (lstm_by_hand if kind == "LSTM" else gru_by_hand)(model.get_weights(), X)
+    assert list(found) == list(expected)
+    for name, value in expected.items():
+        assert found[name].dims == ("sample", "step", "feature")
+        np.testing.assert_allclose(np.asarray(found[name]), value, atol=1e-5, err_msg=name)
+
+
+def test_a_simple_cell_has_a_hidden_state_alone(tmp_path: Path) -> None:
+    model = around(layers.SimpleRNN(4, return_sequences=True, name="rnn"), 6, 3)
+    found = named_states(model, tmp_path / "run")
+    assert list(found) == ["hidden"]
+    np.testing.assert_allclose(np.asarray(found["hidden"]), model.predict(X), atol=1e-6)
+
+
+def test_gates_follow_the_activations_of_the_cell(tmp_path: Path) -> None:
+    options = {"activation": "softsign", "recurrent_activation": "hard_sigmoid"}
+    model = around(layers.LSTM(4, name="rnn", **options), 6, 3)
+    found = named_states(model, tmp_path / "run")
+    assert set(np.unique(np.asarray(found["gate.f"]))) >= {0.0, 1.0}
+    cell = np.asarray(found["gate.o"]) * keras.ops.softsign(np.asarray(found["cell"]))
+    np.testing.assert_allclose(np.asarray(found["hidden"]), cell, atol=1e-6)
+
+
+class Scaled(layers.LSTMCell):
+    """A cell whose computation is overridden: its calls of activations may mean anything."""
+
+    def call(self, x: Any, states: Any, training: bool = False) -> Any:
+        return super().call(2 * x, states)
+
+
+def test_a_cell_that_overrides_its_computation_has_no_named_states() -> None:
+    model = live_model(around(layers.RNN(Scaled(4), name="rnn"), 6, 3))
+    assert not [record for record in model.catalog.records if record.kind is Kind.STATE]
+
+
+def test_tracing_leaves_the_activations_of_a_cell_as_they_are() -> None:
+    layer = layers.LSTM(4, name="rnn")
+    before = layer.cell.activation, layer.cell.recurrent_activation
+    assert live_model(around(layer, 6, 3)).catalog
+    assert (layer.cell.activation, layer.cell.recurrent_activation) == before
