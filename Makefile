@@ -130,6 +130,10 @@ docs: site ## the same, then run every command and snippet of its pages
 
 # ---------------------------------------------------------------------------- the long checks
 
+.PHONY: backbones
+backbones: venv ## attention in every backbone of keras-hub (the gate has one of each kind)
+	EXTRACTKIT_ALL_BACKBONES=1 $(BIN)/python -m pytest tests/attention $(PYTEST_ARGS)
+
 .PHONY: faults
 faults: venv ## runs against kills, full disks, power failures, changed bits; FAULTS_ARGS="kills"
 	$(BIN)/python -m tests.faults $(FAULTS_ARGS)

@@ -1,0 +1,141 @@
+"""`selectors=attention` on every backbone of keras-hub, as small as it can be built.
+
+Without `EXTRACTKIT_ALL_BACKBONES`, a third of them: one of each kind of attention (`make backbones`
+runs all).
+"""
+
+import itertools
+import os
+
+import keras_hub
+import numpy as np
+import pytest
+
+from extractkit.core.catalog import Catalog, TensorRecord
+from extractkit.core.spec import INFERRED
+from extractkit.core.values import Array
+from extractkit.errors import ModelError
+from extractkit.models.in_memory import live_model
+from tests.attention.backbones import BUILDERS, build, fixed, inputs_of
+from tests.attention.chosen import chosen, softmax
+from tests.attention.expected import EXPECTED, Attention, Inputs
+from tests.models.programs import values_of
+
+ALL = "EXTRACTKIT_ALL_BACKBONES" in os.environ
+KINDS = (
+    *("BartBackbone", "BloomBackbone", "CLIPBackbone", "DebertaV3Backbone", "ESMBackbone"),
+    *("GPT2Backbone", "GemmaBackbone", "GptOssBackbone", "LlamaBackbone", "MiTBackbone"),
+    *("MistralBackbone", "MobileNetV5Backbone", "SwinTransformerBackbone", "T5Backbone"),
+    *("ViTBackbone", "ViTDetBackbone", "WhisperBackbone", "XLNetBackbone"),
+)
+WITHOUT = {
+    *("BASNetBackbone", "CSPNetBackbone", "DeepLabV3Backbone", "DenseNetBackbone"),
+    *("EfficientNetBackbone", "HGNetV2Backbone", "MobileNetBackbone", "ResNetBackbone"),
+    *("RetinaNetBackbone", "VGGBackbone", "XceptionBackbone"),
+    "FNetBackbone",  # Fourier transforms
+    "RWKV7Backbone",  # recurrent
+    *("Backbone", "FeaturePyramidBackbone"),  # base classes
+}
+"""Backbones without attention."""
+NOT_BUILT = {
+    "SAM3PromptableConceptBackbone": "six parts, each a model of its own",
+    "StableDiffusion3Backbone": "its scheduler needs the number of steps as a Python number",
+}
+UNFREE = ("Qwen3_5Backbone", "Qwen3_5MoeBackbone", "Gemma4Backbone")
+"""Test the length of the text in Python, so that they can only be traced for a fixed length."""
+
+
+def test_every_backbone_is_classified() -> None:
+    """A new backbone needs a builder and expectations, or a place among those without."""
+    known = vars(keras_hub.models).values()
+    found = {one.__name__ for one in known if isinstance(one, type) and "Backbone" in one.__name__}
+    assert found == set(BUILDERS) | WITHOUT | set(NOT_BUILT)
+    assert set(EXPECTED) == set(BUILDERS)
+
+
+def product(record: TensorRecord, catalog: Catalog) -> tuple[str, str, str]:
+    """The nearest product from which probabilities are computed, of Q and K.
+
+    Returns its formula for NumPy, and the addresses of its operands.
+    """
+    assert catalog.edges is not None
+    positions = {one.address: at for at, one in enumerate(catalog.records)}
+    todo = [positions[record.address]]
+    for at in todo:
+        before = list(catalog.edges.consumed[at])
+        kind = catalog.records[at].op_type
+        if kind in ("Einsum", "BatchMatMulV2"):
+            # An operand may have several addresses, one after the other.
+            query, key = catalog.records[before[0]], catalog.records[before[-1]]
+            grouped = len(query.spec.dims or ()) == 5
+            einsum = "btkgh,bskh->bkgts" if grouped else "btnh,bsnh->bnts"
+            formula = einsum if kind == "Einsum" else "...qd,...dk->...qk"
+            return formula, query.address, key.address
+        todo += [one for one in before if one not in todo]
+    raise AssertionError(f"{record.address} is not computed from a product")
+
+
+def scores(expected: Attention, formula: str, one: Array, other: Array) -> Array:
+    """The scores of queries and keys as the layer multiplies them, in float64."""
+    products = np.einsum(formula, one.astype(np.float64), other.astype(np.float64))
+    products = products.swapaxes(-1, -2) if expected.turned else products
+    root = 1 / np.sqrt(one.shape[-1])
+    scaled = products * (root if expected.scale == "root" else float(expected.scale or 1))
+    cap = expected.cap
+    return np.asarray(scaled if cap is None else cap * np.tanh(scaled / cap))
+
+
+def unmasked(expected: Attention, inputs: Inputs, shape: tuple[int, ...]) -> Array:
+    """The mask for probabilities of this shape, whose first axis may be (samples × windows)."""
+    mask = expected.mask(inputs)
+    mask = mask.reshape(mask.shape[0], *(1,) * (len(shape) - 3), *mask.shape[1:])
+    return np.broadcast_to(mask, shape)
+
+
+@pytest.mark.parametrize("name", BUILDERS if ALL else KINDS)
+@pytest.mark.filterwarnings("ignore::UserWarning:keras")
+def test_probabilities(name: str) -> None:
+    backbone = build(name)
+    model = live_model(fixed(backbone) if name in UNFREE else backbone)
+    records, inputs = chosen(model), inputs_of(model.signature.specs)
+    attentions = EXPECTED[name]
+    assert len(records) == len(attentions)
+    operands = {
+        record.address: product(record, model.catalog)
+        for record, expected in zip(records, attentions, strict=True)
+        if expected.scale is not None
+    }
+    wanted = (one.address for one in records), *(pair for _, *pair in operands.values())
+    found = values_of(model, dict.fromkeys(itertools.chain(*wanted)), inputs)
+    for record, expected in zip(records, attentions, strict=True):
+        check_rows(found[record.address], expected, inputs, record.address)
+        if expected.scale is not None:
+            formula, *pair = operands[record.address]
+            scored = scores(expected, formula, *(found[address] for address in pair))
+            check_softmax(found[record.address], scored, expected, inputs)
+        names = tuple(
+            one.name if one.name in INFERRED else None for one in record.stored_dims or ()
+        )
+        assert names[1:] == expected.dims[1:], record.address
+
+
+def check_rows(values: Array, expected: Attention, inputs: Inputs, address: str) -> None:
+    """Check probabilities, (…, queries, keys): masked keys have none, and rows sum to one."""
+    attended = values[..., :-1] if expected.sink else values
+    mask = unmasked(expected, inputs, attended.shape)
+    assert not attended[~mask & mask.any(-1, keepdims=True)].any(), address
+    assert (attended[mask] > 0).all(), address
+    sums = np.where(mask.any(-1) | expected.sink, 1, expected.empty)
+    np.testing.assert_allclose(values.sum(-1), sums, rtol=1e-5, err_msg=address)
+
+
+def check_softmax(values: Array, scored: Array, expected: Attention, inputs: Inputs) -> None:
+    """Check probabilities against the softmax of the scores, in rows with a key."""
+    mask = unmasked(expected, inputs, values.shape)
+    kept = mask.any(-1)
+    np.testing.assert_allclose(values[kept], softmax(scored, mask)[kept], atol=2e-6)
+
+
+def test_untraceable_lengths() -> None:
+    with pytest.raises(ModelError, match=r"symbolic `tf\.Tensor` as a Python `bool`"):
+        assert live_model(build("Qwen3_5Backbone")).catalog
