@@ -7,10 +7,11 @@ the finished run: without loading and self-check, with the first call of the pro
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from time import perf_counter, process_time
+from typing import Any
 
 import extractkit
 from extractkit.engine import Silent
@@ -47,30 +48,39 @@ def main() -> None:
     compare(JOBS)
 
 
-def compare(jobs: Jobs) -> dict[str, list[tuple[float, float]]]:
+def compare(
+    jobs: Jobs, model: object = None, inputs: Sequence[Any] = ()
+) -> dict[str, list[tuple[float, float]]]:
     """Print the rate of each job as a share of the first one's, and the same of CPU time.
 
     Other programs change the rate more than the CPU time. Every other round is in reverse order.
 
+    Args:
+        model, inputs: the MiniLM and texts unless given.
+
     Returns:
         The shares of the rate and of the CPU time in each round, by job.
     """
-    texts = stdlib_docstrings(TEXTS)
+    samples = inputs or stdlib_docstrings(TEXTS)
     first = next(iter(jobs))
+
+    def spent_on(job: str, samples: Sequence[Any], run_dir: Path) -> tuple[float, float]:
+        return _spent(jobs[job], model, samples, run_dir)
+
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for job in jobs:  # compiled outside the clock
-            _spent(jobs[job], texts[:32], folder / f"first-{job}")
+            spent_on(job, samples[:32], folder / f"first-{job}")
         ratios: dict[str, list[tuple[float, float]]] = {job: [] for job in jobs}
         for round_ in range(ROUNDS):
             order = list(jobs)[:: 1 if round_ % 2 == 0 else -1]
-            spent = {job: _spent(jobs[job], texts, folder / f"{job}-{round_}") for job in order}
+            spent = {job: spent_on(job, samples, folder / f"{job}-{round_}") for job in order}
             seconds, cpu = spent[first]
             for job in jobs:
                 ratios[job].append((seconds / spent[job][0], cpu / spent[job][1]))
             shares = ", ".join(f"{job} {ratios[job][-1][0]:.2f}" for job in jobs)
-            rate, load = TEXTS / seconds, os.getloadavg()[0]
-            print(f"  round {round_ + 1}: {first} {rate:.1f} texts/s; {shares}; load {load:.1f}")
+            rate, load = len(samples) / seconds, os.getloadavg()[0]
+            print(f"  round {round_ + 1}: {first} {rate:.1f} samples/s; {shares}; load {load:.1f}")
     for job, each in ratios.items():
         rates, cpus = zip(*each, strict=True)
         print(
@@ -80,11 +90,14 @@ def compare(jobs: Jobs) -> dict[str, list[tuple[float, float]]]:
     return ratios
 
 
-def _spent(selector: Mapping[str, object], texts: list[str], run_dir: Path) -> tuple[float, float]:
+def _spent(
+    selector: Mapping[str, object], model: object, samples: Sequence[Any], run_dir: Path
+) -> tuple[float, float]:
     clock = _Clock()
     extractkit.extract(
-        ["model=bert"],
-        inputs=texts,
+        ["model=bert"] if model is None else [],
+        model=model,
+        inputs=samples,
         selectors={"s": selector},
         runtime={"self_check": False},
         run_dir=run_dir,

@@ -97,19 +97,30 @@ def test_mhcnuggets_gives_what_numpy_computes() -> None:
     for sample, length in enumerate(lengths):
         x[sample, length:] = -4200000.0
     state, memory = np.zeros((6, 64)), np.zeros((6, 64))
+    steps: dict[str, list[np.ndarray]] = {}
     for step in range(15):
         gates = x[:, step] @ arrays["lstm_1/kernel"] + state @ arrays["lstm_1/recurrent_kernel"]
         i, f, c, o = np.split(gates + arrays["lstm_1/bias"], 4, axis=1)
         new = _hard_sigmoid(f) * memory + _hard_sigmoid(i) * np.tanh(c)
         real = np.array(lengths)[:, None] > step
+        inside = {
+            "hidden": _hard_sigmoid(o) * np.tanh(new), "cell": new, "gate.i": _hard_sigmoid(i),
+            "gate.f": _hard_sigmoid(f), "gate.c": np.tanh(c), "gate.o": _hard_sigmoid(o),
+        }  # fmt: skip
+        for name, value in inside.items():
+            steps.setdefault(f"lstm/lstm_cell:{name}", []).append(value)
         state = np.where(real, _hard_sigmoid(o) * np.tanh(new), state)
         memory = np.where(real, new, memory)
     hidden = np.tanh(state @ arrays["dense_1/kernel"] + arrays["dense_1/bias"])
     affinity = _sigmoid(hidden @ arrays["dense_2/kernel"] + arrays["dense_2/bias"])
     wanted = {"lstm:output": state, "hidden:output": hidden, "affinity:output": affinity}
-    found = values_of(model, wanted, {"input": x.astype(np.float32)})
+    found = values_of(model, [*wanted, *steps], {"input": x.astype(np.float32)})
     for address, expected in wanted.items():
         np.testing.assert_allclose(found[address], expected, atol=2e-6)
+    # The cell also computes masked steps, which the layer passes over.
+    real = np.arange(15)[:, None] < np.array(lengths)
+    for address, values in steps.items():
+        np.testing.assert_allclose(found[address][real], np.stack(values)[real], atol=2e-6)
 
 
 @pytest.fixture(scope="module")
