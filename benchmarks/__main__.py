@@ -12,6 +12,7 @@ from benchmarks import (
     pooled,
     scale,
     statistics_memory,
+    training,
     workers,
 )
 
@@ -25,6 +26,7 @@ BENCHMARKS = {
     "statistics_memory": statistics_memory.main,
     "workers": workers.main,
     "checkpoints": checkpoints.main,
+    "training": training.main,
     "scale": scale.main,
 }
 

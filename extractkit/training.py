@@ -13,7 +13,9 @@ from extractkit.config.plain_data import compose_values
 from extractkit.core.component import Component
 from extractkit.core.job import settings_that
 from extractkit.core.keys import Effect
+from extractkit.core.statistics.histograms import Histogram
 from extractkit.engine.recording import Recording, TrainingSteps, begin
+from extractkit.engine.tensorboard import HistogramWriter
 from extractkit.errors import ConfigError, JobError, RunDirectoryError
 from extractkit.models.keras_models.training import TrainingCallback
 from extractkit.runs.reader import Run, open_run
@@ -44,6 +46,8 @@ class Callback(TrainingCallback):
             begins are recorded too, as step 0.
         runtime, sinks, trust: as for `extractkit.extract`. Seed and determinism are those of the
             training.
+        tensorboard: a directory for TensorBoard, for its histograms of the statistic `histogram`
+            at each step; None: none are written.
         on_error: "raise", to stop training if values cannot be recorded, or "warn", to continue it
             without a record.
 
@@ -62,9 +66,11 @@ class Callback(TrainingCallback):
         runtime: Mapping[str, object] | None = None,
         sinks: Group = None,
         trust: Sequence[str] = (),
+        tensorboard: str | Path | None = None,
         on_error: str = "raise",
     ) -> None:
-        if every != "epoch" and (isinstance(every, bool | str) or every < 1):
+        whole = isinstance(every, int) and not isinstance(every, bool) and every >= 1
+        if every != "epoch" and not whole:
             raise ConfigError(
                 f"every={every!r} is neither 'epoch' nor a whole number of steps, 1 or more"
             )
@@ -83,6 +89,14 @@ class Callback(TrainingCallback):
         groups = {"selectors": selectors, "runtime": _settled(runtime), "sinks": sinks}
         self._job = compose_values(groups, live, trust).job
         self._trust = tuple(trust)
+        self.tensorboard = None if tensorboard is None else Path(tensorboard).absolute()
+        names = {name for one in self._job.selectors for name in one.asked.names}
+        if tensorboard is not None and Histogram.name not in names:
+            raise ConfigError(
+                f"tensorboard={str(tensorboard)!r} is for histograms, and no selector asks for "
+                f"them. Add statistics: [histogram] to one"
+            )
+        self._histograms: HistogramWriter | None = None
         self._recording: Recording | None = None
 
     @property
@@ -96,13 +110,17 @@ class Callback(TrainingCallback):
 
     def begin(self) -> None:
         """Start the run, or open it to resume it."""
-        if self._recording is not None:
-            self._recording.close()
+        self._close()
         steps = TrainingSteps()
         arguments = {**self._job.model.arguments, "model": self.model, "steps": steps}
         job = replace(self._job, model=replace(self._job.model, arguments=arguments))
         unit = "step" if self.each_batch else "epoch"
-        self._recording = begin(job, steps, unit, self.run_dir)
+        self._recording = recording = begin(job, steps, unit, self.run_dir)
+        with self._guarded():
+            if self.tensorboard is not None:
+                self._histograms = HistogramWriter(self.tensorboard)
+                for one in recording.steps.checkpoints:
+                    self._draw(recording, one.step or 0)
 
     def start(self, step: int, *, due: bool) -> None:
         """Record the weights with which training begins, or compare them with the record.
@@ -123,7 +141,7 @@ class Callback(TrainingCallback):
                     f"directory"
                 )
             if recording.last is None or (due and step > recording.last):
-                recording.record(step, weights)
+                self._add(recording, step, weights)
 
     def record(self, step: int) -> None:
         """Record a step, unless it is recorded with the same weights."""
@@ -132,14 +150,30 @@ class Callback(TrainingCallback):
                 return
             weights, known = recording.weights(), recording.find(step)
             if known is None or known.sha256 != weights:
-                recording.record(step, weights)
+                self._add(recording, step, weights)
 
     def end(self) -> None:
         """Finish the run."""
         with self._guarded() as recording:
             if recording is not None:
                 recording.finish()
-        self._recording = None
+        self._close()
+
+    def _add(self, recording: Recording, step: int, weights: str) -> None:
+        recording.record(step, weights)
+        self._draw(recording, step)
+
+    def _draw(self, recording: Recording, step: int) -> None:
+        if self._histograms is not None:
+            self._histograms.write(step, recording.statistics(step))
+
+    def _close(self) -> None:
+        """Release the run and the event file."""
+        if self._recording is not None:
+            self._recording.close()
+        if self._histograms is not None:
+            self._histograms.close()
+        self._recording = self._histograms = None
 
     @contextmanager
     def _guarded(self) -> Iterator[Recording | None]:
@@ -147,9 +181,7 @@ class Callback(TrainingCallback):
         try:
             yield self._recording
         except BaseException as error:
-            if self._recording is not None:
-                self._recording.close()
-                self._recording = None
+            self._close()
             if self.on_error == "raise" or not isinstance(error, JobError):
                 raise
             warnings.warn(

@@ -17,6 +17,7 @@ from weakref import WeakValueDictionary
 from extractkit.advice import command
 from extractkit.core.checkpoints import Checkpoint, ExcludedCheckpoint
 from extractkit.core.job import Job
+from extractkit.core.statistics import Partials
 from extractkit.engine import Silent
 from extractkit.engine.execute import Execution
 from extractkit.engine.identity import identity, weights_of
@@ -31,6 +32,7 @@ from extractkit.runs.environment import Resumed, Volatile, git_state, host, now,
 from extractkit.runs.manifest import Manifest, Status
 from extractkit.runs.recorder import Recorder, new_run
 from extractkit.runs.same_job import check_configuration, check_versions
+from extractkit.runs.statistics import results
 
 _log = logging.getLogger(__name__)
 
@@ -197,6 +199,16 @@ class Recording:
     def weights(self) -> str:
         """Return the digest of the model's weights."""
         return self._prepared.opened.model.weights_digest()
+
+    def statistics(self, step: int) -> Partials:
+        """Return the results of all statistics at a recorded step, by tensor and name."""
+        position = [one.step for one in self.steps.checkpoints].index(step)
+        manifest, committed = self._recorder.manifest, self._recorder.committed
+        entries = {shard: committed[shard] for shard in manifest.shards_at(position)}
+        found = results(self.directory, manifest, entries)
+        return {
+            at: {name: array[0] for name, array in arrays.items()} for at, arrays in found.items()
+        }
 
     def record(self, step: int, weights: str) -> None:
         """Compute and commit a step with the weights that the model has now.

@@ -93,3 +93,20 @@ def same(one: Sequence[Array], other: Sequence[Array]) -> None:
     assert len(one) == len(other)
     for first, second in zip(one, other, strict=True):
         np.testing.assert_array_equal(first, second, strict=True)
+
+
+FEW = {"all": {"path": "*:output"}, "spread": {"path": "a:output", "statistics": ["moments"]}}
+QUICK = {"selectors": FEW, "runtime": {"self_check": False}}
+
+
+def small(seed: int = 0) -> Any:
+    """Return a model whose trace takes little time."""
+    keras.utils.set_random_seed(seed)
+    return keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="a")])
+
+
+def train(run_dir: Path, epochs: int = 3, model: Any = None, **settings: Any) -> Any:
+    """Train the small model, or train a given one further, and return it."""
+    given: dict[str, Any] = {**QUICK, **settings.pop("callback", {})}
+    model = small() if model is None else model
+    return trained(keras, [probing(run_dir, **given)], model=model, epochs=epochs, **settings)[0]
