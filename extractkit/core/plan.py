@@ -14,7 +14,7 @@ import numpy.typing as npt
 from extractkit.core.catalog import Catalog, Layout, TensorRecord
 from extractkit.core.requests import BoundGradients, Gradient, Request, Value
 from extractkit.core.selectors import Selector
-from extractkit.core.spec import TEXT, Dim, TensorSpec, file_dtype, storable
+from extractkit.core.spec import SAMPLES, TEXT, Dim, TensorSpec, file_dtype, storable
 from extractkit.core.statistics.registry import Asked, Group, groups
 from extractkit.core.statistics.totals import Totalling
 from extractkit.core.targets import BoundTarget
@@ -72,7 +72,7 @@ class PlannedTensor:
     Attributes:
         key: its name in the run: the address, followed by `@grad` for a gradient, by `@selector`
             if several selectors store the same with different transforms or targets, and by
-            `@result` for a further result of a transform.
+            `@result` for a further result of a transform or of the request.
         request: what is asked of the model.
         record: the catalog record, with its axes as measured.
         selectors: names of the selectors that match it.
@@ -101,7 +101,7 @@ class PlannedTensor:
 
     @property
     def result(self) -> str:
-        """The name of a further result of its transforms; empty for the main one."""
+        """The name of a further result, of its transforms or request; empty for the main one."""
         return "" if self.bound is None else self.bound.name
 
     @property
@@ -166,6 +166,11 @@ class PlannedTensor:
     def target(self) -> BoundTarget | None:
         """The target of a gradient; None if something else is stored."""
         return self.request.of if isinstance(self.request, Gradient) else None
+
+    @property
+    def gradient(self) -> Mapping[str, object] | None:
+        """The target and the method of a gradient as plain data; None if it is something else."""
+        return _gradient(self.request)
 
     def check_lengths(self, lengths: SampleLengths) -> None:
         """Check that every sample has the single elements that a slice or a target takes.
@@ -346,7 +351,7 @@ def plan_tensors(
     for selector in selectors:
         of = None if selector.gradient is None else (gradients or {})[selector.name]
         for record in selector.select(catalog, of):
-            request = Value(record.address) if of is None else of.request(record)
+            request = Value(record.address) if of is None else of.request(catalog[record.address])
             asked = _Wanted(request, record, selector, [])
             known = wanted.setdefault(record.address, [])
             same = next((one for one in known if one.same_as(asked)), None)
@@ -427,8 +432,7 @@ def _planned(
         yield PlannedTensor(key, *of_record, None, None, stored, asked)
         return
     spec = TensorSpec(record.spec.dtype, layout.dims)
-    gradient = request.of.written if isinstance(request, Gradient) else None
-    for name, bound in pipeline.bind(record.address, spec, gradient).items():
+    for name, bound in pipeline.bind(record.address, spec, _gradient(request)).items():
         stored = TensorSpec(bound.stored_dtype, bound.spec.dims)
         own = f"{key}@{name}" if name else key
         of_result = Asked() if name else asked
@@ -436,6 +440,13 @@ def _planned(
         for statistic in one.statistics.single:
             statistic.check(bound.result)
         yield one
+    for name, dtype in request.further.items():
+        number = BoundPipeline((), name, Operand.of(TensorSpec(dtype, (SAMPLES,)), record.address))
+        yield PlannedTensor(f"{key}@{name}", *of_record, layout, number, number.spec)
+
+
+def _gradient(request: Request) -> Mapping[str, object] | None:
+    return request.plain if isinstance(request, Gradient) else None
 
 
 def measured(tensor: PlannedTensor, record: TensorRecord) -> tuple[PlannedTensor, ...]:

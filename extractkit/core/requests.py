@@ -11,15 +11,16 @@ respect to. A model adds up the targets of a batch and differentiates the sum. A
 is the gradient of one sample if no sample changes the target of another. Whether this holds, with
 and without padding, is measured on the gradients themselves, as it is for values
 (`engine/sharing.py`). If a tensor has no axis of samples, such as a weight, each call takes one
-sample.
+sample. A method (`core/attribution.py`) defines what is made of the gradients.
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from extractkit.core.attribution import Method, method_text
 from extractkit.core.catalog import Layout, TensorRecord
-from extractkit.core.targets import GRADIENT, BoundTarget, without_reals
+from extractkit.core.targets import GRADIENT, BoundTarget, target_text, without_reals
 from extractkit.errors import SelectionError
 
 
@@ -47,6 +48,16 @@ class Request:
         """What is asked for beside the value, as plain data. It decides what is stored."""
         return {}
 
+    @property
+    def further(self) -> Mapping[str, str]:
+        """The dtypes of further results, one number of each sample, by name."""
+        return {}
+
+    @property
+    def in_stored_order(self) -> bool:
+        """Whether the answer has the axes of the record in stored order, not as in the model."""
+        return False
+
 
 @dataclass(frozen=True, slots=True)
 class Value(Request):
@@ -63,18 +74,40 @@ class Gradient(Request):
         of: the target.
         summed: whether that of a call may be the sum over its samples, because only their total is
             wanted of a tensor without an axis of samples.
+        method: what is made of the gradient; None: it is stored itself.
     """
 
     of: BoundTarget
     summed: bool = False
+    method: Method | None = None
 
     what = "gradient"
     mark = "grad"
 
     @property
     def written(self) -> Mapping[str, object]:
-        """The target."""
-        return {GRADIENT: self.of.written}
+        """The target and the method."""
+        return {GRADIENT: self.plain}
+
+    @property
+    def plain(self) -> Mapping[str, object]:
+        """The target and the method, as the manifest has them."""
+        return {**self.of.written, **({} if self.method is None else self.method.written)}
+
+    @property
+    def further(self) -> Mapping[str, str]:
+        """See `Request`."""
+        return {} if self.method is None else self.method.further
+
+    @property
+    def in_stored_order(self) -> bool:
+        """See `Request`."""
+        return self.method is not None and self.method.in_stored_order
+
+
+def gradient_text(plain: Mapping[str, object]) -> str:
+    """Return a gradient in plain data as text, as in `integrated gradient of :output[3]`."""
+    return f"{method_text(plain)} of {target_text(plain)}"
 
 
 @dataclass(frozen=True)
@@ -85,21 +118,25 @@ class BoundGradients:
         of: the target.
         reasons: why tensors have no gradient of it, by address.
         totals: whether only the total over samples is wanted; see `Gradient.summed`.
+        method: what is made of the gradients.
     """
 
     of: BoundTarget
     reasons: Mapping[str, str]
     totals: bool = False
+    method: Method | None = None
 
     def request(self, record: TensorRecord) -> Gradient:
-        """Return the request for the gradient with respect to a tensor."""
+        """Return the request for the gradient with respect to a tensor, a record of the catalog."""
         layout = Layout.of(record)
         summed = self.totals and layout is not None and layout.whole
-        return Gradient(record.address, self.of, summed)
+        return Gradient(record.address, self.of, summed, self.method and self.method.bound(record))
 
     def offered(self, record: TensorRecord) -> TensorRecord:
         """Return the record of the gradient with respect to a tensor."""
         reason = record.reason or self.reasons.get(record.address)
+        if reason is None and self.method is not None:
+            record = self.method.offered(record)
         return replace(record, depends_on_inputs=True, reason=reason)
 
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from extractkit.core.attribution import Method, divided
 from extractkit.core.catalog import Catalog, Kind, TensorRecord
 from extractkit.core.keys import Effect, Key
 from extractkit.core.predicates import (
@@ -64,6 +65,7 @@ class Selector:
         asked: the statistics that are stored in place of values per sample.
         given: the selector as written, for messages.
         gradient: the target whose gradients are stored in place of values; None: values are stored.
+        method: what is made of the gradients; None: they are stored themselves.
     """
 
     name: str
@@ -73,6 +75,7 @@ class Selector:
     take: Range | None = None
     asked: Asked = field(default_factory=Asked)
     gradient: Target | None = None
+    method: Method | None = None
 
     def matching(
         self, catalog: Catalog, gradients: BoundGradients | None = None
@@ -285,9 +288,9 @@ def parse_selector(name: str, mapping: object) -> Selector:
     pipeline = Pipeline.parse({k: v for k, v in entries.items() if k in TRANSFORM_KEYS}, at)
     shown = ", ".join(f"{k}={v!r}" for k, v in entries.items() if k not in _OF_VALUES)
     asked = Asked.parse(entries.get(STATISTICS), f"{at}.{STATISTICS}")
-    given_target = entries.get(GRADIENT)
-    target = None if given_target is None else Target.parse(given_target, f"{at}.{GRADIENT}")
-    return Selector(name, predicate, pipeline, f"{name}.{shown}", take, asked, target)
+    of, method = divided(entries.get(GRADIENT), f"{at}.{GRADIENT}")
+    target = None if of is None else Target.parse(of, f"{at}.{GRADIENT}")
+    return Selector(name, predicate, pipeline, f"{name}.{shown}", take, asked, target, method)
 
 
 def _mapping(value: object, at: str) -> Mapping[str, object]:

@@ -19,8 +19,8 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.segment import Segment
 
 from extractkit.core.catalog import Kind
+from extractkit.core.requests import gradient_text
 from extractkit.core.spec import SAMPLE, TEXT, Dim, TensorSpec, file_dtype
-from extractkit.core.targets import target_text
 from extractkit.runs.directory import human_bytes
 
 _PLURALS = {
@@ -57,10 +57,10 @@ def content_text(spec: TensorSpec, gradient: Mapping[str, object] | None) -> str
     """Return the shape of what is stored of a tensor, and the target if it is a gradient.
 
     Args:
-        gradient: the target as plain data; None for values.
+        gradient: the target and the method as plain data; None for values.
     """
     shape = shape_text(spec)
-    return shape if gradient is None else f"{shape}, gradient of {safe(target_text(gradient))}"
+    return shape if gradient is None else f"{shape}, {safe(gradient_text(gradient))}"
 
 
 def size_text(spec: TensorSpec) -> str:

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from extractkit.advice import command
+from extractkit.core.attribution import COMPLETENESS, TOLERATED_GAP
 from extractkit.core.component import require
 from extractkit.core.statistics.results import Statistics
 from extractkit.core.value_checks import ValueChecks
@@ -226,6 +227,7 @@ def overview(
     if manifest.actual is not None:
         findings = (*_findings(manifest.checked_values), manifest.overflowing)
         _add_findings(facts, manifest.actual.missing, *findings)
+        _add_gaps(facts, manifest.gaps)
     if committed is not None:
         facts.add_row("resume", Text(command("resume", safe(str(directory)))))
     if manifest.unextractable:
@@ -256,6 +258,7 @@ def summary(result: Summary) -> RenderableType:
     facts.add_row("time", f"{duration_text(result.seconds)}{rate and f', {rate}'}")
     findings = (result.non_finite, result.constant, result.unchanging, result.overflowing)
     _add_findings(facts, result.missing, *findings)
+    _add_gaps(facts, result.gaps)
     facts.add_row("look at it", Text(command("show", safe(str(result.directory)))))
     return facts
 
@@ -315,6 +318,19 @@ def _add_findings(
     ):
         if tensors:
             facts.add_row(label, Text(f"{text} {_first_of(tensors)}", style="yellow"))
+
+
+def _add_gaps(facts: Table, gaps: Mapping[str, float]) -> None:
+    """Add a row for the tensor of attributions that are farthest from complete."""
+    if not gaps:
+        return
+    key, gap = max(gaps.items(), key=lambda one: one[1])
+    text = f"largest gap {gap:.2g}, in {safe(key)}"
+    if gap <= TOLERATED_GAP:
+        facts.add_row(COMPLETENESS, Text(text))
+    else:
+        text = f"{text}: more than {TOLERATED_GAP:g}, so take more integrate.steps"
+        facts.add_row(COMPLETENESS, Text(text, style="yellow"))
 
 
 def _findings(values: Mapping[str, ValueChecks]) -> tuple[Sequence[str], ...]:

@@ -1,7 +1,7 @@
 """Execution of jobs, and the progress events that a listener receives."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -25,6 +25,7 @@ class Summary:
         constant: keys of tensors whose elements are all the same number.
         unchanging: keys of tensors that have the same value for every sample.
         overflowing: keys of tensors with elements beyond the range of the type of a cast.
+        gaps: the largest difference of completeness from 1, for each tensor of attributions.
         computed: number of samples computed by this process, once for each checkpoint; None: all.
             The others had been stored before.
         checkpoints: number of sets of weights; 0 without a checkpoint axis.
@@ -42,6 +43,7 @@ class Summary:
     constant: tuple[str, ...] = ()
     unchanging: tuple[str, ...] = ()
     overflowing: tuple[str, ...] = ()
+    gaps: Mapping[str, float] = field(default_factory=dict)
     computed: int | None = None
     checkpoints: int = 0
 

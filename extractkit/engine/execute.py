@@ -443,6 +443,7 @@ class Execution:
             constant=tuple(k for k, one in found.items() if one.constant),
             unchanging=tuple(k for k, one in found.items() if one.never_changes),
             overflowing=ended.overflowing,
+            gaps=ended.gaps,
         )
         self.listener.finished(summary)
 

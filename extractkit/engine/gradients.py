@@ -3,18 +3,21 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+import numpy as np
+
+from extractkit.core.attribution import Integrate, Method
 from extractkit.core.catalog import Catalog
 from extractkit.core.picks import LabelSpec, merged
 from extractkit.core.plan import PlannedTensor
 from extractkit.core.requests import BoundGradients, Gradient, Value, unsuited
 from extractkit.core.selectors import Selector
-from extractkit.core.spec import TensorSpec
+from extractkit.core.spec import TEXT, TensorSpec, numpy_dtype
 from extractkit.core.statistics.totals import Total
-from extractkit.core.targets import GRADIENT, Target
+from extractkit.core.targets import GRADIENT, REAL, Target
 from extractkit.core.transforms.pipeline import Pipeline
 from extractkit.engine.measure import measure_axes
-from extractkit.errors import SelectionError
-from extractkit.inputs import Source
+from extractkit.errors import SelectionError, choices
+from extractkit.inputs import Signature, Source
 from extractkit.models import (
     CarriesState,
     Compilation,
@@ -65,11 +68,39 @@ def _offered(
     assert isinstance(model, Differentiates)
     of = target.bound(catalog)
     matching = [one for one in selector.matching(catalog) if one.extractable]
+    method = selector.method
     reasons = {one.address: unsuited(one, alone=alone or totals) for one in matching}
+    if method is not None:
+        check_method(method, model.signature)
+        reasons = {one.address: reasons[one.address] or method.unsuited(one) for one in matching}
     left = [address for address, reason in reasons.items() if reason is None]
     reasons |= model.without_gradient(of, left)
     found = {address: reason for address, reason in reasons.items() if reason is not None}
-    return BoundGradients(of, found, totals)
+    return BoundGradients(of, found, totals, method)
+
+
+def check_method(method: Method, signature: Signature) -> None:
+    """Check that a model has the inputs that a method replaces, and that they take the numbers.
+
+    Raises:
+        SelectionError: it does not.
+    """
+    if not isinstance(method, Integrate):
+        return
+    specs = {spec.name: spec for spec in signature.specs}
+    for name, value in method.baseline.inputs:
+        at = f"{method.at}.baseline.inputs"
+        if name not in specs:
+            raise SelectionError(
+                f"{at}: {name!r} is not an input of model {signature.model!r}. "
+                f"{choices(name, specs)}"
+            )
+        spec = specs[name]
+        if spec.dtype == TEXT or spec.composite is not None:
+            held = "texts" if spec.dtype == TEXT else f"{spec.composite} rows"
+            raise SelectionError(f"{at}.{name}: the input takes {held}, which no number replaces")
+        if np.array(value).astype(numpy_dtype(spec.dtype)) != value and spec.dtype not in REAL:
+            raise SelectionError(f"{at}.{name}={value:g}: the input takes {spec.dtype}")
 
 
 def only_total(selector: Selector) -> bool:
@@ -79,7 +110,7 @@ def only_total(selector: Selector) -> bool:
     """
     asked = selector.asked
     only = bool(asked) and all(isinstance(one, Total) for one in asked.single) and not asked.joint
-    return only and not selector.pipeline.steps
+    return only and not selector.pipeline.steps and selector.method is None
 
 
 def with_measured_targets(

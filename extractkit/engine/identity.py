@@ -201,13 +201,13 @@ def described(manifest: Manifest, prepared: Prepared) -> Manifest:
 def _recorded(tensor: PlannedTensor) -> RunTensor | RunStatistics:
     """Return the record of what is stored of a tensor."""
     key, spec, written = tensor.key, tensor.spec, tensor.pipeline.written
-    target = None if tensor.target is None else tensor.target.written
+    gradient = tensor.gradient
     match tensor.stored:
         case OverSamples(asked):
             of = (key, tensor.record, tensor.selectors, written)
-            return RunStatistics(*of, asked.written, asked.names, spec, target)
+            return RunStatistics(*of, asked.written, asked.names, spec, gradient)
         case stored:
             constant = isinstance(stored, Constant)
             kept = StoredTensor(key, spec, constant)
-            how = (tensor.selectors, written, tensor.result, target)
+            how = (tensor.selectors, written, tensor.result, gradient)
             return RunTensor(kept, tensor.record, *how)

@@ -86,7 +86,7 @@ class Preview:
                     "bytes": self.sizes[tensor.key],
                     "measured": tensor.key in self.measured,
                     "statistics": list(tensor.statistics.names),
-                    "gradient": tensor.target and plain(tensor.target.written),
+                    "gradient": tensor.gradient and plain(tensor.gradient),
                 }
                 for tensor in self.tensors
             ],

@@ -53,6 +53,12 @@ class Fetch:
         """The address of the tensor that the request is about."""
         return self.request.address
 
+    @property
+    def result(self) -> str:
+        """The further result of the request that it is; empty for the main one."""
+        name = "" if self.pipeline is None else self.pipeline.name
+        return name if name in self.request.further else ""
+
 
 Arguments = tuple[Mapping[str, Array], Mapping[str, Array]]
 """The arguments of a program: features and lengths, see `Program`."""

@@ -4,14 +4,15 @@ Fields that may differ between two runs of the same job (times, machine) are gro
 `volatile`. All others identify what was done.
 """
 
+import math
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from functools import cached_property
 from pathlib import Path
 
 from extractkit.advice import command
+from extractkit.core.attribution import COMPLETENESS
 from extractkit.core.catalog import TensorRecord
 from extractkit.core.checkpoints import AXIS, Checkpoint, ExcludedCheckpoint
 from extractkit.core.shards import CONSTANTS_SHARD, OuterAxis, Part, Position, Shard, over_axes
@@ -59,7 +60,7 @@ class RunTensor:
         transforms: the transforms that lead to it, in the full form (`do`); null if the run is
             older than schema 10 and its configuration does not give them.
         result: the name of a further result of these transforms; empty for the main one.
-        gradient: the target, if the values are gradients with respect to the tensor.
+        gradient: the target and the method, if the values are gradients with respect to the tensor.
     """
 
     stored: StoredTensor
@@ -274,20 +275,35 @@ class Manifest:
 
     @property
     def checked_values(self) -> Mapping[str, ValueChecks]:
-        """Findings in the values of tensors; not in counters of casts, which may always be 0."""
+        """Findings in the values of tensors; not in further results that are often all the same.
+
+        Counters of casts may always be 0, and completeness 1.
+        """
         found = self.actual.values if self.actual else {}
-        return {key: one for key, one in found.items() if key not in self._counters}
+        usual = {*self._results(OVERFLOW), *self._results(COMPLETENESS)}
+        return {key: one for key, one in found.items() if key not in usual}
 
     @property
     def overflowing(self) -> tuple[str, ...]:
         """Keys of the tensors with elements beyond the range of the type of one of their casts."""
         found = self.actual.values if self.actual else {}
-        beyond = [key for key in self._counters if key in found and found[key].maximum]
+        counters = self._results(OVERFLOW)
+        beyond = [key for key in counters if key in found and found[key].maximum]
         return tuple(dict.fromkeys(key.rpartition("@")[0] for key in beyond))
 
-    @cached_property
-    def _counters(self) -> Mapping[str, None]:
-        return {one.key: None for one in self.tensors if one.result == OVERFLOW}
+    @property
+    def gaps(self) -> Mapping[str, float]:
+        """The largest difference of completeness from 1, for each tensor of attributions."""
+        found = self.actual.values if self.actual else {}
+        return {
+            key.rpartition("@")[0]: _farthest_from_1(found[key])
+            for key in self._results(COMPLETENESS)
+            if key in found
+        }
+
+    def _results(self, name: str) -> list[str]:
+        """Return the keys of the further results of this name."""
+        return [one.key for one in self.tensors if one.result == name]
 
     @property
     def samples(self) -> int:
@@ -380,6 +396,12 @@ def read(directory: Path) -> Manifest:
         raise RunDirectoryError(_absent(directory)) from error
     _check_plan(found, directory / MANIFEST)
     return found
+
+
+def _farthest_from_1(found: ValueChecks) -> float:
+    if not found.finite or found.minimum is None or found.maximum is None:
+        return math.inf
+    return max(1 - found.minimum, found.maximum - 1)
 
 
 def _absent(directory: Path) -> str:

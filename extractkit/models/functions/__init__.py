@@ -186,7 +186,7 @@ class FunctionModel(GraphModel, ConvertsArguments, HasOwnCall, Differentiates):
         graph = self.differentiable(list(addresses), targets)
         if (labels := Labels.of(fetches)) is not None:
             graph = graph.with_labels(labels)
-        names = graph.answering(fetches, self._transformed, self.signature.free_axes)
+        names = graph.answering(fetches, self._transformed, self.signature)
         return _Keeping(self.compiled(graph, names, fetches, compilation), graph)
 
     @cached_property

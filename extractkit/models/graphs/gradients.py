@@ -19,14 +19,19 @@ from typing import Any
 
 import tensorflow as tf
 
+from extractkit.core.catalog import Layout
 from extractkit.core.picks import LABEL_FEATURE
 from extractkit.core.requests import Gradient, Value
 from extractkit.core.targets import BoundTarget
+from extractkit.core.transforms import Masked
 from extractkit.errors import SelectionError
+from extractkit.inputs import InputSpec, Signature
 from extractkit.models import Fetch
 from extractkit.models.failures import error_summary
 from extractkit.models.graphs import AnyGraph, AnyTensor
+from extractkit.models.graphs.attribution import Derivative, Results, Surroundings, attributed
 from extractkit.models.graphs.loops import is_inner, outermost, return_inner
+from extractkit.models.graphs.noise import fingerprints
 from extractkit.models.graphs.rebuilding import SourceGraph, needed_part
 from extractkit.models.graphs.targets import Given, Labels, numbers
 from extractkit.models.tensorflow_internals import (
@@ -226,20 +231,20 @@ class GradientGraph:
             return replace(self, inputs={**self.inputs, LABEL_FEATURE: labels.placeholder()})
 
     def answering(
-        self, fetches: Sequence[Fetch], arranged: "Arrange", axes: Sequence[str]
+        self, fetches: Sequence[Fetch], arranged: "Arrange", signature: Signature
     ) -> list[str]:
         """Add the gradients among the fetches, and return the name of the tensor of every fetch.
 
         Args:
             arranged: see `answers`.
-            axes: the free axes of the inputs.
+            signature: the inputs of the model.
         """
-        lengths = {axis: self.inputs[lengths_input(axis)] for axis in axes}
+        lengths = {axis: self.inputs[lengths_input(axis)] for axis in signature.free_axes}
         given = Given(self.inputs[SAMPLES], lengths, self.inputs.get(LABEL_FEATURE))
         with self.graph.as_default():
             found = answers(
-                *(fetches, self.tensor_of, self.tensor_of, list(self.inputs.values())),
-                *(arranged, given),
+                *(fetches, self.tensor_of, self.tensor_of, self.inputs),
+                *(signature.specs, arranged, given),
             )
         return [tensor.name for tensor in found]
 
@@ -288,7 +293,8 @@ def answers(
     fetches: Sequence[Fetch],
     tensor_of: Callable[[str], tf.Tensor],
     source_of: Callable[[str], tf.Tensor],
-    inputs: Sequence[tf.Tensor],
+    inputs: Mapping[str, tf.Tensor],
+    specs: tuple[InputSpec, ...],
     arranged: Arrange,
     given: Given,
 ) -> list[tf.Tensor]:
@@ -298,7 +304,8 @@ def answers(
         tensor_of: returns the tensor at an address, which is not that of a variable.
         source_of: returns what to differentiate with respect to: the tensor at an address, or the
             handle of the variable.
-        inputs: tensors to differentiate up to.
+        inputs: tensors to differentiate up to, the inputs of the model by name among them.
+        specs: the inputs of the model.
         arranged: returns a tensor in the layout of a fetch; see `GraphModel`.
         given: what the graph is given beside the inputs.
 
@@ -307,6 +314,16 @@ def answers(
     """
     found: dict[int, tf.Tensor] = {}
     targets: dict[str, list[int]] = {}
+
+    def in_stored_order(tensor: tf.Tensor, address: str, layout: Layout) -> Masked:
+        fetch = Fetch(Value(address), layout)
+        whole = arranged(tensor, fetch, given.samples, given.lengths)
+        return Masked(whole, layout.of_free_axes(given.lengths))
+
+    around = Surroundings(
+        *(inputs, in_stored_order),
+        lambda: fingerprints(specs, inputs, given.samples, given.lengths),
+    )
     for at, fetch in enumerate(fetches):
         if isinstance(fetch.request, Gradient):
             targets.setdefault(repr(fetch.request.of.written), []).append(at)
@@ -316,15 +333,24 @@ def answers(
         first = fetches[positions[0]].request
         assert isinstance(first, Gradient)
         of = first.of
-        tensor = arranged(
-            tensor_of(of.tensor),
-            Fetch(Value(of.tensor), of.layout),
-            *(given.samples, given.lengths),
-        )
-        number = numbers(of, tensor, given)
+        assert of.layout is not None, "the axes of a target are measured first"
+        target = numbers(of, in_stored_order(tensor_of(of.tensor), of.tensor, of.layout), given)
         by = {fetches[at].address: source_of(fetches[at].address) for at in positions}
-        gradients = _differentiated(of, number, by, inputs)
-        found |= {at: gradients[fetches[at].address] for at in positions}
+        gradients = _differentiated(of, target.values, by, list(inputs.values()))
+        results: dict[str, Results] = {}
+        for at in positions:
+            fetch = fetches[at]
+            assert isinstance(fetch.request, Gradient)
+            gradient, method = gradients[fetch.address], fetch.request.method
+            if method is None:
+                found[at] = gradient
+                continue
+            known = repr((fetch.address, method.written))
+            if known not in results:
+                of_tensor = (fetch.address, tensor_of(fetch.address), fetch.layout)
+                derivative = Derivative(gradient, *of_tensor, target)
+                results[known] = attributed(method, derivative, around)
+            found[at] = results[known][fetch.result]()
     return [found[at] for at in range(len(fetches))]
 
 

@@ -275,10 +275,12 @@ class GraphModel(HasCheckpoints, ChecksSizes):
         samples: tf.Tensor,
         lengths: Mapping[str, tf.Tensor],
     ) -> tf.Tensor:
+        if fetch.result:
+            return tensor
         value = self._values[fetch.address]
         if isinstance(value, InnerTensor) and isinstance(fetch.request, Value):
             tensor = tf.ensure_shape(tensor, value.sizes)  # lists do not know it
-        if fetch.address in self._records.whole:
+        if fetch.address in self._records.whole and not fetch.request.in_stored_order:
             tensor = tf.expand_dims(tensor, 0)
         if tensor.shape.rank is None and fetch.layout is not None:
             # The graph does not determine it, but a run did.

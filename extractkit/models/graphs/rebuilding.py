@@ -31,6 +31,8 @@ from extractkit.models.tensorflow_internals import (
 # Attributes with this prefix are kept for every operation.
 _LACKED = "_extractkit_lacked"
 
+_COLOCATION = "_class"
+
 
 def replace_unknown_operations(graph_def: Any) -> None:
     """Replace unknown operations by placeholders, in place, also in the bodies of functions.
@@ -284,7 +286,7 @@ def needed_part(source: SourceGraph, features: Iterable[str], wanted: Sequence[s
     pruned = tf.compat.v1.GraphDef(versions=graph_def.versions, library=graph_def.library)
     pruned.node.extend(node for node in graph_def.node if node.name in needed)
     for node in pruned.node:
-        _drop_control_inputs(node, needed)
+        forget_others(node, needed)
     return GraphPart(pruned, given, captured)
 
 
@@ -310,13 +312,19 @@ def _needed_nodes(graph_def: Any, wanted: Iterable[str], replaced: Collection[st
     return needed
 
 
-def _drop_control_inputs(node: Any, needed: Container[str]) -> None:
-    """Remove a node's control inputs that are not imported."""
-    if not any(edge[0] == "^" for edge in node.input):
-        return
-    edges = [edge for edge in node.input if edge[0] != "^" or edge[1:] in needed]
-    del node.input[:]
-    node.input.extend(edges)
+def forget_others(node: Any, imported: Container[str]) -> None:
+    """Remove a node's control inputs that are not imported, and that it is colocated with others.
+
+    Gradients are colocated with what they are gradients of, whether or not it is needed.
+    """
+    if any(edge[0] == "^" for edge in node.input):
+        edges = [edge for edge in node.input if edge[0] != "^" or edge[1:] in imported]
+        del node.input[:]
+        node.input.extend(edges)
+    if _COLOCATION in node.attr:
+        groups = [one.decode().removeprefix("loc:@") for one in node.attr[_COLOCATION].list.s]
+        if not all(one in imported for one in groups):
+            del node.attr[_COLOCATION]
 
 
 def _tensor_name(edge: str) -> str:

@@ -105,19 +105,33 @@ class Labels:
         return labels.reshape(len(labels), *self.spec.shape).astype(self.spec.dtype)
 
 
-def numbers(of: BoundTarget, tensor: tf.Tensor, given: Given) -> tf.Tensor:
-    """Return the target of each sample: (samples,).
+@dataclass(frozen=True, eq=False)
+class Numbers:
+    """The target of each sample in a graph.
+
+    Attributes:
+        values: the numbers: (samples,).
+        chosen: the positions of the largest elements among them, int64 (samples,) each.
+    """
+
+    values: tf.Tensor
+    chosen: tuple[tf.Tensor, ...]
+
+
+def numbers(of: BoundTarget, masked: Masked, given: Given) -> Numbers:
+    """Return the target of each sample.
 
     Args:
-        tensor: the tensor of the target, with samples along its first axis.
+        masked: the tensor of the target, with samples along its first axis.
     """
-    assert of.layout is not None, "the axes of a target are measured first"
-    masked = Masked(tensor, of.layout.of_free_axes(given.lengths))
-    number, *subtracted = (_picked(one, masked, given) for one in of.picks)
-    return number - subtracted[0] if subtracted else number
+    chosen: list[tf.Tensor] = []
+    number, *subtracted = (_picked(one, masked, given, chosen) for one in of.picks)
+    return Numbers(number - subtracted[0] if subtracted else number, tuple(chosen))
 
 
-def _picked(pick: BoundPick, masked: Masked, given: Given) -> tf.Tensor:
+def _picked(
+    pick: BoundPick, masked: Masked, given: Given, largest_at: list[tf.Tensor]
+) -> tf.Tensor:
     if isinstance(pick, BoundPipeline):
         return pick.in_graph(tf, masked)
     if isinstance(pick, BoundLoss):
@@ -136,6 +150,7 @@ def _picked(pick: BoundPick, masked: Masked, given: Given) -> tf.Tensor:
     largest = tf.equal(shown, tf.reduce_max(shown, axis=1, keepdims=True))
     inside = tf.reshape(tf.broadcast_to(inside, tf.shape(tensor)), rows)
     chosen = tf.argmax(tf.cast(largest & inside, tf.int32), axis=1)
+    largest_at.append(chosen)
     return tf.gather(tf.reshape(tensor, rows), chosen, axis=1, batch_dims=1)
 
 

@@ -223,8 +223,8 @@ class SessionModel(GraphModel, HasOwnCall, Differentiates):
                 fetches,
                 tensor_of.__getitem__,
                 self._differentiable,
-                [self._in_session(one) for one in self.source.inputs.values()],
-                *(self._transformed, Given(samples, lengths, *own_labels)),
+                {name: self._in_session(one) for name, one in self.source.inputs.items()},
+                *(specs, self._transformed, Given(samples, lengths, *own_labels)),
             )
             tensors = [
                 self._transformed(one, fetch, samples, lengths)

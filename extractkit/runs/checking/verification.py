@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from extractkit.advice import command
+from extractkit.core.attribution import further_of
 from extractkit.core.catalog import Layout
 from extractkit.core.shards import Shard
 from extractkit.core.spec import TensorSpec, file_dtype
@@ -414,6 +415,8 @@ def _transforms(
     for tensor in manifest.tensors:
         if tensor.stored.constant or tensor.transforms is None:
             continue
+        if tensor.result in further_of(tensor.gradient):
+            continue  # the request's, not one of transforms
         used = list(transform_names(tensor.transforms))
         if lost and Project.name in used:
             continue

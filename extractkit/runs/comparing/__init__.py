@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from extractkit.advice import command
+from extractkit.core.requests import gradient_text
 from extractkit.core.statistics import Merging
 from extractkit.core.statistics.results import Statistics
-from extractkit.core.targets import target_text
 from extractkit.core.values import Array
 from extractkit.errors import RunDirectoryError
 from extractkit.runs.comparing.elements import (
@@ -222,9 +222,7 @@ def _check_targets(
         return
     if named_apart and a is not None and b is not None and {**a, "tensor": b.get("tensor")} == b:
         return
-    one, other = (
-        "the value" if of is None else f"the gradient of {target_text(of)}" for of in (a, b)
-    )
+    one, other = ("the value" if of is None else f"the {gradient_text(of)}" for of in (a, b))
     raise IncomparableError(f"it is {one} in A and {other} in B")
 
 

@@ -1,0 +1,228 @@
+"""Methods of attribution in a TensorFlow graph: see `core/attribution.py`.
+
+Points of a path, and draws of noise, are visited one after the other by a loop of the graph, so
+that memory does not grow with their number. Sums over them are in float32, or in float64 for
+tensors of that type.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from extractkit.core.attribution import COMPLETENESS, Cam, Integrate, Method, Smooth, Times
+from extractkit.core.catalog import Layout
+from extractkit.core.transforms import Masked, present
+from extractkit.core.transforms.reductions import farthest
+from extractkit.models.graphs.noise import normal
+from extractkit.models.graphs.recomputing import Dependent
+from extractkit.models.graphs.targets import Numbers
+
+Arranged = Callable[[tf.Tensor, str, Layout], Masked]
+"""Brings the tensor at an address, or one like it, into stored order, with its lengths."""
+
+
+@dataclass(frozen=True, eq=False)
+class Derivative:
+    """The gradient of the sum of numbers, one of each sample, with respect to a tensor.
+
+    Attributes:
+        gradient: the gradient.
+        address: the address of the tensor that it is with respect to.
+        tensor: that tensor.
+        layout: how it is brought into stored order; None if its axes are being measured.
+        target: the numbers. Methods keep the elements that are chosen.
+    """
+
+    gradient: tf.Tensor
+    address: str
+    tensor: tf.Tensor
+    layout: Layout | None
+    target: Numbers
+
+    def dependent(self, wanted: Sequence[tf.Tensor]) -> Dependent:
+        """Return the part between the tensor and wanted ones."""
+        return Dependent([self.tensor], wanted, self.target.chosen)
+
+    @property
+    def wide(self) -> tf.DType:
+        """The dtype of sums."""
+        return tf.float64 if self.tensor.dtype == tf.float64 else tf.float32
+
+
+@dataclass(frozen=True, eq=False)
+class Surroundings:
+    """What methods need beside a derivative.
+
+    Attributes:
+        inputs: the inputs of the model by name.
+        arranged: see `Arranged`.
+        fingerprints: returns a number for the inputs of each sample, uint32 (samples,).
+    """
+
+    inputs: Mapping[str, tf.Tensor]
+    arranged: Arranged
+    fingerprints: Callable[[], tf.Tensor]
+
+
+Results = Mapping[str, Callable[[], tf.Tensor]]
+"""Functions that add the results of a method to the current graph, by name."""
+
+
+def attributed(method: Method, of: Derivative, around: Surroundings) -> Results:
+    """Return functions that add the results of a method to the current graph, by name.
+
+    The main result has the empty name, and the axes of the tensor unless the request is in stored
+    order.
+    """
+    match method:
+        case Times():
+            return {"": lambda: of.gradient * of.tensor}
+        case Integrate():
+            return _Integrated(method, of, around).results
+        case Smooth():
+            return {"": lambda: _smoothed(method, of, around)}
+        case Cam():
+            return {"": lambda: _class_activation(method, of, around)}
+    raise AssertionError(method)
+
+
+class _Integrated:
+    def __init__(self, method: Integrate, of: Derivative, around: Surroundings) -> None:
+        self._of, self._around, self._method = of, around, method
+        self._whole: tuple[tf.Tensor, tf.Tensor] | None = None
+        self.results: Results = {
+            "": lambda: tf.cast(self._attributions[0], of.tensor.dtype),
+            COMPLETENESS: self._completeness,
+        }
+
+    @property
+    def _attributions(self) -> tuple[tf.Tensor, tf.Tensor]:
+        """The attributions and the baseline."""
+        if self._whole is None:
+            self._whole = self._integrated()
+        return self._whole
+
+    def _integrated(self) -> tuple[tf.Tensor, tf.Tensor]:
+        of = self._of
+        start = self._baseline()
+        begin, end = (tf.cast(one, of.wide) for one in (start, of.tensor))
+        nodes, weights = np.polynomial.legendre.leggauss(self._method.steps)
+        at, weight = (tf.constant(one, of.wide) for one in ((nodes + 1) / 2, weights / 2))
+        part = of.dependent([of.gradient])
+
+        def gradient(step: tf.Tensor) -> tf.Tensor:
+            # The ends are exact where they are equal, as padding and other elements may be.
+            point = begin + at[step] * (end - begin)
+            (found,) = part.at([_like(tf.cast(point, of.tensor.dtype), of.tensor)])
+            return weight[step] * tf.cast(found, of.wide)
+
+        return (end - begin) * _sum(gradient, self._method.steps, end), start
+
+    def _baseline(self) -> tf.Tensor:
+        tensor, baseline = self._of.tensor, self._method.baseline
+        if baseline.value is not None:
+            return tf.fill(tf.shape(tensor), tf.cast(baseline.value, tensor.dtype))
+        replaced = {name: self._around.inputs[name] for name, _ in baseline.inputs}
+        values = [
+            tf.fill(tf.shape(replaced[name]), tf.cast(value, replaced[name].dtype))
+            for name, value in baseline.inputs
+        ]
+        (found,) = Dependent(list(replaced.values()), [tensor]).at(values)
+        # Inputs that the tensor does not depend on leave its value as it is.
+        return _like(found, tensor)
+
+    def _completeness(self) -> tf.Tensor:
+        """Return 1 plus the gap between the sum of attributions and the change of the target."""
+        of = self._of
+        assert of.layout is not None, "the axes of a tensor are measured first"
+        attributions, start = self._attributions
+        (before,) = of.dependent([of.target.values]).at([start])
+        change = tf.cast(of.target.values, tf.float64) - tf.cast(before, tf.float64)
+        wide = tf.cast(attributions, tf.float64)
+        masked = self._around.arranged(wide, of.address, of.layout)
+        gap = _over_sample(tf.reduce_sum, masked, 0.0) - change
+        sizes = Masked(tf.abs(masked.tensor), masked.lengths)
+        # Where positive and negative ones cancel, the change may be as small as rounding errors.
+        scale = tf.maximum(tf.abs(change), _over_sample(tf.reduce_sum, sizes, 0.0))
+        return tf.where(tf.equal(gap, 0), tf.ones_like(gap), 1 + gap / scale)
+
+
+def _smoothed(method: Smooth, of: Derivative, around: Surroundings) -> tf.Tensor:
+    if of.layout is None:
+        return of.gradient  # of which only the shape counts
+    masked = around.arranged(of.tensor, of.address, of.layout)
+    most, least = (
+        _over_sample(reduced, masked, farthest(masked.tensor, sign))
+        for reduced, sign in ((tf.reduce_max, -1), (tf.reduce_min, 1))
+    )
+    width = tf.cast(most - least, of.wide) * tf.constant(method.noise, of.wide)
+    width = tf.reshape(width, [-1, *[1] * (len(of.layout.dims) - 1)])
+    keys = around.fingerprints()
+    part = of.dependent([of.gradient])
+    value, shape = tf.cast(masked.tensor, of.wide), tf.shape(masked.tensor)
+
+    def gradient(draw: tf.Tensor) -> tf.Tensor:
+        noise = normal(shape, keys, method.seed, draw, of.wide)
+        point = _in_model(tf.cast(value + width * noise, of.tensor.dtype), of)
+        (found,) = part.at([_like(point, of.tensor)])
+        return tf.cast(found, of.wide)
+
+    total = _sum(gradient, method.draws, tf.cast(of.tensor, of.wide))
+    return tf.cast(total / method.draws, of.tensor.dtype)
+
+
+def _class_activation(method: Cam, of: Derivative, around: Surroundings) -> tf.Tensor:
+    layout, channel = method.layout, method.position
+    assert layout is not None, "a method is bound to its tensor"
+    value, gradient = (around.arranged(one, of.address, layout) for one in (of.tensor, of.gradient))
+    positions = [axis for axis in range(1, len(layout.dims)) if axis != channel]
+    inside = tf.cast(present(tf, gradient, positions), gradient.tensor.dtype)
+    # NaN or infinity in padding would outlast a product.
+    shown = tf.where(inside > 0, gradient.tensor, tf.zeros_like(gradient.tensor))
+    count = tf.reduce_sum(tf.broadcast_to(inside, tf.shape(shown)), axis=positions, keepdims=True)
+    weights = tf.reduce_sum(shown, axis=positions, keepdims=True) / count
+    return tf.nn.relu(tf.reduce_sum(weights * value.tensor, axis=channel))
+
+
+def _over_sample(reduced: Callable[..., tf.Tensor], masked: Masked, padding: Any) -> tf.Tensor:
+    """Return the sum or extreme of the elements of each sample: (samples,)."""
+    tensor = masked.tensor
+    inside = present(tf, masked, list(masked.lengths))
+    shown = tf.where(inside, tensor, tf.constant(padding, tensor.dtype))
+    return reduced(tf.reshape(shown, [tf.shape(tensor)[0], -1]), axis=1)
+
+
+def _in_model(tensor: tf.Tensor, of: Derivative) -> tf.Tensor:
+    """Return a tensor in stored order with the axes as in the model."""
+    layout = of.layout
+    assert layout is not None, "the axes of a tensor are measured first"
+    if layout.axis:
+        axes = list(range(1, len(layout.dims)))
+        axes.insert(layout.axis, 0)
+        tensor = tf.transpose(tensor, axes)
+    return tf.reshape(tensor, tf.shape(of.tensor))
+
+
+def _sum(of: Callable[[tf.Tensor], tf.Tensor], count: int, like: tf.Tensor) -> tf.Tensor:
+    """Return the sum of tensors of equal shape, made one after the other."""
+
+    def added(step: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return step + 1, _like(total + of(step), like)
+
+    _, total = tf.while_loop(
+        lambda step, total: step < count,
+        added,
+        [tf.constant(0), tf.zeros_like(like)],
+        shape_invariants=[tf.TensorShape([]), like.shape],
+        parallel_iterations=1,
+        maximum_iterations=count,
+    )
+    return total
+
+
+def _like(tensor: tf.Tensor, other: tf.Tensor) -> tf.Tensor:
+    """Return a tensor with the static shape of another."""
+    return tf.ensure_shape(tensor, other.shape)

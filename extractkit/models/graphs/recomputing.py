@@ -1,0 +1,142 @@
+"""Recomputation of tensors of a graph with other values of a tensor that they depend on.
+
+What depends on the replaced tensor is added to the graph once more, in the body of a loop for
+example. Everything else is shared. Gradients that are in the graph already are recomputed like any
+other tensor, custom ones included, since they are plain operations there.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from extractkit.models.graphs import AnyTensor
+from extractkit.models.graphs.rebuilding import forget_others
+
+_COPIED = 1024
+"""Most elements of a constant that is copied, so that shapes remain static where it is consumed."""
+
+
+class Dependent:
+    """The part of the current graph between some tensors and those that depend on them.
+
+    Args:
+        replaced: the tensors to replace.
+        wanted: the tensors to recompute.
+        held: tensors that keep their values, although they depend on replaced ones.
+    """
+
+    def __init__(
+        self,
+        replaced: Sequence[AnyTensor],
+        wanted: Sequence[AnyTensor],
+        held: Iterable[AnyTensor] = (),
+    ) -> None:
+        self._replaced = [tensor.name for tensor in replaced]
+        self._wanted = [tensor.name for tensor in wanted]
+        graph = tf.compat.v1.get_default_graph()
+        kept = {tensor.name for tensor in held}
+        operations = _dependent(wanted, {*self._replaced}, kept)
+        own = {one.name for operation in operations for one in operation.outputs} - kept
+        constants: dict[str, Any] = {}
+        self._shared: dict[str, AnyTensor] = {}
+        for operation in operations:
+            for tensor in operation.inputs:
+                if tensor.name in own or tensor.name in self._replaced:
+                    continue
+                if _is_small_constant(tensor.op):
+                    constants[tensor.op.name] = tensor.op
+                else:
+                    self._shared[tensor.name] = tensor
+        self._shared |= {
+            one.name: one
+            for one in wanted
+            if one.name not in own and one.name not in self._replaced
+        }
+        # A reference of TensorFlow 1 to a variable cannot be passed to a loop.
+        self._shared = {
+            name: tf.identity(one) if one.dtype != one.dtype.base_dtype else one
+            for name, one in self._shared.items()
+        }
+        self._graph = graph
+        self._graph_def = _graph_def(graph, [*constants.values(), *operations])
+        self._used = {name for one in operations for name in (two.name for two in one.inputs)}
+
+    def at(self, values: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+        """Return the wanted tensors for these values of the replaced ones, in the current graph."""
+        known = {**self._shared, **dict(zip(self._replaced, values, strict=True))}
+        graph = tf.compat.v1.get_default_graph()
+        inside = {name: _within(graph, tensor) for name, tensor in known.items()}
+        names = [name for name in dict.fromkeys(self._wanted) if name not in inside]
+        graph_def = self._graph_def
+        if graph is self._graph:
+            # It has the functions, and would lose them if they were added again.
+            graph_def = tf.compat.v1.GraphDef(versions=graph_def.versions, node=graph_def.node)
+        found = tf.graph_util.import_graph_def(
+            graph_def,
+            input_map={name: one for name, one in inside.items() if name in self._used},
+            return_elements=names,
+            name="recomputed",
+        )
+        inside |= dict(zip(names, found, strict=True))
+        return [inside[name] for name in self._wanted]
+
+
+def _within(graph: Any, tensor: tf.Tensor) -> tf.Tensor:
+    """Return a tensor of an outer graph in a graph, such as that of the body of a loop."""
+    return tensor if tensor.graph is graph else graph.capture(tensor)
+
+
+def _dependent(wanted: Iterable[AnyTensor], replaced: set[str], held: set[str]) -> list[Any]:
+    """Return the operations that depend on replaced tensors, and that wanted tensors need."""
+    known: dict[str, bool] = {}
+    found = []
+    waiting = [(tensor.op, False) for tensor in wanted if tensor.name not in replaced | held]
+    while waiting:
+        operation, seen = waiting.pop()
+        if seen:
+            depends = any(
+                tensor.name in replaced
+                or (tensor.name not in held and known.get(tensor.op.name, False))
+                for tensor in operation.inputs
+            )
+            known[operation.name] = depends
+            if depends:
+                found.append(operation)
+        elif operation.name not in known:
+            known[operation.name] = False
+            waiting.append((operation, True))
+            waiting += [
+                (tensor.op, False)
+                for tensor in operation.inputs
+                if tensor.name not in replaced | held and tensor.op.name not in known
+            ]
+    return found
+
+
+def _is_small_constant(operation: Any) -> bool:
+    if operation.type != "Const":
+        return False
+    elements = operation.outputs[0].shape.num_elements()
+    return elements is not None and elements <= _COPIED
+
+
+def _graph_def(graph: Any, operations: Iterable[Any]) -> Any:
+    """Return operations of a graph, with the functions that they may call."""
+    nodes = {operation.name: operation.node_def for operation in operations}
+    whole = graph.as_graph_def() if any(map(_calls, nodes.values())) else None
+    graph_def = tf.compat.v1.GraphDef(
+        versions=graph.graph_def_versions, library=None if whole is None else whole.library
+    )
+    for node in nodes.values():
+        own = graph_def.node.add()
+        own.CopyFrom(node)
+        forget_others(own, nodes)
+    return graph_def
+
+
+def _calls(node: Any) -> bool:
+    return any(
+        value.HasField("func") or (value.HasField("list") and value.list.func)
+        for value in node.attr.values()
+    )
