@@ -351,7 +351,8 @@ def plan_tensors(
     for selector in selectors:
         of = None if selector.gradient is None else (gradients or {})[selector.name]
         for record in selector.select(catalog, of):
-            request = Value(record.address) if of is None else of.request(catalog[record.address])
+            own = catalog[record.address]
+            request = Value(record.address) if of is None else of.request(own, record)
             asked = _Wanted(request, record, selector, [])
             known = wanted.setdefault(record.address, [])
             same = next((one for one in known if one.same_as(asked)), None)

@@ -126,9 +126,14 @@ class BoundGradients:
     totals: bool = False
     method: Method | None = None
 
-    def request(self, record: TensorRecord) -> Gradient:
-        """Return the request for the gradient with respect to a tensor, a record of the catalog."""
-        layout = Layout.of(record)
+    def request(self, record: TensorRecord, offered: TensorRecord) -> Gradient:
+        """Return the request for the gradient with respect to a tensor.
+
+        Args:
+            record: the record of the tensor.
+            offered: the record of the gradient; see `offered`.
+        """
+        layout = Layout.of(offered)
         summed = self.totals and layout is not None and layout.whole
         return Gradient(record.address, self.of, summed, self.method and self.method.bound(record))
 

@@ -99,8 +99,17 @@ def check_method(method: Method, signature: Signature) -> None:
         if spec.dtype == TEXT or spec.composite is not None:
             held = "texts" if spec.dtype == TEXT else f"{spec.composite} rows"
             raise SelectionError(f"{at}.{name}: the input takes {held}, which no number replaces")
-        if np.array(value).astype(numpy_dtype(spec.dtype)) != value and spec.dtype not in REAL:
+        if spec.dtype not in REAL and not _is_whole(value, spec.dtype):
             raise SelectionError(f"{at}.{name}={value:g}: the input takes {spec.dtype}")
+
+
+def _is_whole(value: float, dtype: str) -> bool:
+    """Return whether a number is one of a type of whole numbers."""
+    if dtype == "bool":
+        return value in (0, 1)
+    kind = numpy_dtype(dtype)
+    limits = np.iinfo(kind) if kind.kind in "iu" else None
+    return limits is not None and value.is_integer() and limits.min <= value <= limits.max
 
 
 def only_total(selector: Selector) -> bool:

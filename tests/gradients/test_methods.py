@@ -16,7 +16,6 @@ from extractkit.core.values import Array
 from extractkit.engine import Summary
 from tests.engine.examples import Collected
 from tests.gradients.test_formats import ROWS, TOKENS, Computed, custom, recurrent
-from tests.models import zoo
 
 Call = Callable[[tf.Tensor], tf.Tensor]
 INTEGRATE = {"steps": 64}
@@ -86,11 +85,11 @@ def classifier() -> keras.Model:
 
 
 def test_gradient_times_value(tmp_path: Path) -> None:
-    model = zoo.sequential()
+    model = classifier()
     of = {"of": "argmax", "times": "value"}
     run = stored(tmp_path, ROWS, model=model, g={"kind": "model_input", "gradient": of})
     wanted = [row * gradient_at(chosen(model, row), row) for row in ROWS]
-    near(samples(run, ":input@grad"), wanted)
+    near(samples(run, ":input.x@grad"), wanted)
 
 
 def test_the_chosen_element_is_the_target_along_the_whole_path(tmp_path: Path) -> None:
@@ -167,19 +166,40 @@ def test_inner_tensors_behind_a_loop_in_any_batch(tmp_path: Path) -> None:
             for ids, row in zip(tokens, rows, strict=True)
         ],
     }
-    for size in (1, 7):
-        run = stored(
+    run = stored(
+        tmp_path,
+        [{"ids": ids} for ids in tokens],
+        "runtime.batch_size=7",
+        model=model,
+        **{name: {"path": "words:output", "gradient": way} for name, way in ways.items()},
+    )
+    assert run.manifest.settings["sharing"] == "samples of any lengths"
+    for name, each in wanted.items():
+        near(samples(run, f"words:output@grad@{name}"), each)
+    np.testing.assert_allclose(run["words:output@grad@token@completeness"][:], 1, atol=1e-5)
+
+
+def test_batches_of_any_size_give_the_same(tmp_path: Path) -> None:
+    model, methods = classifier(), {"i": {"integrate": {}}, "s": {"smooth": {}}}
+    runs = [
+        stored(
             tmp_path / str(size),
-            [{"ids": ids} for ids in tokens],
+            np.tile(ROWS, (4, 1)),
             f"runtime.batch_size={size}",
             model=model,
-            **{name: {"path": "words:output", "gradient": way} for name, way in ways.items()},
+            **{
+                name: {"kind": "model_input", "gradient": {"of": "argmax", **method}}
+                for name, method in methods.items()
+            },
         )
-        expected = "one sample" if size == 1 else "samples of any lengths"
-        assert run.manifest.settings["sharing"] == expected
-        for name, each in wanted.items():
-            near(samples(run, f"words:output@grad@{name}"), each)
-        np.testing.assert_allclose(run["words:output@grad@token@completeness"][:], 1, atol=1e-5)
+        for size in (1, 7, 32)
+    ]
+    sharing = [run.manifest.settings["sharing"] for run in runs]
+    assert sharing == ["one sample", *["samples of any lengths"] * 2]
+    for name in methods:
+        first, *others = (run[f":input.x@grad@{name}"][:] for run in runs)
+        for other in others:
+            np.testing.assert_allclose(other, first, rtol=0, atol=1e-6)
 
 
 # ---- noise
