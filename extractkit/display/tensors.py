@@ -189,7 +189,7 @@ def _tensors(plan: "Preview") -> Table:
 
 
 def _stored_text(tensor: PlannedTensor) -> str:
-    shape = content_text(tensor.spec, None if tensor.target is None else tensor.target.written)
+    shape = content_text(tensor.spec, tensor.gradient)
     match tensor.stored:
         case OverSamples(asked):
             return f"{', '.join(asked.names)} of {shape}"

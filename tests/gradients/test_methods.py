@@ -255,7 +255,7 @@ def test_noise_is_normal_and_independent() -> None:
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "int64", "bool", "string"])
 def test_each_bit_of_the_inputs_decides_the_noise_and_padding_does_not(dtype: str) -> None:
     from extractkit.inputs import InputSpec
-    from extractkit.models.graphs.noise import fingerprints
+    from extractkit.models.graphs.noise import input_words
 
     spec = InputSpec("x", dtype, (None, 2), ("token", None))
     whole = np.arange(12).reshape(2, 3, 2) % (2 if dtype == "bool" else 100)
@@ -264,7 +264,7 @@ def test_each_bit_of_the_inputs_decides_the_noise_and_padding_does_not(dtype: st
     def found(array: Array, *lengths: int) -> Array:
         given = {"x": tf.constant(array)}
         own = {"token": tf.constant(lengths, tf.int32)}
-        return np.asarray(fingerprints((spec,), given, tf.constant(len(array)), own))
+        return np.asarray(input_words((spec,), given, tf.constant(len(array)), own))
 
     both = found(values, 3, 2)
     assert both[0] == found(values[:1], 3)[0]

@@ -59,12 +59,12 @@ class Surroundings:
     Attributes:
         inputs: the inputs of the model by name.
         arranged: see `Arranged`.
-        fingerprints: returns a number for the inputs of each sample, uint32 (samples,).
+        input_words: returns a number for the inputs of each sample, uint32 (samples,).
     """
 
     inputs: Mapping[str, tf.Tensor]
     arranged: Arranged
-    fingerprints: Callable[[], tf.Tensor]
+    input_words: Callable[[], tf.Tensor]
 
 
 Results = Mapping[str, Callable[[], tf.Tensor]]
@@ -160,7 +160,7 @@ def _smoothed(method: Smooth, of: Derivative, around: Surroundings) -> tf.Tensor
     )
     width = tf.cast(most - least, of.wide) * tf.constant(method.noise, of.wide)
     width = tf.reshape(width, [-1, *[1] * (len(of.layout.dims) - 1)])
-    keys = around.fingerprints()
+    keys = around.input_words()
     part = of.dependent([of.gradient])
     value, shape = tf.cast(masked.tensor, of.wide), tf.shape(masked.tensor)
 

@@ -31,7 +31,7 @@ from extractkit.models.failures import error_summary
 from extractkit.models.graphs import AnyGraph, AnyTensor
 from extractkit.models.graphs.attribution import Derivative, Results, Surroundings, attributed
 from extractkit.models.graphs.loops import is_inner, outermost, return_inner
-from extractkit.models.graphs.noise import fingerprints
+from extractkit.models.graphs.noise import input_words
 from extractkit.models.graphs.rebuilding import SourceGraph, needed_part
 from extractkit.models.graphs.targets import Given, Labels, numbers
 from extractkit.models.tensorflow_internals import (
@@ -322,7 +322,7 @@ def answers(
 
     around = Surroundings(
         *(inputs, in_stored_order),
-        lambda: fingerprints(specs, inputs, given.samples, given.lengths),
+        lambda: input_words(specs, inputs, given.samples, given.lengths),
     )
     for at, fetch in enumerate(fetches):
         if isinstance(fetch.request, Gradient):

@@ -63,7 +63,7 @@ def normal(
     return tf.cast(tf.math.ndtri(uniform), dtype)
 
 
-def fingerprints(
+def input_words(
     specs: tuple[InputSpec, ...],
     inputs: Mapping[str, tf.Tensor],
     samples: tf.Tensor,
