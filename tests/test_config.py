@@ -11,6 +11,7 @@ import pytest
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
 
 from extractkit.commands.arguments import taken
 from extractkit.commands.verbs import TRUST
@@ -64,6 +65,23 @@ def test_every_option_of_every_group_composes(group: str, option: str) -> None:
     chosen += ["model.path=some/file"] if needs_path else []
     chosen += ["model.architecture=ResNet50"] if option == "applications" else []
     assert compose(chosen).job.given == tuple(chosen)
+
+
+def test_files_of_the_packages_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = composed("selectors=outputs", "hydra.run.dir=a")
+    monkeypatch.setattr(OmegaConf, "load", lambda file: pytest.fail(f"{file} is read again"))
+    second = composed("selectors=outputs", "hydra.run.dir=a")
+    assert (second.job, second.hydra_files) == (first.job, first.hydra_files)
+    changed = composed("selectors=outputs", "hydra.run.dir=a", "runtime.batch_size=3")
+    assert changed.job.runtime.batch_size == 3
+    assert composed("selectors=outputs", "hydra.run.dir=a").job == first.job
+
+
+def test_files_of_other_directories_are_read_each_time(write: Write) -> None:
+    for size in (3, 5):
+        path = write("runtime/mine", f"defaults: [default]\nbatch_size: {size}\n")
+        found = composed("selectors=outputs", "runtime=mine", path)
+        assert found.job.runtime.batch_size == size
 
 
 @pytest.mark.parametrize("experiment", options("experiment"))
@@ -195,7 +213,7 @@ def test_a_group_without_a_choice_is_refused(override: str) -> None:
             "model.signature does not exist here: it is a setting of model=module, "
             "model=saved_model, model=tflite. Nearest: ",
         ),
-        ("+inputs.pth=x", "inputs.pth does not exist. Available: 'column', 'columns', 'limit', "),
+        ("+inputs.pth=x", "inputs.pth does not exist. Available: 'column', 'columns', 'labels', "),
         ("+foo=1", "foo does not exist. Available: 'inputs', 'model', 'runtime', "),
         ("foo=1", "foo=1: 'foo' does not exist. Nearest: "),
         ("+runtime.bach=1", "runtime.bach does not exist. Nearest: 'batch_size', "),

@@ -9,11 +9,13 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, cast
 
 import hydra._internal.hydra as _application
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import ConfigRepository
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import get_args_parser
@@ -23,9 +25,12 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.plugins.config_source import ConfigResult
 from hydra.version import VersionBase
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+
+from extractkit.config import config_directory
 
 __all__ = [
     "BASIC_LAUNCHER",
@@ -191,6 +196,33 @@ def checked_loading(checks: Checks) -> Iterator[None]:
                 setattr(_application, _LOADER, ConfigLoaderImpl)
 
 
+_read: dict[tuple[str, str], ConfigResult] = {}
+"""What was read of the packages' files, by the directory of `config.yaml` and the file's path."""
+
+
+class Repository(ConfigRepository):
+    """The files on Hydra's search path. The packages' own are read once in each process.
+
+    Overrides `load_config`. Hydra keeps files for one composition only, but each command and each
+    job of a sweep is composed twice. Files in other directories may change, or take precedence.
+    """
+
+    def __init__(self, config_search_path: ConfigSearchPath) -> None:
+        self._own = str(config_directory())
+        super().__init__(config_search_path)
+
+    def load_config(self, config_path: str) -> ConfigResult | None:
+        searched = [(source.scheme(), source.path) for source in self.sources]
+        if searched != [("pkg", "hydra.conf"), ("file", self._own), ("structured", "")]:
+            return super().load_config(config_path)
+        if (self._own, config_path) in _read:
+            return deepcopy(_read[self._own, config_path])
+        found = super().load_config(config_path)
+        if found is not None and not found.is_schema_source:  # plugins register schemas at any time
+            _read[self._own, config_path] = deepcopy(found)
+        return found
+
+
 class CheckedLoader(ConfigLoaderImpl):
     """Hydra's loader of configurations, with checks. Launchers send it to other processes.
 
@@ -201,6 +233,7 @@ class CheckedLoader(ConfigLoaderImpl):
 
     def __init__(self, config_search_path: ConfigSearchPath) -> None:
         super().__init__(config_search_path)
+        self.repository = Repository(config_search_path)
         self._checks = _checks.get()
 
     def _load_configuration_impl(self, *args: Any, **kwargs: Any) -> DictConfig:

@@ -14,6 +14,7 @@ NAMES = {
     "hydra._internal.config_loader_impl:ConfigLoaderImpl": _LOADING,
     "hydra._internal.config_loader_impl:ConfigLoaderImpl._load_configuration_impl": _LOADING,
     "hydra._internal.config_loader_impl:ConfigLoaderImpl._process_config_searchpath": _LOADING,
+    "hydra._internal.config_repository:ConfigRepository.load_config": _LOADING,
     "hydra.core.config_search_path:ConfigSearchPath": _LOADING,
     "hydra._internal.core_plugins.basic_launcher:BasicLauncher": _LOADING,
     "hydra._internal.core_plugins.basic_sweeper:BasicSweeper.split_arguments": _SWEEPS,
