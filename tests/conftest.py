@@ -29,12 +29,14 @@ REQUIRE = "EXTRACTKIT_REQUIRE_REAL_MODELS"
 LONGEST = (
     *("test_pages.py", "test_campaigns.py", "test_program.py", "test_real_bert.py"),
     *("test_experiments.py", "test_wheel.py", "test_loaded_again.py", "test_derived_state.py"),
+    *("test_sweeps.py", "test_ray.py", "test_projection.py"),
 )
 
 # What a job imports that computes with NumPy alone.
 _LIGHT = (
     *("h5py", "hydra.main", "ai_edge_litert.interpreter", "matplotlib.figure"),
     *("extractkit.cli", "extractkit.api", "extractkit.testing.reference"),
+    *("extractkit.config.app", "extractkit.config.compose", "extractkit.display.progress"),
     "extractkit.engine.distributed.processes",
     *("extractkit.models.litert.examination", "extractkit.models.weight_files.hdf5_listing"),
 )
@@ -45,6 +47,7 @@ _HEAVY = (
     "hydra_plugins.hydra_ray_launcher.ray_launcher",
     "hydra_plugins.hydra_submitit_launcher.submitit_launcher",
     *("extractkit.cli", "extractkit.api", "extractkit.config.app", "extractkit.display.run"),
+    *("extractkit.config.compose", "extractkit.display.progress"),
     *("extractkit.models.keras_file", "extractkit.models.saved_model"),
 )
 # Processes of a moment that read a file which may crash them.

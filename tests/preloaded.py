@@ -242,6 +242,9 @@ if __name__ == "__main__":
     for module in sys.argv[3:]:
         with suppress(ImportError):
             import_module(module)
+    if composing := sys.modules.get("extractkit.config.compose"):
+        # The first time, Hydra looks for its plugins and the parsers learn their grammars.
+        composing.compose(["model=keras", "model.path=net.keras", "selectors=outputs"])
     sys.executable = sys.argv[2]
     gc.freeze()
     serve(calls)
