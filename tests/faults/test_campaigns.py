@@ -15,18 +15,18 @@ Counts = Counter[str]
 _CHECKOUT = Path(__file__).parents[2]
 
 CAMPAIGNS = {
-    "kills": 10,
-    "checkpoint-kills": 5,
-    "carry-kills": 5,
+    "kills": 6,
+    "checkpoint-kills": 4,
+    "carry-kills": 4,
     "random-kills": 2,
-    "parts": 12,
+    "parts": 6,
     "workers": 2,
-    "power": 6,
+    "power": 4,
     "bits": 17,
-    "full-disk": 10,
-    "refusals": 12,
-    "file-sizes": 6,
-    "tmpfs": 8,
+    "full-disk": 6,
+    "refusals": 8,
+    "file-sizes": 4,
+    "tmpfs": 5,
 }
 """How many faults of each at most; `make faults` brings about all that there are."""
 
