@@ -6,18 +6,28 @@ runs all).
 
 import itertools
 import os
+from pathlib import Path
 
 import keras_hub
 import numpy as np
 import pytest
 
+import extractkit
 from extractkit.core.catalog import Catalog, TensorRecord
 from extractkit.core.spec import INFERRED
 from extractkit.core.values import Array
 from extractkit.errors import ModelError
 from extractkit.models.in_memory import live_model
-from tests.attention.backbones import BUILDERS, build, fixed, inputs_of
-from tests.attention.chosen import chosen, softmax
+from tests.attention.backbones import (
+    BUILDERS,
+    REAL,
+    TOKENS,
+    VOCABULARY,
+    build,
+    fixed,
+    inputs_of,
+)
+from tests.attention.chosen import chosen, probabilities, softmax
 from tests.attention.expected import EXPECTED, Attention, Inputs
 from tests.models.programs import values_of
 
@@ -134,6 +144,27 @@ def check_softmax(values: Array, scored: Array, expected: Attention, inputs: Inp
     mask = unmasked(expected, inputs, values.shape)
     kept = mask.any(-1)
     np.testing.assert_allclose(values[kept], softmax(scored, mask)[kept], atol=2e-6)
+
+
+@pytest.mark.skipif(not ALL, reason="a whole job")
+def test_samples_of_a_run_do_not_mask_each_other(tmp_path: Path) -> None:
+    """XLNet's masks depend on the batch. That is measured, and samples do not share one."""
+    backbone = build("XLNetBackbone")
+    model = live_model(backbone)
+    inputs = {
+        "token_ids": np.random.default_rng(0).integers(1, VOCABULARY, (5, TOKENS), "int32"),
+        "segment_ids": np.zeros((5, TOKENS), np.int32),
+        "padding_mask": np.tri(5, TOKENS, REAL - 1, dtype=np.int32),
+    }
+    run = extractkit.extract(
+        ["selectors=attention"], model=backbone, inputs=inputs, run_dir=tmp_path / "run"
+    )
+    (view,) = run.values()
+    for index, value in enumerate(view):
+        (alone,) = probabilities(
+            model, {name: array[index : index + 1] for name, array in inputs.items()}
+        ).values()
+        np.testing.assert_allclose(value, alone[0], atol=1e-6)
 
 
 def test_untraceable_lengths() -> None:
