@@ -29,7 +29,7 @@ REQUIRE = "EXTRACTKIT_REQUIRE_REAL_MODELS"
 LONGEST = (
     *("test_pages.py", "test_campaigns.py", "test_program.py", "test_real_bert.py"),
     *("test_experiments.py", "test_wheel.py", "test_loaded_again.py", "test_derived_state.py"),
-    *("test_sweeps.py", "test_ray.py", "test_projection.py"),
+    *("test_sweeps.py", "test_ray.py"),
 )
 
 # What a job imports that computes with NumPy alone.
