@@ -6,7 +6,7 @@ of a function are prefixed by the operation that runs it: `while/body/Add:0`, `c
 
 import re
 from collections.abc import Container, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
@@ -21,7 +21,7 @@ from extractkit.models.graphs import (
     short_paths,
 )
 from extractkit.models.graphs.control_flow import NestedGraph, control_flow, nested_graphs
-from extractkit.models.graphs.loops import InnerTensors
+from extractkit.models.graphs.loops import InnerTensors, of_steps
 from extractkit.models.graphs.purity import unfit_operations
 from extractkit.models.graphs.rebuilding import static_shape
 from extractkit.models.graphs.records import Found, spec_of
@@ -39,11 +39,13 @@ class GraphFacts:
         inert: Names of operations whose results are never random, because constants determine them
             or they never run.
         dead: Names of operations that never run.
+        steps: See `ControlFlow`. Empty for the graph of a function.
     """
 
     reasons: Mapping[str, str]
     inert: frozenset[str]
     dead: frozenset[str]
+    steps: Mapping[str, str] = field(default_factory=dict)
 
 
 def facts_of(
@@ -71,7 +73,10 @@ def facts_of(
         if operation.name in unfit
         for tensor in operation.outputs
     }
-    return GraphFacts({**reasons, **flow.reasons}, flow.inert, flow.dead)
+    # TensorFlow refuses functions that contain loops of TensorFlow 1.
+    in_session = not hasattr(graph, "captures")
+    steps = {name: one for name, one in flow.steps.items() if in_session and name not in reasons}
+    return GraphFacts({**reasons, **flow.reasons}, flow.inert, flow.dead, steps)
 
 
 def find_operations(
@@ -125,7 +130,11 @@ def find_operations(
             weight = frozen and tensor.name not in given and _is_weight(tensor)
             kind = kinds.get(tensor.name, Kind.WEIGHT if weight else Kind.OP)
             address = ports.unique(address_of(paths[operation.name], str(tensor.value_index)))
-            found.append(_found(address, kind, tensor, facts.reasons.get(tensor.name)))
+            condition = facts.steps.get(tensor.name) if kind is Kind.OP else None
+            if condition is None:
+                found.append(_found(address, kind, tensor, facts.reasons.get(tensor.name)))
+            else:
+                found.append(_found(address, kind, of_steps(tensor, condition), None))
     found += _nested(graph, paths, ports, facts.reasons)
     found += _named("output", Kind.MODEL_OUTPUT, outputs, facts.reasons) if signature else []
     for name, variable in variables:

@@ -186,6 +186,9 @@ _RULES: Mapping[str, Callable[..., Range | None]] = {
     "LogicalNot": _not,
 }
 
+# Their results are missing at some step.
+_BETWEEN_STEPS = ("Enter", "Switch", "Exit", "NextIteration", "LoopCond")
+
 _LOOP = "made inside a loop, once for each iteration"
 _BRANCH = "made inside a branch, which may not run"
 _DEAD = "made inside a branch that does not run: {predicate!r} is {value}"
@@ -199,11 +202,14 @@ class ControlFlow:
         reasons: Why a tensor cannot be extracted, by its name (`op:0`).
         inert: Names of operations that never run, or whose values are constant.
         dead: Names of operations that never run.
+        steps: The operation (`LoopCond`) that decides how often a tensor is made, by its name, for
+            tensors that each step of one loop makes once.
     """
 
     reasons: Mapping[str, str]
     inert: frozenset[str]
     dead: frozenset[str]
+    steps: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -234,19 +240,23 @@ def control_flow(graph: AnyGraph, fed: frozenset[str]) -> ControlFlow:
     for operation in operations:
         walk.visit(operation)
     reasons: dict[str, str] = {}
+    steps: dict[str, str] = {}
     inert = set()
     for operation in operations:
         for tensor in operation.outputs:
             reason = walk.reason(tensor)
             if reason is not None:
                 reasons[tensor.name] = reason
+            condition = walk.condition(tensor)
+            if condition is not None:
+                steps[tensor.name] = condition
         known = [
             tensor.name in ranges and ranges[tensor.name].known for tensor in operation.outputs
         ]
         if walk.is_dead(operation) or (known and all(known)):
             inert.add(operation.name)
     dead = frozenset(operation.name for operation in operations if walk.is_dead(operation))
-    return ControlFlow(reasons, frozenset(inert), dead)
+    return ControlFlow(reasons, frozenset(inert), dead, steps)
 
 
 class _Walk:
@@ -255,6 +265,7 @@ class _Walk:
     def __init__(self, fed: frozenset[str], ranges: Mapping[str, Range]) -> None:
         self.frames: dict[str, tuple[str, ...]] = {}
         self.sides: dict[str, frozenset[_Side]] = {}
+        self.conditions: dict[tuple[str, ...], str] = {}
         self._fed = fed
         self._ranges = ranges
 
@@ -274,6 +285,8 @@ class _Walk:
             frame = (*frame, operation.node_def.attr["frame_name"].s.decode())
         elif kind == "Exit":
             frame = frame[:-1]
+        if kind == "LoopCond":
+            self.conditions[frame] = operation.name
         sets = [sides for _, sides in data]
         merging = kind == "Merge" and sets
         around = self._merged(sets) if merging else frozenset[_Side]().union(*sets)
@@ -288,6 +301,12 @@ class _Walk:
         if frame:
             return _LOOP
         return _BRANCH if sides else None
+
+    def condition(self, tensor: AnyTensor) -> str | None:
+        """Return the condition of the loop around a tensor that each of its steps makes once."""
+        frame, sides = self._before(tensor) or ((), frozenset())
+        passes = tensor.op.type.removeprefix("Ref") in _BETWEEN_STEPS
+        return None if len(frame) != 1 or sides or passes else self.conditions.get(frame)
 
     def is_dead(self, operation: Any) -> bool:
         """Return whether an operation never runs."""

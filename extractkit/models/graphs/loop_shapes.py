@@ -195,6 +195,8 @@ class _Copying:
     def shapes(self, path: tuple[str, ...]) -> StepShapes:
         """Return where the shapes of the inner tensor at a path are found."""
         *callers, place = path
+        if not callers[0]:  # a loop of TensorFlow 1, whose steps are in the graph itself
+            return StepShapes(place, [None], ())
         copies = [self._copy(tuple(callers[: at + 1])) for at in range(len(callers))]
         loops = [one for one in copies if one.is_loop]
         unchanged = [pair for one in loops for pair in one.unchanged]

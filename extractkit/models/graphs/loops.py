@@ -92,6 +92,20 @@ def _role(nested: NestedGraph) -> str:
     return next((key for key in sorted(attributes) if attributes[key].func.name == name), "")
 
 
+def of_steps(tensor: Any, condition: str) -> InnerTensor:
+    """Return a tensor in a loop of TensorFlow 1 at all steps; see `stack_steps`.
+
+    Args:
+        condition: The name of the loop's `LoopCond`.
+    """
+    return InnerTensor(tensor, tensor.op, INSIDE.join(["", condition, tensor.name]), loops=1)
+
+
+def is_in_frame(name: str) -> bool:
+    """Return whether a name is that of an inner tensor in a loop of TensorFlow 1."""
+    return name.startswith(INSIDE)
+
+
 def is_inner(name: str) -> bool:
     """Return whether a name is that of an inner tensor."""
     return INSIDE in name
@@ -99,6 +113,8 @@ def is_inner(name: str) -> bool:
 
 def outermost(name: str) -> str:
     """Return the name of a tensor of the main graph that an inner tensor needs, or itself."""
+    if is_in_frame(name):
+        return name.rpartition(INSIDE)[2]
     return f"{name.partition(INSIDE)[0]}:0" if is_inner(name) else name
 
 
@@ -268,3 +284,53 @@ def _steps(nodes: Nodes, loop: Any, limits: Sequence[Limit] | None) -> str:
     none = nodes.constant(f"{name}/none", 0, tf.int32)
     most = nodes.add(f"{name}/most", "Maximum", [edges[0], nodes.edge(none)], T=tf.int32)
     return nodes.edge(most, "z")
+
+
+# ---- loops of TensorFlow 1
+
+VALUE, CONDITION, STACK = "value:0", "condition:0", "stack:0"
+"""Names of tensors for `add_steps`: the two that it takes, and the one that it gives."""
+
+
+def add_steps(part: Any, loop_nodes: Mapping[str, Any], condition: str, dtype: tf.DType) -> None:
+    """Add a list to an empty graph that gathers a tensor in a loop of TensorFlow 1.
+
+    Args:
+        part: The graph, which is changed in place. It takes `VALUE` and `CONDITION`.
+        loop_nodes: The nodes around the loop, by name.
+        condition: The name of the loop's `LoopCond`.
+        dtype: The type of the tensor.
+    """
+    entrance = _entrance(loop_nodes, condition)
+    nodes = Nodes(part.node, None)
+    shape = nodes.edge(nodes.constant("shape", -1, tf.int32))
+    types = {"element_dtype": dtype, "shape_type": tf.int32}
+    start = nodes.add("list", "EmptyTensorList", [shape, shape], **types)
+    enter = nodes.add("enter", "Enter", [nodes.edge(start)], T=tf.variant)
+    for key in ("frame_name", "parallel_iterations"):
+        enter.attr[key].CopyFrom(entrance.attr[key])
+    merge = nodes.add("merge", "Merge", [nodes.edge(enter), "next:0"], T=tf.variant)
+    merge.attr["N"].i = 2
+    switch = nodes.add("switch", "Switch", [nodes.edge(merge), CONDITION], T=tf.variant)
+    push = nodes.add(
+        "push", "TensorListPushBack", [nodes.edge(switch, index=1), VALUE], element_dtype=dtype
+    )
+    nodes.add("next", "NextIteration", [nodes.edge(push)], T=tf.variant)
+    end = nodes.add("exit", "Exit", [nodes.edge(switch)], T=tf.variant)
+    stack = nodes.add("stack", "TensorListStack", [nodes.edge(end), shape], element_dtype=dtype)
+    stack.attr["num_elements"].i = -1
+
+
+def _entrance(nodes: Mapping[str, Any], condition: str) -> Any:
+    """Return an `Enter` of the loop with this condition."""
+    for node in nodes.values():
+        if node.op.removeprefix("Ref") == "Switch" and _source(node.input[1]) == condition:
+            merge = nodes[_source(node.input[0])]
+            found = nodes[_source(merge.input[0])]
+            if found.op.removeprefix("Ref") == "Enter":
+                return found
+    raise ValueError(f"the loop of {condition!r} has no variables")
+
+
+def _source(edge: str) -> str:
+    return edge.partition(":")[0]

@@ -12,9 +12,14 @@ from typing import Any, Protocol
 import tensorflow as tf
 
 from extractkit.models.axes import RawShape
-from extractkit.models.graphs import AnyGraph, AnyTensor, ImportedTensor, InnerTensor
+from extractkit.models.graphs import INSIDE, AnyGraph, AnyTensor, ImportedTensor, InnerTensor
 from extractkit.models.graphs.loop_shapes import StepShapes, add_one_step
 from extractkit.models.graphs.loops import (
+    CONDITION,
+    STACK,
+    VALUE,
+    add_steps,
+    is_in_frame,
     is_inner,
     outermost,
     return_inner,
@@ -245,9 +250,11 @@ def inner_in_graph(graph_def: Any, names: Sequence[str]) -> dict[str, tf.Tensor]
     Args:
         graph_def: The definition of the current graph.
     """
-    if not names:
-        return {}
     graph = tf.compat.v1.get_default_graph()
+    framed = {name: _stacked(graph, graph_def, name) for name in names if is_in_frame(name)}
+    names = [name for name in names if not is_in_frame(name)]
+    if not names:
+        return framed
     callers = {outermost(name).partition(":")[0] for name in names}
     part = tf.compat.v1.GraphDef(versions=graph_def.versions, library=graph_def.library)
     part.node.extend(node for node in graph_def.node if node.name in callers)
@@ -264,7 +271,23 @@ def inner_in_graph(graph_def: Any, names: Sequence[str]) -> dict[str, tf.Tensor]
         part, input_map=taken, return_elements=list(inner.values()), name=PREFIX
     )
     register_functions(graph)
-    return dict(zip(inner, imported, strict=True))
+    return {**framed, **dict(zip(inner, imported, strict=True))}
+
+
+def _stacked(graph: tf.Graph, graph_def: Any, name: str) -> tf.Tensor:
+    """Add a variable to a loop of TensorFlow 1 that gathers a tensor, and return all its steps."""
+    _, condition, tensor = name.split(INSIDE)
+    nodes = {node.name: node for node in graph_def.node}
+    part = tf.compat.v1.GraphDef(versions=graph_def.versions)
+    add_steps(part, nodes, condition, graph.get_tensor_by_name(tensor).dtype)
+    taken = {
+        VALUE: graph.get_tensor_by_name(tensor),
+        CONDITION: graph.get_tensor_by_name(f"{condition}:0"),
+    }
+    (stack,) = tf.graph_util.import_graph_def(
+        part, input_map=taken, return_elements=[STACK], name=PREFIX
+    )
+    return stack
 
 
 def needed_part(source: SourceGraph, features: Iterable[str], wanted: Sequence[str]) -> GraphPart:

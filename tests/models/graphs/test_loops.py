@@ -18,7 +18,7 @@ from extractkit.models.frozen_graph import load as load_frozen
 from extractkit.models.functions import inputs_of, outputs_of
 from extractkit.models.functions.callables import graph_function
 from tests.models.programs import values_of
-from tests.models.session_graphs import by_hand, classifier, frozen
+from tests.models.session_graphs import by_hand, classifier, control_flow, frozen
 
 X = np.random.default_rng(0).normal(size=(4, 6, 3)).astype(np.float32)
 KERNEL = np.random.default_rng(1).normal(size=(3, 3)).astype(np.float32)
@@ -206,8 +206,9 @@ def test_gradients_of_and_by_values_in_a_loop_are_refused(tmp_path: Path) -> Non
     assert "the target 'while/body/while/Tanh:0' is made inside a loop" in of
 
 
-def test_a_session_gives_the_steps_of_a_loop(tmp_path: Path) -> None:
-    path = frozen(lambda: classifier(version=2), ["probs"], tmp_path / "graph.pb")
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_session_gives_the_steps_of_a_loop(version: int, tmp_path: Path) -> None:
+    path = frozen(lambda: classifier(version), ["probs"], tmp_path / "graph.pb")
     model = load_frozen(str(path), constants={"training": False})
     (ours,) = [a for a, r in model.catalog.items() if r.op_type == "Tanh"]
     x = np.random.default_rng(0).normal(size=(3, 6)).astype(np.float32)
@@ -219,3 +220,35 @@ def test_a_session_gives_the_steps_of_a_loop(tmp_path: Path) -> None:
     for step in steps:
         state = np.tanh(state * 1.5 + 0.1)
         np.testing.assert_allclose(step, state, atol=1e-6)
+
+
+def test_a_branch_or_loop_in_a_loop_of_version_1_is_listed_with_the_reason(tmp_path: Path) -> None:
+    v1 = tf.compat.v1
+
+    def build() -> None:
+        x = v1.placeholder(tf.float32, [None, 2], "x")
+
+        def body(step: tf.Tensor, h: tf.Tensor) -> Any:
+            h = v1.cond(step > 1, lambda: tf.sin(h, "side"), lambda: tf.identity(h), name="either")
+            inner = (lambda h: tf.reduce_sum(h) < 3.0, lambda h: tf.exp(h, "deep"), [h])
+            return step + 1, tf.tanh(v1.while_loop(*inner, name="again"), "flat")
+
+        loop = v1.while_loop(lambda step, _: step < 3, body, [tf.constant(0), x], name="loop")
+        tf.identity(loop[1], "y")
+
+    with control_flow(1):
+        model = load_frozen(str(frozen(build, ["y"], tmp_path / "graph.pb")))
+    reasons = {record.op_type: record.reason for record in model.catalog.records}
+    assert reasons["Tanh"] is None
+    assert reasons["Sin"] == reasons["Exp"] == "made inside a loop, once for each iteration"
+    found = [address for address, record in model.catalog.items() if record.op_type == "Tanh"]
+    x = np.random.default_rng(0).normal(size=(3, 2)).astype(np.float32)
+    (steps,) = model.program([Fetch(Value(found[0]))], Compilation())({"x": x}, {})
+    h = x.astype(np.float64)
+    for step, value in enumerate(steps):
+        h = np.sin(h) if step > 1 else h
+        while h.sum() < 3:
+            h = np.exp(h)
+        h = np.tanh(h)
+        np.testing.assert_allclose(value, h, atol=1e-5)
+    assert len(steps) == 3
