@@ -193,6 +193,34 @@ def test_formats(kind: str, folder: Path, tmp_path: Path) -> None:
         near(run, key, taped(model, LABELS, number), 1e-5)
 
 
+@pytest.mark.parametrize("kind", ["keras", "session"])
+def test_integrated_gradients_of_labels_and_losses(kind: str, folder: Path, tmp_path: Path) -> None:
+    """Their sums are the differences to a sample of zeros."""
+    model: Any = keras.models.load_model(folder / "net.keras")
+    how, output = ["model=keras", f"model.path={folder / 'net.keras'}"], ":output"
+    if kind == "session":
+        how, output = graph_of_tensorflow_1(kind, model, tmp_path), "y:0"
+    loss_of = {"loss": "sparse_categorical_crossentropy"}
+    run = extractkit.extract(
+        [*how, "selectors=none", *inputs_of(folder)],
+        selectors={
+            name: {
+                "kind": "model_input",
+                "gradient": {"of": {"tensor": output, **of}, "integrate": {"steps": 64}},
+            }
+            for name, of in {"label": {"index": "label"}, "loss": loss_of}.items()
+        },
+        run_dir=tmp_path / "run",
+    )
+    own, zeros = (np.asarray(model(rows), np.float64) for rows in (ROWS, np.zeros_like(ROWS)))
+    at = np.arange(9), LABELS
+    wanted = {"label": own[at] - zeros[at], "loss": np.log(zeros[at]) - np.log(own[at])}
+    for name, differences in wanted.items():
+        (key,) = (key for key in run if key.endswith(f"@grad@{name}"))
+        sums = np.asarray(run[key][:], np.float64).sum(-1)
+        np.testing.assert_allclose(sums, differences, atol=1e-5)
+
+
 def graph_of_tensorflow_1(kind: str, model: Any, folder: Path) -> list[str]:
     weights = model.get_weights()
     with tf.Graph().as_default() as graph:
