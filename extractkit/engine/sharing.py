@@ -18,7 +18,7 @@ from extractkit.core.spec import TEXT
 from extractkit.core.values import Array
 from extractkit.engine.batch_effects import difference, lengths_of, own_values, tolerance
 from extractkit.engine.batches import LENGTH_STEP, collate, elements, encode
-from extractkit.engine.sizes import resized
+from extractkit.engine.sizes import at_sizes, with_label_0
 from extractkit.errors import JobError
 from extractkit.inputs import InputSpec, Signature, Source
 from extractkit.models import Encoded, Encoder, Program
@@ -142,16 +142,14 @@ def _not_empty(signature: Signature, encoded: Encoded) -> Encoded:
 
 def _at(signature: Signature, encoded: Encoded, sizes: Mapping[str, int]) -> Encoded:
     """Return a sample resized by repeating its elements."""
-    features = {
-        spec.name: resized(spec, encoded.features[spec.name], sizes) for spec in signature.specs
-    }
-    return Encoded({**encoded.features, **features}, dict(sizes))
+    return Encoded(at_sizes(signature, encoded.features, sizes), dict(sizes))
 
 
 def _cut(signature: Signature, encoded: Encoded, length: int) -> Encoded:
     """Return the beginning of a sample along all of its free axes."""
     sizes = {axis: min(length, size) for axis, size in encoded.sizes.items()}
-    features = dict(encoded.features)
+    features = with_label_0(encoded.features) if sizes != encoded.sizes else encoded.features
+    features = dict(features)
     for spec in signature.specs:
         part = [slice(None) if dim is None else slice(sizes[dim]) for dim in spec.dims]
         # The ellipsis keeps a single text an array.
@@ -174,7 +172,7 @@ def _single_elements(signature: Signature, encoded: Sequence[Encoded]) -> list[E
                 for spec in signature.specs
             }
             key = repr([array.tolist() for array in features.values()])
-            whole = {**sample.features, **features}
+            whole = {**with_label_0(sample.features), **features}
             found.setdefault(key, Encoded(whole, dict.fromkeys(sample.sizes, 1)))
 
     def unlike_padding(one: Encoded) -> int:

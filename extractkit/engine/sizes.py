@@ -6,6 +6,7 @@ from functools import cached_property, partial
 
 import numpy as np
 
+from extractkit.core.picks import LABEL_FEATURE
 from extractkit.core.plan import PlannedTensor, SampleLengths
 from extractkit.core.values import Array
 from extractkit.engine.batches import Batch, collate
@@ -46,13 +47,29 @@ def resized(spec: InputSpec, array: Array, at: Sizes) -> Array:
     return np.resize(array, shape)
 
 
+def at_sizes(signature: Signature, features: Mapping[str, Array], at: Sizes) -> dict[str, Array]:
+    """Return a sample at other sizes of its free axes.
+
+    A whole number as label becomes 0, because it may be a position beyond the new end.
+    """
+    inputs = {spec.name: resized(spec, features[spec.name], at) for spec in signature.specs}
+    same = all(inputs[name].shape == features[name].shape for name in inputs)
+    return {**features, **inputs} if same else {**with_label_0(features), **inputs}
+
+
+def with_label_0(features: Mapping[str, Array]) -> dict[str, Array]:
+    """Return a sample with the label 0 if its label is a whole number."""
+    label = features.get(LABEL_FEATURE)
+    if label is None or label.dtype.kind not in "iu":
+        return dict(features)
+    return {**features, LABEL_FEATURE: np.zeros_like(label)}
+
+
 def repeated(
     signature: Signature, features: Mapping[str, Array], at: Sizes, samples: int = 1
 ) -> Batch:
     """Return a batch of one sample, several times, at these sizes of its free axes."""
-    inputs = {spec.name: resized(spec, features[spec.name], at) for spec in signature.specs}
-    # Labels have one shape in all samples.
-    inputs = {**features, **inputs}
+    inputs = at_sizes(signature, features, at)
     sizes = {axis: at[axis] for axis in signature.free_axes}
     return collate(signature, [Encoded(inputs, sizes)] * samples)
 

@@ -236,13 +236,13 @@ class LabelColumn:
         return {self.name: label.item()} if label.size == 1 else {}
 
     def check(self, count: int) -> None:
-        """Check that there is a label for each sample.
+        """Check that there are as many labels as samples.
 
         Raises:
             InputError: The numbers differ.
         """
         own = self.column.shape[0] if self.column.shape else None
-        if own is None or own < count:
+        if own != count:
             has = "no axis of samples" if own is None else f"{own} labels"
             raise InputError(f"{self.at}: {self.name!r} ({LABELS}) has {has} for {count} samples")
 

@@ -265,6 +265,8 @@ def test_the_label_along_an_axis_of_tokens(tmp_path: Path) -> None:
 
     labels = [2, 0, 4, 1]
     found = run("run", labels)
+    assert found.manifest.settings["sharing"] == "samples of any lengths"
+    assert found.manifest.volatile.sharing.lengths["token"] >= 8
     _, embed, *rest = model.layers
     for at, (text, label) in enumerate(zip(texts, labels, strict=True)):
         given = embed(np.array([text]))

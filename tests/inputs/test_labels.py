@@ -225,9 +225,11 @@ def test_an_ignored_label_is_outside_the_range(tmp_path: Path) -> None:
         npz(tmp_path, (3, -2, 2, 1)).bind(replace(PLAIN, label=ignoring)).read(0, 4)
 
 
-def test_fewer_labels_than_samples(tmp_path: Path) -> None:
-    np.savez(tmp_path / "x.npz", x=ROWS, y=np.arange(3))
-    with pytest.raises(InputError, match=re.escape("'y' (inputs.labels) has 3 labels for 4")):
+@pytest.mark.parametrize("count", [3, 5])
+def test_fewer_or_more_labels_than_samples(count: int, tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", x=ROWS, y=np.zeros(count, int))
+    message = f"'y' (inputs.labels) has {count} labels for 4 samples"
+    with pytest.raises(InputError, match=re.escape(message)):
         Arrays(str(tmp_path / "x.npz"), labels="y").bind(MODEL)
 
 
