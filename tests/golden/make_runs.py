@@ -32,6 +32,7 @@ Before 921fef7 manifests of schema 1 had layers without names. Those commits can
 runs, as they had no `inputs=dataset`.
 """
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -133,6 +134,37 @@ def make(early: bool) -> None:
     if schema() >= 11:
         _command(*STEP_0, *INPUTS, *GRADIENTS, "hydra.run.dir=gradients")
         _interrupted("gradients_interrupted", GRADIENTS)
+    if schema() >= 12:
+        _training()
+
+
+def _training() -> None:
+    """A run that is recorded while its model is trained, and one of a training that stopped."""
+    import keras
+    import numpy as np
+
+    import extractkit.engine.recording
+
+    def stop(epoch: int, logs: object) -> None:
+        if epoch == 1:
+            raise KeyboardInterrupt
+
+    extractkit.engine.recording.host = lambda: dict(HOST)
+    samples = np.arange(10, dtype="float32").reshape(5, 2) / 10
+    stopping = keras.callbacks.LambdaCallback(on_epoch_end=stop)
+    for name, others in (("training", []), ("training_interrupted", [stopping])):
+        keras.utils.set_random_seed(0)
+        layer = keras.layers.Dense(3, name="hidden")
+        model = keras.Sequential([keras.Input((2,)), layer])
+        model.compile("sgd", "mse")
+        wanted = {
+            "values": {"path": "hidden:*"},
+            "spread": {"path": "hidden:output", "statistics": ["moments", "histogram"]},
+        }
+        probe = extractkit.Callback(wanted, samples, name)
+        with contextlib.suppress(KeyboardInterrupt):
+            given = {"epochs": 2, "shuffle": False, "verbose": 0}
+            model.fit(samples, np.ones((5, 3)), callbacks=[probe, *others], **given)
 
 
 def _trajectory_joined_and_sweep() -> None:
