@@ -87,6 +87,10 @@ _NO_STEP = re.compile(r"extractkit_steps(?s:.*)Tried to stack elements of an emp
 """What TensorFlow reports of an empty list of a loop's values; see `graphs.loops`."""
 
 
+_NO_LIMIT = re.compile(r"XLA compilation requires a fixed tensor list size(?s:.*)extractkit_steps")
+"""What XLA reports of a list of a loop's values whose length it does not know."""
+
+
 def batch_failure(model: str, error: Exception) -> JobError:
     """Return the error to raise for an exception of TensorFlow or a model's Python code.
 
@@ -116,6 +120,12 @@ def batch_failure(model: str, error: Exception) -> JobError:
         text = (
             "a loop ran no step, so that the shape of a selected value inside it is not known. "
             "Select values outside of the loop"
+        )
+    elif _NO_LIMIT.search(str(error)):
+        blamed = False
+        text = (
+            "XLA needs the number of steps of a loop with a selected value inside it, and it does "
+            "not follow from the shapes of the inputs. Use runtime.compile=graph"
         )
     return (SampleError if blamed else JobError)(f"model {model!r} failed on a batch: {text}")
 

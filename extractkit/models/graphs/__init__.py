@@ -189,8 +189,9 @@ class InnerTensor:
     `graphs.loops`.
 
     Attributes:
-        inner: The tensor of one step, in the graph of the innermost function.
-        op: The operation of the main graph that runs the loop or function.
+        inner: The tensor of one step, in its own graph.
+        op: The operation of the main graph that runs the loop or function. In a loop of TensorFlow
+            1, which is part of the main graph, the tensor's own operation.
         name: The names of the operations to go through, outermost first, and of the tensor.
         loops: The number of loops around it. Each adds an axis in front, of its steps.
     """

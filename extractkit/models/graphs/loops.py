@@ -42,7 +42,13 @@ class InnerTensors:
         self._reasons = reasons or {}
         self._nested = {one.graph: one for one in nested}
         library = graph.as_graph_def().library.function if nested else ()
-        self._library = {one.signature.name: one for one in library}
+        self._types = {
+            one.signature.name: {node.name: node.op for node in one.node_def} for one in library
+        }
+        self._arguments = {
+            one.graph: {id(argument): at for at, argument in enumerate(one.graph.inputs)}
+            for one in nested
+        }
 
     def of(self, tensor: Any) -> tuple[Any, str | None]:
         """Return what gives the values of a tensor, and why they cannot be extracted, or None.
@@ -62,27 +68,29 @@ class InnerTensors:
         outermost, innermost = callers[0].caller, callers[-1]
         if outermost.outputs and (why := self._reasons.get(outermost.outputs[0].name)):
             return tensor, why
-        if (place := self._place(tensor, innermost)) is None:
+        for one in callers[1:]:
+            if not self._defines(one.caller):
+                return tensor, one.reason
+        if (place := self._place(tensor)) is None:
             return tensor, innermost.reason
         name = INSIDE.join([*(one.caller.name for one in callers), place])
         loops = sum(one.caller.type in LOOPS for one in callers)
         return InnerTensor(tensor, outermost, name, loops), None
 
-    def _place(self, tensor: Any, nested: NestedGraph) -> str | None:
-        """Return the tensor's name in the function: `op:0`, or the position of an argument.
+    def _place(self, tensor: Any) -> str | None:
+        """Return the tensor's name in its function: `op:0`, or the position of an argument.
 
         None if the function's definition does not have it under this name.
         """
-        inputs = {id(one): at for at, one in enumerate(nested.graph.inputs)}
-        if id(tensor) in inputs:
-            return str(inputs[id(tensor)])
-        function = self._library.get(nested.graph.name)
-        same = (
-            node.op == tensor.op.type
-            for node in (function.node_def if function else ())
-            if node.name == tensor.op.name
-        )
-        return str(tensor.name) if any(same) else None
+        position = self._arguments[tensor.graph].get(id(tensor))
+        if position is not None:
+            return str(position)
+        return str(tensor.name) if self._defines(tensor.op) else None
+
+    def _defines(self, operation: Any) -> bool:
+        """Return whether the definition of an operation's function has it under the same name."""
+        types = self._types.get(operation.graph.name, {})
+        return bool(types.get(operation.name) == operation.type)
 
 
 def _role(nested: NestedGraph) -> str:
@@ -93,7 +101,7 @@ def _role(nested: NestedGraph) -> str:
 
 
 def of_steps(tensor: Any, condition: str) -> InnerTensor:
-    """Return a tensor in a loop of TensorFlow 1 at all steps; see `stack_steps`.
+    """Return a tensor in a loop of TensorFlow 1 at all steps; see `add_steps`.
 
     Args:
         condition: The name of the loop's `LoopCond`.

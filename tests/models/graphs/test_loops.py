@@ -12,7 +12,7 @@ import tensorflow as tf
 import extractkit
 from extractkit.core.requests import Value
 from extractkit.core.values import Array
-from extractkit.errors import BadSampleError, SelectionError
+from extractkit.errors import BadSampleError, JobError, SelectionError
 from extractkit.models import Compilation, Fetch, Model
 from extractkit.models.frozen_graph import load as load_frozen
 from extractkit.models.functions import inputs_of, outputs_of
@@ -175,6 +175,12 @@ def test_a_loop_without_steps_fails_with_the_reason(tmp_path: Path) -> None:
             inputs=np.zeros((3, 1), np.float32),
             run_dir=tmp_path / "run",
         )
+
+
+def test_xla_needs_a_number_of_steps_that_follows_from_the_inputs() -> None:
+    model = model_of(halving, tf.TensorSpec([None, 1], tf.float32, name="x"))
+    with pytest.raises(JobError, match=r"number of steps.*Use runtime\.compile=graph"):
+        values(model, "/half:0", mode="xla", x=np.full((2, 1), 9, np.float32))
 
 
 def test_two_programs_of_one_loop_share_it() -> None:
