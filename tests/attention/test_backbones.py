@@ -6,11 +6,18 @@ runs all).
 
 import itertools
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+import keras
 import keras_hub
 import numpy as np
 import pytest
+from keras_hub.src.models.sam.sam_layers import MultiHeadAttentionWithDownsampling
+from keras_hub.src.models.sam3.sam3_layers import SAM3Attention
+from keras_hub.src.models.stable_diffusion_3.mmdit import MMDiTBlock
+from keras_hub.src.models.vae.vae_layers import Conv2DMultiHeadAttention
 
 import extractkit
 from extractkit.core.catalog import Catalog, TensorRecord
@@ -18,6 +25,7 @@ from extractkit.core.spec import INFERRED
 from extractkit.core.values import Array
 from extractkit.errors import ModelError
 from extractkit.models.in_memory import live_model
+from extractkit.models.keras_models.model import KerasModel
 from tests.attention.backbones import (
     BUILDERS,
     REAL,
@@ -77,8 +85,8 @@ def product(record: TensorRecord, catalog: Catalog) -> tuple[str, str, str]:
         if kind in ("Einsum", "BatchMatMulV2"):
             # An operand may have several addresses, one after the other.
             query, key = catalog.records[before[0]], catalog.records[before[-1]]
-            grouped = len(query.spec.dims or ()) == 5
-            einsum = "btkgh,bskh->bkgts" if grouped else "btnh,bsnh->bnts"
+            rank = len(query.spec.dims or ())
+            einsum = {3: "btd,bsd->bts", 4: "btnh,bsnh->bnts", 5: "btkgh,bskh->bkgts"}[rank]
             formula = einsum if kind == "Einsum" else "...qd,...dk->...qk"
             return formula, query.address, key.address
         todo += [one for one in before if one not in todo]
@@ -107,8 +115,39 @@ def unmasked(expected: Attention, inputs: Inputs, shape: tuple[int, ...]) -> Arr
 def test_probabilities(name: str) -> None:
     backbone = build(name)
     model = live_model(fixed(backbone) if name in UNFREE else backbone)
+    compare(model, EXPECTED[name])
+
+
+LAYERS: dict[str, tuple[Callable[[], Any], list[tuple[int, ...]], Attention]] = {
+    "MultiHeadAttentionWithDownsampling": (
+        lambda: MultiHeadAttentionWithDownsampling(2, 3),
+        [(5, 6), (7, 6), (7, 6)],
+        Attention(),
+    ),
+    "SAM3Attention": (lambda: SAM3Attention(6, 2), [(5, 6), (7, 6), (7, 6)], Attention()),
+    "Conv2DMultiHeadAttention": (
+        lambda: Conv2DMultiHeadAttention(4, groups=2),
+        [(2, 3, 4)],
+        Attention(dims=("sample", "query", "key"), scale=1),
+    ),
+    "MMDiTBlock": (lambda: MMDiTBlock(2, 8), [(4, 8), (3, 8), (8,)], Attention(empty=0)),
+}
+"""Layers of backbones that are not built here: SAM's decoder, SAM 3, VAE, Stable Diffusion 3."""
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_layers_alone(name: str) -> None:
+    make, shapes, expected = LAYERS[name]
+    given = [keras.Input(shape) for shape in shapes]
+    model = keras.Model(given, make()(*given))
+    random = np.random.default_rng(0)
+    model.set_weights([random.normal(scale=0.4, size=w.shape) for w in model.weights])
+    compare(live_model(model), [expected])
+
+
+def compare(model: KerasModel, attentions: Sequence[Attention]) -> None:
+    """Compare what is chosen in a model with what is expected of each attention."""
     records, inputs = chosen(model), inputs_of(model.signature.specs)
-    attentions = EXPECTED[name]
     assert len(records) == len(attentions)
     operands = {
         record.address: product(record, model.catalog)
