@@ -85,6 +85,8 @@ _ONEDNN_REFUSES = "received an exception:Status: 2,"
 
 _NO_STEP = re.compile(r"extractkit_steps(?s:.*)Tried to stack elements of an empty list")
 """What TensorFlow reports of an empty list of a loop's values; see `graphs.loops`."""
+_OTHER_SHAPE = re.compile(r"extractkit_steps(?s:.*)Incompatible shapes during merge: (.+)")
+"""What TensorFlow reports of a list of a loop's values that differ in shape."""
 
 
 _NO_LIMIT = re.compile(r"XLA compilation requires a fixed tensor list size(?s:.*)extractkit_steps")
@@ -126,6 +128,11 @@ def batch_failure(model: str, error: Exception) -> JobError:
         text = (
             "XLA needs the number of steps of a loop with a selected value inside it, and it does "
             "not follow from the shapes of the inputs. Use runtime.compile=graph"
+        )
+    elif found := _OTHER_SHAPE.search(str(error)):
+        text = (
+            f"a selected value inside a loop has another shape at another step: {found[1]}. "
+            f"Select values that have one shape at all steps"
         )
     return (SampleError if blamed else JobError)(f"model {model!r} failed on a batch: {text}")
 

@@ -213,7 +213,9 @@ def _acquired(path: Path) -> int:
 def _owner(descriptor: int) -> str:
     try:
         content = json.loads(os.pread(descriptor, 1000, 0))
-        return f"process {int(content['pid'])} on {str(content['host'])!r}"
+        pid, on = int(content["pid"]), str(content["host"])
+        own = ", which is this process" if (pid, on) == (os.getpid(), platform.node()) else ""
+        return f"process {pid} on {on!r}{own}"
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return "another process"
 

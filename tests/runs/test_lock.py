@@ -67,7 +67,12 @@ def test_another_process_is_kept_out_and_reported_who_is_at_work(tmp_path: Path)
 
 def test_a_second_lock_of_one_process_is_refused_too(tmp_path: Path) -> None:
     with locked(tmp_path):
-        with pytest.raises(RunDirectoryError, match=f"process {os.getpid()}"), locked(tmp_path):
+        with (
+            pytest.raises(
+                RunDirectoryError, match=f"process {os.getpid()} on .*, which is this process"
+            ),
+            locked(tmp_path),
+        ):
             pass
         assert (tmp_path / LOCK).exists()
 

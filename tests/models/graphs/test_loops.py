@@ -183,6 +183,25 @@ def test_xla_needs_a_number_of_steps_that_follows_from_the_inputs() -> None:
         values(model, "/half:0", mode="xla", x=np.full((2, 1), 9, np.float32))
 
 
+def test_a_value_that_changes_its_shape_fails_with_the_reason(tmp_path: Path) -> None:
+    def growing(x: tf.Tensor) -> tf.Tensor:
+        def body(step: tf.Tensor, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            return step + 1, tf.concat([y, x], 1, name="grown")
+
+        shapes = [tf.TensorShape([]), tf.TensorShape([None, None])]
+        return tf.while_loop(lambda step, _: step < 3, body, [0, x], shape_invariants=shapes)[1]
+
+    function = tf.function(growing, input_signature=[tf.TensorSpec([None, 2], tf.float32)])
+    reason = r"another shape at another step: \[1,4\] vs\. \[1,6\]\. Select values that have one"
+    with pytest.raises(BadSampleError, match=reason):
+        extractkit.extract(
+            selectors={"grown": {"path": "*/grown:0"}},
+            model=function,
+            inputs=np.zeros((3, 2), np.float32),
+            run_dir=tmp_path / "run",
+        )
+
+
 def test_two_programs_of_one_loop_share_it() -> None:
     model = model_of(recurrent, SPEC)
     fetches = [Fetch(Value(address(model, "/Tanh:0")))]
