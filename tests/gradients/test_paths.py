@@ -79,7 +79,9 @@ def test_gradients_end_at_inputs_inside_the_graph(
     by_shape = {run[key].shape[1:]: np.asarray(run[key]) for key in run}
     np.testing.assert_allclose(by_shape[4,], np.tile(u, (5, 1)), rtol=1e-6)
     np.testing.assert_allclose(by_shape[3,], np.tile(v, (5, 1)), rtol=1e-6)
-    with pytest.raises(SelectionError, match=r"xw:0: the target does not depend on it through opera"):
+    with pytest.raises(
+        SelectionError, match=r"xw:0: the target does not depend on it through opera"
+    ):
         gradients(tmp_path / "other", None, inputs, *how, of=of, path="**xw:0")
 
 

@@ -1,7 +1,7 @@
 """States and gates of recurrent cells, by the names of the literature.
 
-Keras computes each gate by calling an activation of the cell, always in the same order, whatever
-the implementation of the cell. These calls are recorded while a cell's call is traced.
+Keras computes each gate by calling an activation of the cell. The order is the same in all
+implementations of a cell. These calls are recorded while a cell's call is traced.
 """
 
 import threading
