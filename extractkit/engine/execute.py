@@ -223,7 +223,6 @@ class Execution:
     @contextmanager
     def ending(self) -> Iterator[None]:
         """If the block fails, end the run as failed or interrupted."""
-        recorder: Recorder | None = None
         try:
             yield
         except AlreadyStored:
@@ -231,7 +230,6 @@ class Execution:
             self.recorder.discard_samples()
             raise  # not a failure, and the directory is cleaned up
         except BaseException as error:
-            recorder = self.recorder
             if not isinstance(error, UserError):
                 forget()  # the model may be in any state
             interrupted = isinstance(error, KeyboardInterrupt)
@@ -239,11 +237,13 @@ class Execution:
             foreseen = interrupted or isinstance(error, ExtractkitError)
             _log.error("%s", "interrupted" if interrupted else error, exc_info=not foreseen)
             # A run that cannot be resumed stays unchanged, unless it is a worker that refuses.
-            refused = self.resumed and not self.reopened and isinstance(error, UserError)
-            if recorder is not None and refused:
-                recorder.abandon()
-            elif recorder is not None:
-                recorder.fail(Status.INTERRUPTED if interrupted else Status.FAILED, self.timings)
+            refused = isinstance(error, UserError) or self.manifest.training is not None
+            if self.recorder is not None and self.resumed and not self.reopened and refused:
+                self.recorder.abandon()
+            elif self.recorder is not None:
+                self.recorder.fail(
+                    Status.INTERRUPTED if interrupted else Status.FAILED, self.timings
+                )
             raise
 
     def _planned(self, prepared: Prepared, recorder: Recorder) -> Survey:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import extractkit
+from extractkit.engine.execute import Execution
 from extractkit.errors import (
     ConfigError,
     ExtractkitError,
@@ -152,6 +153,20 @@ def test_a_run_of_something_else_is_refused_and_unchanged(
     assert text in found
     assert contents(recorded) == before
     assert (recorded / "manifest.json").read_bytes() == manifest
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, JobError])
+def test_a_finished_run_stays_so_if_it_cannot_be_opened(
+    error: type[BaseException], recorded: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(execution: Execution, recorder: object) -> None:
+        raise error("while the model is loaded")
+
+    before = (recorded / "manifest.json").read_bytes()
+    monkeypatch.setattr(Execution, "prepared", fail)
+    with pytest.raises(error, match="while the model is loaded"):
+        train(recorded, callback=OUTPUTS)
+    assert (recorded / "manifest.json").read_bytes() == before
 
 
 def test_other_runs_are_refused(recorded: Path, tmp_path: Path) -> None:
