@@ -14,6 +14,7 @@ from experiments.alleles.groups import grouping, mantel
 from experiments.alleles.loci import loci
 from experiments.alleles.peptides import encoded
 from experiments.attention_patterns.patterns import patterns
+from experiments.attribution.deletion import SHARES, area, curves, enlarged
 from experiments.real_models.fetch import FetchError
 from experiments.reproduce import names
 from experiments.result import FIGURE, RESULT
@@ -33,6 +34,11 @@ LESS: Mapping[str, Mapping[str, str]] = {
         "experiment=alleles": "experiment=alleles inputs.limit=12 'model.checkpoints=["
         f"{PRODUCTION}/HLA-A02:0*_BA.h5,{PRODUCTION}/HLA-B27:0*_BA.h5,"
         f"{PRODUCTION}/HLA-DQB10*_BA.h5,{PRODUCTION}/HLA-DRB104:0*_BA.h5]'",
+    },
+    "attribution": {
+        "experiment=attribution": "experiment=attribution inputs.limit=3 "
+        "selectors.integrated_gradients.gradient.integrate.steps=4 "
+        "selectors.smoothgrad.gradient.smooth.draws=2",
     },
     "training_dynamics": {
         "outputs/training_dynamics 5": "outputs/training_dynamics 2",
@@ -115,6 +121,15 @@ def test_alleles(tmp_path: Path, preloaded: Path) -> None:
 
 
 @pytest.mark.real_model
+def test_attribution(tmp_path: Path, preloaded: Path) -> None:
+    real_model("fer", "")
+    found = check("attribution", on_less("attribution", tmp_path, preloaded))
+    for name, curve in found["curves"].items():  # type: ignore[attr-defined]
+        assert curve[0] == 1, name
+        assert curve[-1] == found["curves"]["random"][-1], name  # type: ignore[index]
+
+
+@pytest.mark.real_model
 def test_training_dynamics(tmp_path: Path, preloaded: Path) -> None:
     try:
         _, labels = digits(FOLDER)
@@ -182,6 +197,26 @@ def test_groups_show_in_distances_or_do_not() -> None:
     assert mantel(apart, apart**2) == (pytest.approx(1), 0.001)
     assert mantel(apart, distances(draw.normal(size=(36, 5))))[1] > 0.01
     assert rank_correlation(np.array([1.0, 2, 2, 9]), np.array([4.0, 3, 3, 0])) == pytest.approx(-1)
+
+
+def test_deletion_removes_the_most_important_pixels_first() -> None:
+    pictures = np.arange(1.0, 9).reshape(2, 2, 2, 1)
+
+    def model(given: np.ndarray) -> np.ndarray:
+        total = given.sum(axis=(1, 2, 3))
+        return np.stack([total, 0 * total], axis=1)
+
+    first, second = curves(model, pictures, pictures[..., 0])
+    np.testing.assert_allclose(first[SHARES == 0.5], 3 / 10)
+    np.testing.assert_allclose(second[SHARES == 0.25], 18 / 26)
+    backwards = curves(model, pictures, -pictures[..., 0])
+    assert (area(np.stack([first, second])) < area(backwards)).all()
+
+
+def test_maps_are_enlarged_between_the_centres_of_their_elements() -> None:
+    found = enlarged(np.array([[[0.0, 4], [8, 12]]]), 4)[0]
+    np.testing.assert_allclose(found[0], [0, 1, 3, 4])
+    np.testing.assert_allclose(found[:, 0], [0, 2, 6, 8])
 
 
 def test_alleles_have_loci() -> None:
