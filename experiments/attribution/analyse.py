@@ -55,7 +55,7 @@ def main(directory: Path, models: Path, folder: Path) -> None:
         return np.asarray(model.predict(given, verbose=0))
 
     maps = attributions(run, pictures.shape[1])
-    # Of a gradient, its size alone says how much a pixel matters.
+    # The size of a gradient shows how much a pixel matters, not its sign.
     importance = {
         name: np.abs(values) if name in ("gradient", "SmoothGrad") else values
         for name, values in maps.items()

@@ -72,7 +72,7 @@ def _offered(
     reasons = {one.address: unsuited(one, alone=alone or totals) for one in matching}
     if method is not None:
         check_method(method, model.signature)
-        reasons = {one.address: reasons[one.address] or method.unsuited(one) for one in matching}
+        reasons = {one.address: method.unsuited(one) or reasons[one.address] for one in matching}
     left = [address for address, reason in reasons.items() if reason is None]
     reasons |= model.without_gradient(of, left)
     found = {address: reason for address, reason in reasons.items() if reason is not None}

@@ -240,6 +240,19 @@ def test_baselines_that_the_model_does_not_take(inputs: object, message: str) ->
         )
 
 
+def test_weights_are_refused_for_a_reason_that_no_batch_size_changes() -> None:
+    of = {"of": {"index": [-1, 0]}, "times": "value"}
+    with pytest.raises(SelectionError) as refused:
+        extractkit.plan(
+            ["selectors=none"],
+            model=recurrent(),
+            inputs=[{"ids": ids} for ids in TOKENS],
+            selectors={"g": {"path": "words:embeddings", "gradient": of}},
+        )
+    assert "words:embeddings: times needs a value that depends on the inputs" in str(refused.value)
+    assert "batch_size" not in str(refused.value)
+
+
 def test_runs_record_compare_resume_and_verify_methods(tmp_path: Path) -> None:
     """The method is part of the identity, and every job stores the same bits."""
     keras.utils.set_random_seed(0)
