@@ -49,6 +49,7 @@ TAKE = Key(
 
 _OF_LAYERS = ("layer_type", "inside")
 _SHOWN = 3
+_LONGEST = 200
 _OF_VALUES = (GRADIENT, *TRANSFORM_KEYS, STATISTICS)
 _OTHER_KEYS = (TAKE.name, *_OF_VALUES)
 SELECTOR_KEYS = tuple(
@@ -286,11 +287,17 @@ def parse_selector(name: str, mapping: object) -> Selector:
     given = TAKE.name in entries
     take = parse_range(entries[TAKE.name], f"{at}.{TAKE.name}") if given else None
     pipeline = Pipeline.parse({k: v for k, v in entries.items() if k in TRANSFORM_KEYS}, at)
-    shown = ", ".join(f"{k}={v!r}" for k, v in entries.items() if k not in _OF_VALUES)
+    shown = ", ".join(f"{k}={_shown(v)}" for k, v in entries.items() if k not in _OF_VALUES)
     asked = Asked.parse(entries.get(STATISTICS), f"{at}.{STATISTICS}")
     of, method = divided(entries.get(GRADIENT), f"{at}.{GRADIENT}")
     target = None if of is None else Target.parse(of, f"{at}.{GRADIENT}")
     return Selector(name, predicate, pipeline, f"{name}.{shown}", take, asked, target, method)
+
+
+def _shown(value: object) -> str:
+    """Format a value for messages. Ready selectors may be long."""
+    text = repr(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
 def _mapping(value: object, at: str) -> Mapping[str, object]:

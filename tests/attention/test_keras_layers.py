@@ -195,8 +195,19 @@ def test_gates_and_classes_are_not_attention() -> None:
     x = keras.Input((4, 6))
     gates = keras.layers.Dense(6, activation="softmax")(x)
     model = keras.Model(x, keras.layers.Dense(3, activation="softmax")(gates * x))
-    with pytest.raises(SelectionError, match=r"selectors\.attention"):
+    with pytest.raises(SelectionError, match=r"selectors\.attention\.all=.* matched 0 of") as error:
         chosen(live_model(model))
+    assert len(str(error.value)) < 450
+
+
+def test_further_keys() -> None:
+    x = keras.Input((None, 6), name="x")
+    h = keras.layers.MultiHeadAttention(2, 3, name="first")(x, x)
+    model = keras.Model(x, keras.layers.MultiHeadAttention(2, 3, name="second")(h, h))
+    further = ["+selectors.attention.take='-1:'", "+selectors.attention.slice={head: 0}"]
+    (tensor,) = extractkit.plan(["selectors=attention", *further], model=model, inputs=X).tensors
+    assert tensor.key == "second:op/Softmax"
+    assert tensor.spec.titles == ("sample", "query", "key")
 
 
 # ---- fused kernels
