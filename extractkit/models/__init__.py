@@ -273,7 +273,11 @@ class Differentiates(Protocol):
     """The ability to compute gradients, optional for a `Model`."""
 
     def without_gradient(self, of: BoundTarget, addresses: Sequence[str]) -> Mapping[str, str]:
-        """Return why tensors have no gradient of a target, by address. Others have one."""
+        """Return why tensors have no gradient of a target, by address. Others have one.
+
+        Raises:
+            SelectionError: a loss of the target is not one number of each sample.
+        """
         ...
 
 
