@@ -316,7 +316,7 @@ def test_a_model_without_an_axis_that_varies_is_reported() -> None:
         parse_selector("last", {"dims": "sample,~,*"}).select(fixed)
     assert str(caught.value) == (
         "selectors.last.dims='sample,~,*' matched 0 of 1 tensor of model 'fixed'. No axis of "
-        "these has a length that varies from sample to sample ('~'). For one element of an axis of "
+        "these tensors varies in length from sample to sample ('~'). For one element of an axis of "
         "one size ('#'): {dims: 'sample,#,#', slice: {1: -1}}. "
         "List them: extractkit tensors model=fixed"
     )
@@ -453,7 +453,7 @@ def test_what_cannot_be_extracted_is_left_out_beside_what_can() -> None:
             "Each of these predicates matches some tensors, but none matches all of them. "
             "Without any, 5 tensors match: 'embedding:output', 'attention:op/Softmax', "
             "'attention:op/MatMul', …. Without dims, 1 tensor matches: 'sample,4'. No axis of "
-            "these has a length that varies",
+            "these tensors varies in length",
         ),
         (
             {"any": [{"kind": "optimizer"}, {"kind": "moving_average"}], "path": "pool*"},
