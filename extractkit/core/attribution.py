@@ -14,7 +14,7 @@ from extractkit.core.catalog import VARIABLES, Layout, TensorRecord
 from extractkit.core.spec import SAMPLE, TensorSpec
 from extractkit.core.transforms import AxisName, Operand, as_options, axis_name, number
 from extractkit.core.transforms import whole_number as whole
-from extractkit.errors import ConfigError, SelectionError
+from extractkit.errors import ConfigError, SelectionError, choices
 
 COMPLETENESS = "completeness"
 """The name of a further result; see `Integrate`."""
@@ -161,7 +161,7 @@ class Integrate(Method):
         given = as_options(value, at, ("steps", "baseline"), "{steps: 64, baseline: 0}")
         steps = whole(given.get("steps", cls.steps), f"{at}.steps")
         if steps > _MOST_STEPS:
-            raise ConfigError(f"{at}.steps={steps} is more than {_MOST_STEPS}, the most that exist")
+            raise ConfigError(f"{at}.steps={steps} is more than the largest number, {_MOST_STEPS}")
         return cls(steps, Baseline.parse(given.get("baseline", 0), f"{at}.baseline"), at=at)
 
     @property
@@ -317,7 +317,7 @@ def divided(value: object, at: str) -> tuple[object, Method | None]:
     """Divide the value of a selector's key `gradient` into the target's part and the method.
 
     Raises:
-        ConfigError: a method is wrong, or there are several.
+        ConfigError: a method is wrong or does not exist, or there are several.
     """
     if not isinstance(value, Mapping):
         return value, None
@@ -328,6 +328,9 @@ def divided(value: object, at: str) -> tuple[object, Method | None]:
             f"selector for each"
         )
     rest = {key: entry for key, entry in value.items() if key not in _METHODS}
+    if "of" in rest and len(rest) > 1:
+        other = next(str(key) for key in rest if key != "of")
+        raise ConfigError(f"{at}.{other} does not exist. {choices(other, ['of', *_METHODS])}")
     if not given:
         return rest, None
     return rest, _METHODS[given[0]](value[given[0]], f"{at}.{given[0]}")

@@ -92,7 +92,8 @@ def test_a_target_is_planned(of: object, text: str, written: object) -> None:
     ("given", "message"),
     [
         (3, "selectors.g.gradient=3 is not {of: TARGET}, as in "),
-        ({"of": "argmax", "to": 1}, "is not {of: TARGET}"),
+        ({"to": 1}, "selectors.g.gradient={'to': 1} is not {of: TARGET}"),
+        ({"of": "argmax", "to": 1}, "selectors.g.gradient.to does not exist. Available: 'cam', "),
         (
             {"of": 3},
             "selectors.g.gradient.of=3 is not a target. Give the address of a tensor with one "

@@ -180,6 +180,32 @@ def test_several_steps_in_one_execution_are_recorded_where_they_end(tmp_path: Pa
     assert steps == [0, 3, 6, 9, 12]
 
 
+class OtherOptimizer(keras.Model):  # type: ignore[misc]
+    """Trains with an optimizer that is not `model.optimizer`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = keras.layers.Dense(2, name="last")
+        self.own = keras.optimizers.SGD(0.1)
+        self.compile()
+
+    def call(self, inputs: Any) -> Any:
+        return self.last(inputs)
+
+    def train_step(self, data: Any) -> dict[str, Any]:
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean((self(data[0]) - data[1]) ** 2)
+        self.own.apply_gradients([(tape.gradient(loss, self.last.kernel), self.last.kernel)])
+        return {"loss": loss}
+
+
+def test_steps_of_another_optimizer_are_reported_as_not_counted(tmp_path: Path) -> None:
+    callback = probing(tmp_path / "run", "outputs", every=2)
+    with pytest.warns(UserWarning, match=r"every=2: no step is recorded.*give every='epoch'"):
+        trained(keras, [callback], model=OtherOptimizer(), epochs=1)
+    assert callback.run.checkpoints == ("step_0",)
+
+
 @pytest.mark.parametrize("resumed", [False, True])
 def test_an_error_of_another_callback_leaves_what_is_recorded(
     resumed: bool, tmp_path: Path

@@ -1,5 +1,6 @@
 """A Keras model while it is trained, and the callback through which `fit` of either Keras calls."""
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -54,7 +55,7 @@ class TrainingCallback(BatchHooks, keras.callbacks.Callback):
         self.every = every
         self.each_batch = every != "epoch"
         self._begun = False
-        self._seen = 0
+        self._seen = self._before = 0
         if self.each_batch:
             # Keras waits for the results of each batch if this method exists.
             self.on_train_batch_end = self._after_batch
@@ -91,11 +92,19 @@ class TrainingCallback(BatchHooks, keras.callbacks.Callback):
             self._begun = True
             self._seen = self._steps() if self.each_batch else epoch
             self.start(self._seen, due=self._seen % self._every == 0)
+        self._before = self._seen
 
     def on_epoch_end(self, epoch: int, logs: object = None) -> None:
-        """See `record`."""
+        """See `record`. Without a step of the optimizer, warn."""
         if not self.each_batch:
             self.record(epoch + 1)
+        elif self._seen == self._before:
+            warnings.warn(
+                f"every={self.every}: no step is recorded in this epoch, since the optimizer of "
+                f"{type(self.model).__name__} {self.model.name!r} makes none. If the model trains "
+                f"with other optimizers, give every='epoch'",
+                stacklevel=2,
+            )
 
     def on_train_end(self, logs: object = None) -> None:
         """See `end`."""
