@@ -213,7 +213,9 @@ class _Copying:
         prefix = f"{self._nodes.unused(f'{caller.name}/{ADDED}')}/"
         given = [one for one in caller.input if not one.startswith("^")]
         names = [one.name for one in function.signature.input_arg]
-        edges = dict(zip(names, given, strict=True))
+        loop = caller.op in LOOPS
+        taken = self._at_any_step(caller, function, given) if loop else given
+        edges = dict(zip(names, taken, strict=True))
         for node in function.node_def:
             for index, (output, at, _) in enumerate(outputs_of(node, self._functions)):
                 edges[f"{node.name}:{output}:{at}"] = f"{prefix}{node.name}:{index}"
@@ -223,7 +225,7 @@ class _Copying:
             for key, value in node.attr.items():
                 if key != "_class":
                     copy.attr[key].CopyFrom(value)
-        if caller.op not in LOOPS:
+        if not loop:
             return _Copy(prefix, function, edges, (), (), is_loop=False)
         ends = [edges[function.ret[one.name]] for one in function.signature.output_arg]
         unchanged = [
@@ -233,6 +235,24 @@ class _Copying:
         ]
         limits = self._limits(caller, function)
         return _Copy(prefix, function, edges, limits, unchanged, is_loop=True)
+
+    def _at_any_step(self, loop: Any, function: Any, given: Sequence[str]) -> list[str]:
+        """Return the edges into a step, of which numbers that change have no constant value.
+
+        TensorFlow would infer shapes that hold at the first step alone.
+        """
+        results = [function.ret[one.name] for one in function.signature.output_arg]
+        body = Nodes(function.node_def, function)
+        shapes = loop.attr["output_shapes"].list.shape
+        edges = list(given)
+        for at, kind in enumerate(loop.attr["T"].list.type):
+            whole = tf.as_dtype(kind).is_integer and body.argument(results[at]) != at
+            if whole and at < len(shapes):
+                any_step = self._nodes.add(f"{loop.name}/{ADDED}/number", "Placeholder", ())
+                any_step.attr["dtype"].type = kind
+                any_step.attr["shape"].shape.CopyFrom(shapes[at])
+                edges[at] = any_step.name
+        return edges
 
     def _limits(self, loop: Any, function: Any) -> list[tuple[Limit, str | None]] | None:
         """Return the limits of a loop, each with a new tensor as long as the limit."""

@@ -79,6 +79,19 @@ def test_the_steps_of_a_loop_over_an_axis_are_as_many_as_it_is_long() -> None:
     assert record.op_type == "Tanh"
 
 
+def test_a_length_that_changes_from_step_to_step_is_not_taken_from_the_first() -> None:
+    def growing(x: tf.Tensor) -> tf.Tensor:
+        def body(step: tf.Tensor, total: tf.Tensor) -> Any:
+            part = tf.identity(x[:, : step + 1], name="part")
+            return step + 1, total + tf.reduce_sum(part, 1)
+
+        return tf.while_loop(lambda step, _: step < 4, body, (tf.constant(0), x[:, 0]))[1]
+
+    model = model_of(growing, tf.TensorSpec([None, 6], tf.float32, name="x"))
+    record = model.catalog[address(model, "/part:0")]
+    assert list(map(str, record.spec.axes)) == ["step=4", "sample", "?"]
+
+
 def test_tensors_of_a_condition_are_listed_with_the_reason() -> None:
     reasons = {r.reason for r in model_of(recurrent, SPEC).catalog.records if "/cond/" in r.address}
     assert reasons == {
