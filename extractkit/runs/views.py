@@ -186,7 +186,7 @@ class TensorView:
 
     @property
     def gradient(self) -> Mapping[str, object] | None:
-        """The target as plain data, if the values are gradients with respect to the tensor."""
+        """The target and the method as plain data, if the values are gradients; None if not."""
         return self._tensor.gradient
 
     @property
