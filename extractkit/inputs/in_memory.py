@@ -25,6 +25,7 @@ from extractkit.inputs import (
 from extractkit.inputs.checks import (
     FAULT,
     Faults,
+    check_names,
     check_range,
     check_takes_text,
     check_text,
@@ -68,6 +69,7 @@ class LiveArrays(Scanning):
         }
         if any(name in specs and _uneven(named[name], specs[name]) for name in named):
             return LiveRows(list(Rows(named, "inputs"))).scan(signature, visit)
+        check_names(list(named), signature, "inputs")
         columns = {
             name: _array(name, given, name in specs and specs[name].dtype == TEXT)
             for name, given in named.items()

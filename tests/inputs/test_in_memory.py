@@ -52,6 +52,11 @@ class TestLiveRows(SourceContract):
 class TestSamplesOfDifferentLengths:
     ONE_OPEN = Signature("m", (IDS,))
 
+    def test_another_name_is_reported_as_such(self) -> None:
+        given = {"id": [np.array([1, 2, 3]), np.array([4])]}
+        message = refusal(LiveArrays(given), self.ONE_OPEN)
+        assert "'ids' is missing; 'id' is not an input of it (Available: 'ids')" in message
+
     @pytest.mark.parametrize("kind", [list, tuple])
     def test_arrays_of_one_input_are_read_one_by_one(self, kind: type) -> None:
         given = [np.array([1, 2, 3]), np.array([4])]
