@@ -68,7 +68,7 @@ class Nodes:
         self._by_name[node.name] = node
         return node
 
-    def add_argument(self) -> str:
+    def add_list_argument(self) -> str:
         """Add an argument that is a list to the function, and return its name."""
         name = self.unused(ADDED)
         self.function.signature.input_arg.add(name=name, type=tf.variant.as_datatype_enum)

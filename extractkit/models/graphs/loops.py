@@ -205,10 +205,10 @@ class _Rewriting:
             types = {"element_dtype": dtype, "shape_type": tf.int32}
             start = nodes.add(f"{name}/list", "EmptyTensorList", [shape, most], **types)
             lists.append(nodes.edge(start, "handle"))
-            inputs = [body.add_argument(), edge]
+            inputs = [body.add_list_argument(), edge]
             push = body.add(f"{ADDED}/push", "TensorListPushBack", inputs, element_dtype=dtype)
             body.add_result(body.edge(push, "output_handle"), tf.variant)
-            condition.add_argument()
+            condition.add_list_argument()
             position = len(loop.attr["T"].list.type)
             loop.attr["T"].list.type.append(tf.variant.as_datatype_enum)
             if loop.attr["output_shapes"].list.shape:
