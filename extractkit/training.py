@@ -36,7 +36,8 @@ class Callback(TrainingCallback):
 
     With a run directory that holds a run of the same model, inputs and settings, training resumes
     that run. A step that is recorded with the same weights is kept. If training repeats one with
-    other weights, it replaces this step and all later ones.
+    other weights, it replaces this step and all later ones of an interrupted run, and is stopped at
+    a finished one.
 
     Args:
         selectors: as for `extractkit.extract`.

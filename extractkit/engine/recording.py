@@ -192,6 +192,11 @@ class Recording:
         """The last recorded step; None if there is none."""
         return self.steps.checkpoints[-1].step if self.steps.checkpoints else None
 
+    @property
+    def _finished(self) -> bool:
+        """Whether the run was finished, and has no new step since then."""
+        return self._recorder.manifest.status is Status.FINISHED
+
     def find(self, step: int) -> Checkpoint | None:
         """Return a recorded step, or None."""
         return next((one for one in self.steps.checkpoints if one.step == step), None)
@@ -213,17 +218,25 @@ class Recording:
     def record(self, step: int, weights: str) -> None:
         """Compute and commit a step with the weights that the model has now.
 
-        Steps from this one on, which training had reached with other weights, are dropped.
+        Steps from this one on, which an interrupted training had reached with other weights, are
+        dropped.
 
         Args:
             weights: Their digest.
 
         Raises:
             JobError: The model fails, or the disk refuses. Committed steps stay readable.
+            RunDirectoryError: A finished run has this step or later ones. It stays as it is.
         """
         before = tuple(one for one in self.steps.checkpoints if (one.step or 0) < step)
         label = f"{self.unit}_{step}"
         position = len(before)
+        if position < len(self.steps.checkpoints) and self._finished:
+            raise RunDirectoryError(
+                f"{RUN_KEY}={self.directory} holds a finished run, and this training differs from "
+                f"it at {label!r}, where its weights are others. The run stays as it is. "
+                f"{ELSEWHERE}"
+            )
         with self._writing():
             self._reopen()
             if position < len(self.steps.checkpoints):
@@ -250,7 +263,7 @@ class Recording:
 
     def finish(self) -> None:
         """Finish the run: write the files over all steps, unless there is nothing new."""
-        if not self.steps.checkpoints or self._recorder.manifest.status is Status.FINISHED:
+        if not self.steps.checkpoints or self._finished:
             self.close()
             return
         with self._writing():

@@ -105,8 +105,15 @@ def small(seed: int = 0) -> Any:
     return keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="a")])
 
 
-def train(run_dir: Path, epochs: int = 3, model: Any = None, **settings: Any) -> Any:
+def train(
+    run_dir: Path,
+    epochs: int = 3,
+    model: Any = None,
+    further: Sequence[Any] = (),
+    **settings: Any,
+) -> Any:
     """Train the small model, or train a given one further, and return it."""
     given: dict[str, Any] = {**QUICK, **settings.pop("callback", {})}
     model = small() if model is None else model
-    return trained(keras, [probing(run_dir, **given)], model=model, epochs=epochs, **settings)[0]
+    callbacks = [probing(run_dir, **given), *further]
+    return trained(keras, callbacks, model=model, epochs=epochs, **settings)[0]

@@ -10,10 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 
 import extractkit
+from extractkit.errors import RunDirectoryError
 from extractkit.runs import MANIFEST, journal
 from extractkit.runs.manifest import Status
 from extractkit.store import local
@@ -61,10 +63,26 @@ def test_the_same_training_again_keeps_every_file(undisturbed: Path) -> None:
     assert {**after, log: 0} == {**before, log: 0}
 
 
+class StoppedError(Exception):
+    """Training fails."""
+
+
+def stopped(run: Path, epochs: int, **settings: Any) -> None:
+    """Record these epochs of a training that fails at the beginning of the next."""
+
+    def fail(epoch: int, logs: object) -> None:
+        if epoch == epochs:
+            raise StoppedError
+
+    failing = keras.callbacks.LambdaCallback(on_epoch_begin=fail)
+    with pytest.raises(StoppedError):
+        train(run, epochs=epochs + 1, further=[failing], **settings)
+
+
 def test_steps_of_another_course_are_replaced(undisturbed: Path, tmp_path: Path) -> None:
     """As where training is resumed from an earlier step, and shuffles otherwise."""
     run = tmp_path / "run"
-    train(run, epochs=2, shuffle=True)
+    stopped(run, epochs=2, shuffle=True)
     other = digests(extractkit.open(run))
     train(run)
     assert_equal(run, undisturbed)
@@ -72,6 +90,21 @@ def test_steps_of_another_course_are_replaced(undisturbed: Path, tmp_path: Path)
         key for key, digest in digests(extractkit.open(run)).items() if other.get(key) == digest
     ]
     assert kept == ["checkpoint-000000-000000000-000000010"]
+
+
+def test_a_finished_run_is_never_replaced(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(run, epochs=2, shuffle=True)
+    before = contents(run)
+    with pytest.raises(RunDirectoryError) as error:
+        train(run)
+    assert str(error.value) == (
+        f"run_dir={run} holds a finished run, and this training differs from it at 'epoch_1', "
+        f"where its weights are others. The run stays as it is. Choose another directory: "
+        f"run_dir=…"
+    )
+    assert contents(run) == before
+    assert extractkit.open(run).status is Status.FINISHED
 
 
 class Killed(BaseException):
@@ -134,7 +167,7 @@ def test_a_process_that_dies_as_steps_are_replaced_leaves_whole_steps(
     after: int, steps: int, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tmp_path / "run"
-    train(run, epochs=2, shuffle=True)
+    stopped(run, epochs=2, shuffle=True)
     with dying(monkeypatch, after), pytest.raises(Killed):
         train(run)
     assert len(recorded(run)) == steps
