@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
-from omegaconf import OmegaConf
 
 from extractkit.core.values import Array
 from extractkit.errors import InputError, JobError
@@ -362,9 +361,3 @@ class TestFit:
             f"inputs.path='x.npy': 'x' holds {number}, which {taken}, the type that the model "
             f"takes, cannot hold"
         )
-
-
-def test_the_ready_configuration_holds_every_argument() -> None:
-    entries = OmegaConf.load(Path(__file__).parents[2] / "conf/inputs/arrays.yaml")
-    target = "extractkit.inputs.arrays.Arrays"
-    assert entries == {"_target_": target, "path": None, "limit": None}

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from omegaconf import OmegaConf
 
 from extractkit.core.component import Component
 from extractkit.core.values import Array
@@ -269,11 +268,3 @@ def open_below(folder: Path) -> list[str]:
         with suppress(FileNotFoundError):
             links.append(str(one.readlink()))
     return [link for link in links if link.startswith(f"{folder}/")]
-
-
-def test_the_ready_configuration_holds_every_argument() -> None:
-    entries = OmegaConf.load(Path(__file__).parents[2] / "conf/inputs/dataset.yaml")
-    assert entries == {
-        "_target_": "extractkit.inputs.dataset.Dataset", "dataset": None, "columns": None,
-        "column": "text", "batched": False, "limit": None,
-    }  # fmt: skip

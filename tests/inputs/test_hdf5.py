@@ -7,7 +7,6 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from omegaconf import OmegaConf
 
 from extractkit.core.values import Array
 from extractkit.errors import InputError, JobError
@@ -239,9 +238,3 @@ class TestRefused:
                 whole(Hdf5("x.h5").bind(signature))
             except InputError as error:
                 assert "inputs.path='x.h5'" in str(error)  # noqa: PT017
-
-
-def test_the_ready_configuration_holds_every_argument() -> None:
-    entries = OmegaConf.load(Path(__file__).parents[2] / "conf/inputs/hdf5.yaml")
-    target = "extractkit.inputs.hdf5.Hdf5"
-    assert entries == {"_target_": target, "path": None, "columns": None, "limit": None}

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from omegaconf import OmegaConf
 from PIL import Image, ImageOps
 
 from extractkit.core.values import Array
@@ -337,11 +336,3 @@ def test_the_digest_is_the_same_elsewhere(folder: Path) -> None:
     before = Images("in").bind(RGB).digest
     Path("in").rename("moved")
     assert Images("moved").bind(RGB).digest == before
-
-
-def test_the_ready_configuration_holds_every_argument() -> None:
-    entries = OmegaConf.load(Path(__file__).parents[2] / "conf/inputs/images.yaml")
-    assert entries == {
-        "_target_": "extractkit.inputs.images.Images", "path": None, "limit": None, "size": None,
-        "resize": "bilinear", "mode": None, "scale": None,
-    }  # fmt: skip

@@ -7,7 +7,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from omegaconf import OmegaConf
 
 from extractkit.core.values import Array
 from extractkit.errors import InputError, JobError
@@ -271,11 +270,3 @@ class TestRefused:
                 values(Parquet("x.parquet").bind(takes(2, dtype="float64")))
             except InputError as error:
                 assert "inputs.path='x.parquet'" in str(error)  # noqa: PT017
-
-
-def test_the_ready_configuration_holds_every_argument() -> None:
-    entries = OmegaConf.load(Path(__file__).parents[2] / "conf/inputs/parquet.yaml")
-    assert entries == {
-        "_target_": "extractkit.inputs.parquet.Parquet", "path": None, "columns": None,
-        "column": "text", "limit": None,
-    }  # fmt: skip

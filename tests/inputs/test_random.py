@@ -1,6 +1,5 @@
 """Synthetic samples."""
 
-import inspect
 from itertools import pairwise
 from pathlib import Path
 
@@ -8,7 +7,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from omegaconf import OmegaConf
 
 from extractkit.core.values import Array
 from extractkit.errors import InputError
@@ -145,9 +143,3 @@ def test_settings_out_of_range_are_refused(arguments: dict[str, int], message: s
     with pytest.raises(InputError) as caught:
         Random(**arguments)
     assert str(caught.value) == message
-
-
-def test_the_ready_configuration_holds_every_argument_with_its_default() -> None:
-    entries = OmegaConf.load(Path(__file__).parents[2] / "conf/inputs/random.yaml")
-    defaults = {name: p.default for name, p in inspect.signature(Random).parameters.items()}
-    assert entries == {"_target_": "extractkit.inputs.random.Random", **defaults}

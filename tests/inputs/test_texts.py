@@ -1,6 +1,5 @@
 """Texts from files."""
 
-import inspect
 import json
 import os
 import re
@@ -14,7 +13,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from omegaconf import OmegaConf
 
 from extractkit.advice import override
 from extractkit.errors import InputError, JobError
@@ -425,12 +423,6 @@ def test_offsets_are_whole_numbers_of_64_bits(folder: Path) -> None:
     Path("a.txt").write_text("one\n\n")
     lines = bound("a.txt").files[0].lines
     assert lines.offsets.dtype == lines.blanks.dtype == np.int64
-
-
-def test_the_ready_configuration_holds_every_argument_with_its_default() -> None:
-    entries = OmegaConf.load(Path(__file__).parents[2] / "conf/inputs/texts.yaml")
-    defaults = {name: p.default for name, p in inspect.signature(Texts).parameters.items()}
-    assert entries == {"_target_": "extractkit.inputs.texts.Texts", **defaults}
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from omegaconf import OmegaConf
 from PIL import Image
 
 from extractkit.core.values import Array
@@ -342,11 +341,3 @@ class TestRefused:
         self, features: dict[str, object], message: str
     ) -> None:
         assert refusal(takes(), features=features) == message
-
-
-def test_the_ready_configuration_holds_every_argument() -> None:
-    entries = OmegaConf.load(Path(__file__).parents[2] / "conf/inputs/tfrecord.yaml")
-    assert entries == {
-        "_target_": "extractkit.inputs.tfrecord.TFRecord", "path": None, "features": None,
-        "limit": None, "whole": None,
-    }  # fmt: skip
