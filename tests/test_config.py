@@ -172,7 +172,8 @@ def test_a_missing_model_names_the_models_and_the_command() -> None:
         (
             "experiment=x",
             "experiment=x does not exist. Available: "
-            "'alleles', 'attention_first_layer', 'attention_patterns', 'training_dynamics'.",
+            "'alleles', 'attention_first_layer', 'attention_patterns', 'attribution', "
+            "'training_dynamics'.",
         ),
         ("hydra/sweeper=x", "hydra/sweeper=x does not exist. Available: 'basic'."),
     ],

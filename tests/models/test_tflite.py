@@ -434,7 +434,7 @@ def test_a_file_that_litert_cannot_run_at_all_is_listed(tmp_path: Path) -> None:
 
 def test_a_device_or_compiler_of_tensorflow_s_is_refused(folder: Path) -> None:
     model = load(str(written("float32", folder)))
-    with pytest.raises(ConfigError, match=r"runtime\.device='/GPU:0'.*CPU alone"):
+    with pytest.raises(ConfigError, match=r"runtime\.device='/GPU:0'.*only on the CPU"):
         model.configure(0, True, "/GPU:0")
     assert model.configure(0, True, None)["threads"] == intra_op_threads()
     with pytest.raises(ConfigError, match=r"runtime\.compile='xla'.*compiles nothing"):

@@ -55,7 +55,9 @@ def test_an_entry_of_other_sinks_or_another_range_is_refused(tmp_path: Path) -> 
         (replace(entry(name), files={}), {"hdf5"}),
         (entry(name, key=SHARDS[1].key), {"hdf5"}),
     ):
-        with pytest.raises(RunDirectoryError, match=r"files of .* for samples 0 … 4; .* wrote the"):
+        with pytest.raises(
+            RunDirectoryError, match=r"files of .* for samples 0 … 4, but .* wrote the"
+        ):
             check_names(tmp_path, given, sinks)
 
 

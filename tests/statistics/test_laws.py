@@ -1,5 +1,6 @@
 """Every statistic: any division into shards gives the results of one block."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -7,14 +8,27 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from extractkit.core.statistics import Array, Statistic
+from extractkit.core.spec import Dim
+from extractkit.core.statistics import Array, Block, Merging, Statistic
 from extractkit.core.statistics.registry import names
+from extractkit.core.values import Dense
 from extractkit.runs.statistics import parsed, serialized
-from tests.statistics.examples import ASKED, TOKENS, WIDTH, block, many, over, statistics
+from tests.statistics.examples import (
+    ASKED,
+    TOKENS,
+    WIDTH,
+    block,
+    many,
+    one,
+    operand,
+    over,
+    statistics,
+)
 
 
 def test_every_statistic_is_tested() -> None:
-    assert {*ASKED, "similarity"} == set(names())
+    """`similarity` takes several tensors, and `total` samples of one shape: see below."""
+    assert {*ASKED, "similarity", "total"} == set(names())
 
 
 @st.composite
@@ -73,3 +87,25 @@ def test_an_empty_block_changes_nothing(statistic: Statistic) -> None:
         assert merged.keys() == partial.keys()
         for name, array in partial.items():
             np.testing.assert_array_equal(merged[name], array, name)
+
+
+@given(st.lists(st.integers(0, 6), max_size=4), st.sampled_from(["float32", "int8", "float16"]))
+@settings(max_examples=40, deadline=None)
+def test_totals_do_not_depend_on_shards(cuts: list[int], dtype: str) -> None:
+    rows = np.arange(36).reshape(6, 2, 3).astype(dtype)
+    total, merging = one("total"), Merging(one("total"))
+    ends = [0, *sorted(cuts), len(rows)]
+    for start, stop in pairwise(ends):
+        partial = total.of(Block(Dense(rows[start:stop]), np.arange(start, stop), 3))
+        content = serialized({("a:b", "total"): partial})
+        stored = parsed(content, Path("partials.npz"))["a:b", "total"]
+        np.testing.assert_array_equal(stored["sum"], partial["sum"], strict=True)
+        assert sum(array.nbytes for array in stored.values()) == total.partial_bytes(
+            operand(dtype, Dim(size=2), Dim(size=3))
+        )
+        merging.add(stored)
+    found = merging.finish()
+    assert found["count"] == len(rows)
+    expected = rows.astype("float64").sum(0)
+    np.testing.assert_array_equal(found["sum"], expected, strict=True)
+    np.testing.assert_allclose(found["mean"], expected / 6, rtol=1e-15)

@@ -318,7 +318,7 @@ def test_show_prints_the_numbers_of_one_tensor(
     assert cli.execute(["show", str(run.path), "--tensor", "lift:output"]) == cli.DONE
     lines = capsys.readouterr().out.splitlines()
     table = run.statistics["lift:output"].moments.to_pandas()
-    assert lines[0] == "lift:output"
+    assert lines[0] == "lift:output (sample × 3)"
     assert lines[3].split() == list(table)
     assert [float(cell) for cell in lines[5].split()] == pytest.approx(list(table.iloc[1]), 1e-5)
     assert cli.execute(["show", str(run.path), "--tensor", "lift:output", "--json"]) == cli.DONE
