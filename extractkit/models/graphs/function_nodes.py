@@ -111,9 +111,17 @@ def outputs_of(node: Any, functions: Mapping[str, Any]) -> Iterator[tuple[str, i
     definition = operation_definition(node.op) if called is None else called.signature
     for argument in definition.output_arg:
         if argument.type_list_attr:
-            kinds = node.attr[argument.type_list_attr].list.type
+            kinds = _attribute(node, definition, argument.type_list_attr).list.type
             yield from ((argument.name, at, kind) for at, kind in enumerate(kinds))
             continue
-        count = node.attr[argument.number_attr].i if argument.number_attr else 1
-        kind = argument.type or node.attr[argument.type_attr].type
+        number, kind = argument.number_attr, argument.type
+        count = _attribute(node, definition, number).i if number else 1
+        kind = kind or _attribute(node, definition, argument.type_attr).type
         yield from ((argument.name, at, kind) for at in range(count))
+
+
+def _attribute(node: Any, definition: Any, name: str) -> Any:
+    """Return an attribute of a node, or its default, which saved nodes may leave out."""
+    if name in node.attr:
+        return node.attr[name]
+    return next(one.default_value for one in definition.attr if one.name == name)
