@@ -68,7 +68,8 @@ REAL: dict[Callable[[Path], Model], tuple[str, str]] = {
 def batch_for(model: Model) -> Batch:
     if not model.signature.takes_text:
         return drawn(model, model.signature.batch or 2)
-    texts = ("def add(x, y): return x + y", "#include <stdio.h>")
+    # Of one length, so that values of a loop over the texts have one shape.
+    texts = ("def add(x, y): return x + y", "#include <stdio.h> // input")
     samples = [Sample(i, str(i), "test", text) for i, text in enumerate(texts)]
     return collate(model.signature, model.encode(samples))
 
