@@ -19,7 +19,7 @@ from tests.oracles.wordpiece import WordPiece
 torch = pytest.importorskip("torch", reason="needs PyTorch: see this file's docstring")
 transformers = pytest.importorskip("transformers", reason="needs transformers: see the docstring")
 
-pytestmark = [pytest.mark.oracle, pytest.mark.real_model]
+pytestmark = pytest.mark.oracle
 
 TEXTS = ["a", *stdlib_docstrings(6)]
 
