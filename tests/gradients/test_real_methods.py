@@ -62,6 +62,7 @@ def test_integrated_gradients_of_tokens_are_complete(tmp_path: Path) -> None:
                 "do": [{"sum": "feature"}],
             }
         },
+        runtime={"batch_size": 1},  # measuring batches of 64 steps would take a minute
         run_dir=tmp_path / "run",
     )
     key = "token_embedding:output@grad"

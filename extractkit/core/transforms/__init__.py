@@ -413,6 +413,9 @@ class _Limit:
             if not self._holders:
                 _take_control()
                 self._limits.enter_context(_controller().limit(limits=1, user_api="blas"))
+            else:
+                # Builds of OpenBLAS with OpenMP have a limit for each thread. Others ignore this.
+                _controller().limit(limits=1, user_api="blas")
             self._holders += 1
 
     def __exit__(self, *raised: object) -> None:

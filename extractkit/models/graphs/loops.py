@@ -276,27 +276,29 @@ def _steps(nodes: Nodes, loop: Any, limits: Sequence[Limit] | None) -> str:
     name = f"{loop.name}/{ADDED}"
     if not limits:
         return nodes.edge(nodes.constant(f"{name}/most", -1, tf.int32))
-    counts = []
+    # In int64, which no limit exceeds. Lists take int32.
+    counts = [nodes.constant(f"{name}/largest", 2**31 - 1, tf.int64)]
     for limit in limits:
         if limit.end is None:
-            counts.append(nodes.constant(f"{name}/count", limit.steps(limit.constant), tf.int32))
+            counts.append(nodes.constant(f"{name}/count", limit.steps(limit.constant), tf.int64))
             continue
-        end = nodes.add(f"{name}/end", "Cast", [limit.end], SrcT=limit.dtype, DstT=tf.int32)
-        first = nodes.constant(f"{name}/start", limit.start - limit.included, tf.int32)
+        end = nodes.add(f"{name}/end", "Cast", [limit.end], SrcT=limit.dtype, DstT=tf.int64)
+        first = nodes.constant(f"{name}/start", limit.start - limit.included, tf.int64)
         inputs = [nodes.edge(end, "y"), nodes.edge(first)]
-        counts.append(nodes.add(f"{name}/count", "Sub", inputs, T=tf.int32))
+        counts.append(nodes.add(f"{name}/count", "Sub", inputs, T=tf.int64))
     edges = [nodes.edge(node, "output" if node.op == "Const" else "z") for node in counts]
     while len(edges) > 1:
-        pair = nodes.add(f"{name}/least", "Minimum", [edges.pop(), edges.pop()], T=tf.int32)
+        pair = nodes.add(f"{name}/least", "Minimum", [edges.pop(), edges.pop()], T=tf.int64)
         edges.append(nodes.edge(pair, "z"))
-    none = nodes.constant(f"{name}/none", 0, tf.int32)
-    most = nodes.add(f"{name}/most", "Maximum", [edges[0], nodes.edge(none)], T=tf.int32)
-    return nodes.edge(most, "z")
+    none = nodes.constant(f"{name}/none", 0, tf.int64)
+    most = nodes.add(f"{name}/most", "Maximum", [edges[0], nodes.edge(none)], T=tf.int64)
+    inputs, types = [nodes.edge(most, "z")], {"SrcT": tf.int64, "DstT": tf.int32}
+    return nodes.edge(nodes.add(f"{name}/most", "Cast", inputs, **types), "y")
 
 
 # ---- loops of TensorFlow 1
 
-VALUE, CONDITION, STACK = "value:0", "condition:0", "stack:0"
+VALUE, CONDITION, STACK = "value:0", "condition:0", f"{ADDED}/stack:0"
 """Names of tensors for `add_steps`: the two that it takes, and the one that it gives."""
 
 
@@ -313,7 +315,7 @@ def add_steps(part: Any, loop_nodes: Mapping[str, Any], condition: str, dtype: t
     nodes = Nodes(part.node, None)
     shape = nodes.edge(nodes.constant("shape", -1, tf.int32))
     types = {"element_dtype": dtype, "shape_type": tf.int32}
-    start = nodes.add("list", "EmptyTensorList", [shape, shape], **types)
+    start = nodes.add(f"{ADDED}/list", "EmptyTensorList", [shape, shape], **types)
     enter = nodes.add("enter", "Enter", [nodes.edge(start)], T=tf.variant)
     for key in ("frame_name", "parallel_iterations"):
         enter.attr[key].CopyFrom(entrance.attr[key])
@@ -325,7 +327,9 @@ def add_steps(part: Any, loop_nodes: Mapping[str, Any], condition: str, dtype: t
     )
     nodes.add("next", "NextIteration", [nodes.edge(push)], T=tf.variant)
     end = nodes.add("exit", "Exit", [nodes.edge(switch)], T=tf.variant)
-    stack = nodes.add("stack", "TensorListStack", [nodes.edge(end), shape], element_dtype=dtype)
+    stack = nodes.add(
+        f"{ADDED}/stack", "TensorListStack", [nodes.edge(end), shape], element_dtype=dtype
+    )
     stack.attr["num_elements"].i = -1
 
 

@@ -215,6 +215,53 @@ def test_a_value_that_changes_its_shape_fails_with_the_reason(tmp_path: Path) ->
         )
 
 
+@pytest.mark.parametrize("limit", [2**40, None])
+def test_limits_of_64_bits_are_no_lengths_of_lists(limit: int | None) -> None:
+    """The smaller of two limits ends the loop; the other one would not fit into 32 bits."""
+
+    def counting(x: tf.Tensor) -> tf.Tensor:
+        far = tf.constant(limit, tf.int64) if limit else tf.cast(tf.shape(x)[0], tf.int64) * 2**40
+        zero = tf.constant(0, tf.int64)
+        return tf.while_loop(
+            lambda step, _: tf.logical_and(step < far, step < 3),
+            lambda step, y: (step + 1, tf.multiply(y, 2.0, name="double")),
+            (zero, x),
+        )[1]
+
+    model = model_of(counting, tf.TensorSpec([None, 2], tf.float32, name="x"))
+    (found,) = values(model, "/double:0", x=np.ones((4, 2), np.float32))
+    np.testing.assert_array_equal(found, np.array([2, 4, 8])[:, None, None] * np.ones((3, 4, 2)))
+
+
+@pytest.mark.parametrize(
+    ("steps", "reason"), [(0, "ran no step"), (2, r"another shape at another step: \[1,4\] vs")]
+)
+def test_a_loop_of_version_1_fails_with_the_reason(steps: int, reason: str, tmp_path: Path) -> None:
+    def growing() -> None:
+        tf.compat.v1.disable_control_flow_v2()
+        try:
+            x = tf.compat.v1.placeholder(tf.float32, [None, 2], name="x")
+            shapes = [tf.TensorShape([]), tf.TensorShape([None, None])]
+            _, found = tf.while_loop(
+                lambda step, _: step < steps,
+                lambda step, y: (step + 1, tf.concat([y, x], 1, name="grown")),
+                [0, x],
+                shape_invariants=shapes,
+            )
+            tf.identity(found, "y")
+        finally:
+            tf.compat.v1.enable_control_flow_v2()
+
+    path = frozen(growing, ["y"], tmp_path / "graph.pb")
+    with pytest.raises(BadSampleError, match=reason):
+        extractkit.extract(
+            ["model=frozen_graph", f"model.path={path}"],
+            selectors={"grown": {"path": "*grown:0"}},
+            inputs=np.zeros((3, 2), np.float32),
+            run_dir=tmp_path / "run",
+        )
+
+
 def test_two_programs_of_one_loop_share_it() -> None:
     model = model_of(recurrent, SPEC)
     fetches = [Fetch(Value(address(model, "/Tanh:0")))]
