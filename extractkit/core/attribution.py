@@ -321,7 +321,8 @@ def divided(value: object, at: str) -> tuple[object, Method | None]:
     """
     if not isinstance(value, Mapping):
         return value, None
-    given = [name for name in _METHODS if value.get(name) not in (None, False)]
+    # Not `in (None, False)`: 0 equals False, and is a mistake.
+    given = [name for name in _METHODS if (own := value.get(name)) is not None and own is not False]
     if len(given) > 1:
         raise ConfigError(
             f"{at}.{given[0]} and {at}.{given[1]} exclude each other. Give one method, and a "

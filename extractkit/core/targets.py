@@ -346,9 +346,7 @@ def _first(dims: Sequence[Dim]) -> Element:
 
 def _position(pick: Pick, layout: Layout) -> object:
     """Return a pick with indices from the start along axes of one size: equal picks match."""
-    if isinstance(pick, Largest):
-        return pick
-    if isinstance(pick, Loss):
+    if isinstance(pick, Largest | Loss):
         return pick
     sizes = (dim.size for dim in layout.dims[1:])
     return [

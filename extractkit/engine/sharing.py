@@ -199,7 +199,7 @@ def _made_up(signature: Signature, encoded: Encoded) -> Encoded:
             low, high = int(array.min()), int(array.max())
             return draw.integers(low, high, array.shape, array.dtype, endpoint=True)
         if array.dtype.kind == "f":
-            spread, middle = float(np.std(array)), float(np.mean(array))
+            spread, middle = (float(of(array, dtype=np.float64)) for of in (np.std, np.mean))
             return draw.normal(middle, spread or 1.0, array.shape).astype(array.dtype)
         return array
 

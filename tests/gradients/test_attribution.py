@@ -130,6 +130,10 @@ def test_methods_of_one_tensor_have_keys_of_their_own() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
+        ({"times": 0}, "gradient.times=0 is not 'value', the value of the tensor"),
+        ({"integrate": 0}, "gradient.integrate=0 is not a mapping of options, as in {steps: 64"),
+        ({"smooth": 0}, "gradient.smooth=0 is not a mapping of options, as in {draws: 16"),
+        ({"cam": 0}, "gradient.cam=0 is neither true nor an axis, as in {channel: 3}"),
         ({"times": 2}, "selectors.g.gradient.times=2 is not 'value', the value of the tensor"),
         (
             {"integrate": 64},

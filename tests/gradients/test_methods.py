@@ -318,6 +318,32 @@ def test_saved_models_and_frozen_graphs(tmp_path: Path) -> None:
         np.testing.assert_allclose(run[f"{key}@completeness"][:], 1, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("baseline", "number"), [(0.1, 0.1), ({"inputs": {"x": 2**24 + 1}}, 2**24 + 1)]
+)
+def test_baselines_have_all_digits_of_their_type(
+    baseline: object, number: float, tmp_path: Path
+) -> None:
+    with tf.Graph().as_default() as graph:
+        x = tf.compat.v1.placeholder(tf.int64, [None, 1], name="x")
+        real = tf.cast(x, tf.float64, name="real")
+        tf.reduce_sum(real * real, -1, name="y")
+    tf.io.write_graph(graph.as_graph_def(), str(tmp_path), "net.pb", as_text=False)
+    rows = np.array([[1], [2**24 + 3]])
+    run = stored(
+        tmp_path,
+        rows,
+        "model=frozen_graph",
+        f"model.path={tmp_path / 'net.pb'}",
+        g={
+            "path": "real:0",
+            "gradient": {"of": "y:0", "integrate": {"steps": 2, "baseline": baseline}},
+        },
+    )
+    wanted = rows.astype(np.float64) ** 2 - np.float64(number) ** 2
+    np.testing.assert_allclose(run["real:0@grad"][:], wanted, rtol=1e-12)
+
+
 def test_sessions_of_tensorflow_1(tmp_path: Path) -> None:
     """A reference variable and one with a handle, which the loop takes from outside."""
     with tf.Graph().as_default():
@@ -465,3 +491,20 @@ def test_a_class_activation_map_of_tokens_ignores_padding(tmp_path: Path) -> Non
     assert sum(one.any() for one in wanted) > 2
     for at, one in enumerate(wanted):
         np.testing.assert_allclose(run["words:output@grad"].sample(at), one, atol=1e-6)
+
+
+def test_a_class_activation_map_of_many_positions_in_half_precision(tmp_path: Path) -> None:
+    """Their number and the sum of their gradients are more than the type can hold."""
+
+    class Weighted(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec([None, 256, 257, 2], tf.float16, name="x")])
+        def __call__(self, x: tf.Tensor) -> tf.Tensor:
+            return tf.reduce_sum(tf.cast(x, tf.float32) * [2.0, -1.0], [1, 2, 3])
+
+    rows = np.random.default_rng(0).normal(size=(2, 256, 257, 2)).astype("float16")
+    of = {"of": ":output", "cam": {"channel": 3}}
+    run = stored(tmp_path, rows, model=Weighted(), g={"kind": "model_input", "gradient": of})
+    wanted = np.maximum(rows.astype(np.float32) @ np.array([2, -1], np.float32), 0)
+    found = run[":input.x@grad"]
+    assert found.dtype == np.float16
+    np.testing.assert_array_equal(found[:], wanted.astype(np.float16))

@@ -17,7 +17,7 @@ from extractkit.core.catalog import Layout
 from extractkit.core.transforms import Masked, present
 from extractkit.core.transforms.reductions import farthest
 from extractkit.models.graphs.noise import normal
-from extractkit.models.graphs.recomputing import Dependent
+from extractkit.models.graphs.recomputation import Dependent
 from extractkit.models.graphs.targets import Numbers
 
 Arranged = Callable[[tf.Tensor, str, Layout], Masked]
@@ -124,12 +124,9 @@ class _Integrated:
     def _baseline(self) -> tf.Tensor:
         tensor, baseline = self._of.tensor, self._method.baseline
         if baseline.value is not None:
-            return tf.fill(tf.shape(tensor), tf.cast(baseline.value, tensor.dtype))
+            return _filled(tensor, baseline.value)
         replaced = {name: self._around.inputs[name] for name, _ in baseline.inputs}
-        values = [
-            tf.fill(tf.shape(replaced[name]), tf.cast(value, replaced[name].dtype))
-            for name, value in baseline.inputs
-        ]
+        values = [_filled(replaced[name], value) for name, value in baseline.inputs]
         (found,) = Dependent(list(replaced.values()), [tensor]).at(values)
         # Inputs that the tensor does not depend on leave its value as it is.
         return _like(found, tensor)
@@ -179,12 +176,16 @@ def _class_activation(method: Cam, of: Derivative, around: Surroundings) -> tf.T
     assert layout is not None, "a method is bound to its tensor"
     value, gradient = (around.arranged(one, of.address, layout) for one in (of.tensor, of.gradient))
     positions = [axis for axis in range(1, len(layout.dims)) if axis != channel]
-    inside = tf.cast(present(tf, gradient, positions), gradient.tensor.dtype)
+    inside = present(tf, gradient, positions)
+    # Counts and sums over many positions exceed half precision.
+    wide = tf.cast(gradient.tensor, of.wide)
     # NaN or infinity in padding would outlast a product.
-    shown = tf.where(inside > 0, gradient.tensor, tf.zeros_like(gradient.tensor))
-    count = tf.reduce_sum(tf.broadcast_to(inside, tf.shape(shown)), axis=positions, keepdims=True)
+    shown = tf.where(inside, wide, tf.zeros_like(wide))
+    counted = tf.broadcast_to(tf.cast(inside, of.wide), tf.shape(shown))
+    count = tf.reduce_sum(counted, axis=positions, keepdims=True)
     weights = tf.reduce_sum(shown, axis=positions, keepdims=True) / count
-    return tf.nn.relu(tf.reduce_sum(weights * value.tensor, axis=channel))
+    found = tf.reduce_sum(weights * tf.cast(value.tensor, of.wide), axis=channel)
+    return tf.cast(tf.nn.relu(found), of.tensor.dtype)
 
 
 def _over_sample(reduced: Callable[..., tf.Tensor], masked: Masked, padding: Any) -> tf.Tensor:
@@ -221,6 +222,13 @@ def _sum(of: Callable[[tf.Tensor], tf.Tensor], count: int, like: tf.Tensor) -> t
         maximum_iterations=count,
     )
     return total
+
+
+def _filled(tensor: tf.Tensor, number: float) -> tf.Tensor:
+    """Return a tensor of the same shape and dtype with a number for all elements."""
+    # TensorFlow alone would take the number to float32 first.
+    own = tf.constant(np.asarray(number, tensor.dtype.as_numpy_dtype), tensor.dtype)
+    return tf.fill(tf.shape(tensor), own)
 
 
 def _like(tensor: tf.Tensor, other: tf.Tensor) -> tf.Tensor:

@@ -260,7 +260,7 @@ def inner_in_graph(graph_def: Any, names: Sequence[str]) -> dict[str, tf.Tensor]
     part.node.extend(node for node in graph_def.node if node.name in callers)
     taken: dict[str, Any] = {}
     for node in part.node:
-        node.attr.pop("_class", None)
+        node.attr.pop(_COLOCATION, None)
         for edge in node.input:
             control = edge.startswith("^")
             find = graph.get_operation_by_name if control else graph.get_tensor_by_name
