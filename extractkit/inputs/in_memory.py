@@ -253,13 +253,12 @@ class LabelledSource:
             IndexError: The range is outside the source.
         """
         samples = self.source.read(start, stop)
+        labels = self.labels.read(start, stop)
         return [
             replace(
-                one, label=label[0, ...], extra={**one.extra, **self.labels.extra(label[0, ...])}
+                one, label=labels[row, ...], extra={**one.extra, **self.labels.extra(labels[row])}
             )
-            for one, label in zip(
-                samples, np.split(self.labels.read(start, stop), len(samples)), strict=True
-            )
+            for row, one in enumerate(samples)
         ]
 
     def identify(self, index: int) -> Identity:

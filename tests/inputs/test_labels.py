@@ -310,6 +310,7 @@ def test_labels_in_memory() -> None:
         samples = source.read(1, 4)
         assert [(one.index, one.label.item()) for one in samples] == [(1, 0), (2, 2), (3, 1)]
         assert samples[0].extra == {"label": 0}
+        assert source.read(2, 2) == []
         assert identity(source, 2).id == samples[1].id
         other = Labelled(inputs, GOOD[::-1]).bind(model)  # type: ignore[arg-type]
         assert source.digest != other.digest
