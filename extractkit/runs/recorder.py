@@ -39,6 +39,7 @@ from extractkit.runs.shards import (
     Storing,
     intact_entries,
     remove_temporary,
+    remove_uncommitted,
     state_before,
     take_over,
 )
@@ -209,16 +210,16 @@ class Recorder:
         self._write(replace(self.manifest, checkpoints=tuple(checkpoints), model=model))
 
     def discard_unplanned(self) -> None:
-        """Remove shards of steps that are not recorded, or not any more, from the journal."""
+        """Remove shards of steps that are not recorded, or not any more, and then their files."""
         planned, path = set(self.manifest.shards), self.directory / JOURNAL
         entries = journal.read(path).entries
         kept = [one for one in entries if one.covers in planned]
-        if len(kept) == len(entries):
-            return
-        journal.rewrite(path, kept)
-        self.committed = {one: self.committed[one] for one in self.committed if one in planned}
-        self.bytes = sum(file.size for entry in self.committed.values() for file in entry.stored)
-        self._found = journal.value_stats(path, self.committed)
+        if len(kept) < len(entries):
+            journal.rewrite(path, kept)
+            self.committed = {one: self.committed[one] for one in self.committed if one in planned}
+            self.bytes = sum(file.size for one in self.committed.values() for file in one.stored)
+            self._found = journal.value_stats(path, self.committed)
+        remove_uncommitted(self.directory, kept)
 
     def add_worker(self, host: Mapping[str, object]) -> None:
         """Remember the machine of a worker, to be recorded when the run ends."""

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from extractkit.core.checkpoints import AXIS
-from extractkit.core.shards import Shard
+from extractkit.core.shards import Shard, positions_in
 from extractkit.core.statistics import Partials
 from extractkit.core.value_checks import ValueChecks
 from extractkit.core.values import Dense, State, Values, digest
@@ -215,6 +215,21 @@ def remove_temporary(directory: Path) -> None:
     """
     for path in sorted((directory / SHARDS).glob(f"*{TEMPORARY}")):
         remove(path)
+
+
+def remove_uncommitted(directory: Path, committed: Iterable[Entry]) -> None:
+    """Remove the files of a training's shards that are not committed, or not any more.
+
+    Args:
+        committed: the entries of the journal.
+
+    Raises:
+        JobError: the disk refuses.
+    """
+    kept = {Path(file.name).name for entry in committed for file in entry.stored}
+    for path in sorted((directory / SHARDS).glob(f"{AXIS}-*")):
+        if path.name not in kept and positions_in(path.name):
+            remove(path)
 
 
 _log = logging.getLogger(__name__)

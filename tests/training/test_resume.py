@@ -107,6 +107,20 @@ def test_a_finished_run_is_never_replaced(tmp_path: Path) -> None:
     assert extractkit.open(run).status is Status.FINISHED
 
 
+def test_files_of_dropped_steps_are_removed(tmp_path: Path) -> None:
+    """Also those of a process that died between the journal and the removal of files."""
+    run = tmp_path / "run"
+    stopped(run, epochs=4, shuffle=True)
+    left = run / "shards" / "checkpoint-000007-000000000-000000010.npy"
+    left.write_bytes(b"of a step that was never committed")
+    train(run, epochs=2)
+    assert recorded(run) == [0, 1, 2]
+    entries = extractkit.open(run).journal.entries
+    names = [Path(file.name).name for entry in entries for file in entry.stored]
+    assert sorted(path.name for path in (run / "shards").iterdir()) == sorted(names)
+    assert not extractkit.verify(run).failed
+
+
 class Killed(BaseException):
     """The process dies."""
 
