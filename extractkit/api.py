@@ -382,12 +382,14 @@ def _live(model: object, inputs: object) -> dict[str, Component]:
 def _live_model(model: object, inputs: object) -> Component:
     if isinstance(model, Executor):
         return Component("model", f"{__name__}.given", {"live": model})
-    arguments: dict[str, object] = {"model": model}
-    if isinstance(inputs, Labelled):
-        inputs = inputs.inputs
-    if isinstance(inputs, np.ndarray | Mapping):
-        arguments["example"] = inputs
+    arguments = {"model": model, **example_among(inputs)}
     return Component("model", "extractkit.models.in_memory.in_memory_model", arguments)
+
+
+def example_among(inputs: object) -> dict[str, object]:
+    """Return arrays among live samples as the argument `example` of a model, or no argument."""
+    arrays = inputs.inputs if isinstance(inputs, Labelled) else inputs
+    return {"example": arrays} if isinstance(arrays, np.ndarray | Mapping) else {}
 
 
 def live_inputs(inputs: object) -> Component:

@@ -6,9 +6,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
-from extractkit.api import Group, live_inputs
+from extractkit.api import Group, example_among, live_inputs
 from extractkit.config.plain_data import compose_values
 from extractkit.core.component import Component
 from extractkit.core.job import settings_that
@@ -18,6 +16,7 @@ from extractkit.engine.recording import Recording, TrainingSteps, begin
 from extractkit.engine.tensorboard import HistogramWriter
 from extractkit.errors import ConfigError, JobError, RunDirectoryError
 from extractkit.models.keras_models.training import TrainingCallback
+from extractkit.runs import ELSEWHERE, RUN_KEY
 from extractkit.runs.reader import Run, open_run
 
 _MODEL = "extractkit.models.in_memory.trained_model"
@@ -80,9 +79,7 @@ class Callback(TrainingCallback):
         super().__init__(every)
         self.run_dir = Path(run_dir).absolute()
         self.on_error = on_error
-        arguments: dict[str, object] = {"model": None, "steps": TrainingSteps()}
-        if isinstance(inputs, np.ndarray | Mapping):
-            arguments["example"] = inputs
+        arguments = {"model": None, "steps": TrainingSteps(), **example_among(inputs)}
         live = {
             "model": Component("model", _MODEL, arguments),
             "inputs": live_inputs(inputs),
@@ -116,8 +113,8 @@ class Callback(TrainingCallback):
         arguments = {**self._job.model.arguments, "model": self.model, "steps": steps}
         job = replace(self._job, model=replace(self._job.model, arguments=arguments))
         unit = "step" if self.each_batch else "epoch"
-        self._recording = recording = begin(job, steps, unit, self.run_dir)
         with self._guarded():
+            self._recording = recording = begin(job, steps, unit, self.run_dir)
             if self.tensorboard is not None:
                 self._histograms = HistogramWriter(self.tensorboard)
                 for one in recording.steps.checkpoints:
@@ -127,11 +124,17 @@ class Callback(TrainingCallback):
         """Record the weights with which training begins, or compare them with the record.
 
         Raises:
-            RunDirectoryError: the run has other weights at this step.
+            RunDirectoryError: the run has other weights at this step, or begins after it.
         """
         with self._guarded() as recording:
             if recording is None:
                 return
+            first = next(iter(recording.steps.checkpoints), None)
+            if first is not None and step < (first.step or 0):
+                raise RunDirectoryError(
+                    f"{RUN_KEY}={self.run_dir} holds a training recorded from {first.label!r}, and "
+                    f"this one begins before that. {ELSEWHERE}"
+                )
             weights, known = recording.weights(), recording.find(step)
             if known is not None and known.sha256 != weights:
                 raise RunDirectoryError(

@@ -226,11 +226,19 @@ class Recording:
 
         Raises:
             JobError: The model fails, or the disk refuses. Committed steps stay readable.
-            RunDirectoryError: A finished run has this step or later ones. It stays as it is.
+            RunDirectoryError: A finished run has this step, or the run has only later ones. It
+                stays as it is.
         """
         before = tuple(one for one in self.steps.checkpoints if (one.step or 0) < step)
         label = f"{self.unit}_{step}"
         position = len(before)
+        if self.last is not None and step < self.last and self.find(step) is None:
+            raise RunDirectoryError(
+                f"{RUN_KEY}={self.directory} has no {label!r}, but later steps, up to "
+                f"{self.steps.checkpoints[-1].label!r}: it was recorded with another every=…, or "
+                f"this training counts its steps otherwise. Give the same every=… as before. "
+                f"{ELSEWHERE}"
+            )
         if position < len(self.steps.checkpoints) and self._finished:
             raise RunDirectoryError(
                 f"{RUN_KEY}={self.directory} holds a finished run, and this training differs from "

@@ -170,6 +170,33 @@ def test_a_model_without_shapes_that_changes_itself_is_built_and_left_alone(tmp_
     assert list(callback.run) == ["inner:output"]
 
 
+def test_a_model_without_shapes_takes_those_of_labelled_samples(tmp_path: Path) -> None:
+    """Gradients of a loss need labels."""
+    labels = np.arange(20, dtype=np.float32).reshape(10, 2)
+    target = {"of": {"loss": "mean_squared_error", "tensor": "inner:output"}}
+    callback = extractkit.Callback(
+        {"slope": {"path": "inner:output", "kind": "layer_output", "gradient": target}},
+        extractkit.Labelled(PROBE, labels),
+        tmp_path / "run",
+        runtime={"self_check": False},
+    )
+    model, _ = trained(keras, [callback], model=Plain(), epochs=1)
+    expected = np.asarray(model(PROBE)) - labels  # of the mean over two features
+    found = callback.run.at("epoch_1")["inner:output@grad"]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+class Plain(keras.Model):  # type: ignore[misc]
+    """A subclassed model, which does not declare its inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = keras.layers.Dense(2, name="inner")
+
+    def call(self, inputs: Any) -> Any:
+        return self.inner(inputs)
+
+
 def test_several_steps_in_one_execution_are_recorded_where_they_end(tmp_path: Path) -> None:
     model = small()
     model.compile("sgd", "mse", steps_per_execution=3)

@@ -196,6 +196,22 @@ def test_a_damaged_step_cannot_be_computed_again(recorded: Path, tmp_path: Path)
     assert "existed only during training" in found
 
 
+def test_a_full_disk_as_training_begins_ends_the_record_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(execution: Execution, recorder: object) -> None:
+        raise JobError("no space left on device")
+
+    plain, _ = trained(keras, model=small())
+    monkeypatch.setattr(Execution, "prepared", fail)
+    model = small()
+    with pytest.warns(UserWarning, match=r"records no more steps in .*: no space left on device"):
+        train(tmp_path / "run", model=model, callback={**OUTPUTS, "on_error": "warn"})
+    same(state(model), state(plain))
+    with pytest.raises(JobError, match="no space left"):
+        train(tmp_path / "run", callback=OUTPUTS)
+
+
 @pytest.mark.parametrize("on_error", ["raise", "warn"])
 def test_a_full_disk_ends_the_record_and_not_a_bit_of_the_training(
     on_error: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

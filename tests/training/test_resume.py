@@ -107,6 +107,43 @@ def test_a_finished_run_is_never_replaced(tmp_path: Path) -> None:
     assert extractkit.open(run).status is Status.FINISHED
 
 
+def test_a_training_that_begins_before_the_record_leaves_it(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    stopped(run, epochs=8, initial_epoch=5)
+    before, manifest = contents(run), (run / MANIFEST).read_bytes()
+    assert recorded(run) == [5, 6, 7, 8]
+    with pytest.raises(RunDirectoryError) as error:
+        train(run)
+    assert str(error.value) == (
+        f"run_dir={run} holds a training recorded from 'epoch_5', and this one begins before that. "
+        f"Choose another directory: run_dir=…"
+    )
+    assert contents(run) == before
+    assert (run / MANIFEST).read_bytes() == manifest
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_a_resumed_training_with_steps_between_the_recorded_ones_leaves_them(
+    finished: bool, tmp_path: Path
+) -> None:
+    """An epoch has three steps."""
+    run = tmp_path / "run"
+    record = train if finished else stopped
+    record(run, epochs=4, callback={"every": 6})
+    before = contents(run)
+    assert recorded(run) == [0, 6, 12]
+    with pytest.raises(RunDirectoryError) as error:
+        train(run, epochs=4, callback={"every": 3})
+    assert str(error.value) == (
+        f"run_dir={run} has no 'step_3', but later steps, up to 'step_12': it was recorded with "
+        f"another every=…, or this training counts its steps otherwise. Give the same every=… as "
+        f"before. Choose another directory: run_dir=…"
+    )
+    assert contents(run) == before
+    train(run, epochs=5, callback={"every": 6})
+    assert recorded(run) == [0, 6, 12]
+
+
 def test_files_of_dropped_steps_are_removed(tmp_path: Path) -> None:
     """Also those of a process that died between the journal and the removal of files."""
     run = tmp_path / "run"
