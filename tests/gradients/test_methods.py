@@ -1,5 +1,6 @@
 """Methods of attribution: against loops by hand, in NumPy, on models of several formats."""
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import NormalDist
@@ -15,7 +16,8 @@ import extractkit
 from extractkit.core.values import Array
 from extractkit.engine import Summary
 from tests.engine.examples import Collected
-from tests.gradients.test_formats import ROWS, TOKENS, Computed, custom, recurrent
+from tests.gradients.test_formats import ROWS, TOKENS, Computed, custom, recurrent, refusal
+from tests.models.session_graphs import control_flow, frozen
 
 Call = Callable[[tf.Tensor], tf.Tensor]
 INTEGRATE = {"steps": 64}
@@ -375,6 +377,43 @@ def test_sessions_of_tensorflow_1(tmp_path: Path) -> None:
     parts = ROWS * kernel[:, 1]
     wanted = parts * (from_bias / parts.sum(1))[:, None]
     np.testing.assert_allclose(run["x:0@grad"][:], wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "key"),
+    [
+        ("h:0", {"integrate": {}}, "integrate"),
+        ("h:0", {"smooth": {}}, "smooth"),
+        ("far:0", {"integrate": {"baseline": {"inputs": {"x": 0}}}}, "integrate.baseline"),
+    ],
+)
+def test_loops_of_tensorflow_1_are_not_recomputed(
+    path: str, method: object, key: str, tmp_path: Path
+) -> None:
+    """They may be on a way without gradients, here to the index at which a number is taken."""
+
+    def build() -> None:
+        x = tf.compat.v1.placeholder(tf.float32, [None, 4], name="x")
+        h = tf.multiply(x, 2.0, name="h")
+        whole = tf.cast(h[:, 0] > 1, tf.int32)
+        index = tf.compat.v1.while_loop(
+            lambda at, _: at < 2, lambda at, one: (at + 1, one + 1), [tf.constant(0), whole]
+        )[1]
+        far = tf.multiply(tf.gather(h, index, batch_dims=1), 3.0, name="far")
+        tf.square(far, name="y")
+
+    with control_flow(1):
+        file = frozen(build, ["y"], tmp_path / "net.pb")
+    how = ["model=frozen_graph", f"model.path={file}"]
+    plain = stored(tmp_path, ROWS, *how, g={"path": path, "gradient": {"of": "y:0"}})
+    assert np.any(plain[f"{path}@grad"][:])
+    found = refusal(None, ROWS, *how, path=path, gradient={"of": "y:0", **method})
+    at = f"selectors.g.gradient.{key}"
+    assert re.search(
+        rf"{at}: a loop of TensorFlow 1 \('while/Enter_1'\) depends on '\S+', and cannot be "
+        rf"recomputed for other values. Select another tensor, or remove {at}",
+        found,
+    )
 
 
 def test_loops_and_branches_in_float64(tmp_path: Path) -> None:

@@ -42,9 +42,9 @@ class Derivative:
     layout: Layout | None
     target: Numbers
 
-    def dependent(self, wanted: Sequence[tf.Tensor]) -> Dependent:
-        """Return the part between the tensor and wanted ones."""
-        return Dependent([self.tensor], wanted, self.target.chosen)
+    def dependent(self, wanted: Sequence[tf.Tensor], at: str) -> Dependent:
+        """Return the part between the tensor and wanted ones, for the method of this key."""
+        return Dependent([self.tensor], wanted, self.target.chosen, at=at)
 
     @property
     def wide(self) -> tf.DType:
@@ -111,7 +111,7 @@ class _Integrated:
         begin, end = (tf.cast(one, of.wide) for one in (start, of.tensor))
         nodes, weights = np.polynomial.legendre.leggauss(self._method.steps)
         at, weight = (tf.constant(one, of.wide) for one in ((nodes + 1) / 2, weights / 2))
-        part = of.dependent([of.gradient])
+        part = of.dependent([of.gradient], self._method.at)
 
         def gradient(step: tf.Tensor) -> tf.Tensor:
             # The ends are exact where they are equal, as padding and other elements may be.
@@ -127,7 +127,8 @@ class _Integrated:
             return _filled(tensor, baseline.value)
         replaced = {name: self._around.inputs[name] for name, _ in baseline.inputs}
         values = [_filled(replaced[name], value) for name, value in baseline.inputs]
-        (found,) = Dependent(list(replaced.values()), [tensor]).at(values)
+        at = f"{self._method.at}.baseline"
+        (found,) = Dependent(list(replaced.values()), [tensor], at=at).at(values)
         # Inputs that the tensor does not depend on leave its value as it is.
         return _like(found, tensor)
 
@@ -136,7 +137,7 @@ class _Integrated:
         of = self._of
         assert of.layout is not None, "the axes of a tensor are measured first"
         attributions, start = self._attributions
-        (before,) = of.dependent([of.target.values]).at([start])
+        (before,) = of.dependent([of.target.values], self._method.at).at([start])
         change = tf.cast(of.target.values, tf.float64) - tf.cast(before, tf.float64)
         wide = tf.cast(attributions, tf.float64)
         masked = self._around.arranged(wide, of.address, of.layout)
@@ -158,7 +159,7 @@ def _smoothed(method: Smooth, of: Derivative, around: Surroundings) -> tf.Tensor
     width = tf.cast(most - least, of.wide) * tf.constant(method.noise, of.wide)
     width = tf.reshape(width, [-1, *[1] * (len(of.layout.dims) - 1)])
     keys = around.input_words()
-    part = of.dependent([of.gradient])
+    part = of.dependent([of.gradient], method.at)
     value, shape = tf.cast(masked.tensor, of.wide), tf.shape(masked.tensor)
 
     def gradient(draw: tf.Tensor) -> tf.Tensor:

@@ -121,7 +121,7 @@ def outputs_of(node: Any, functions: Mapping[str, Any]) -> Iterator[tuple[str, i
 
 
 def _attribute(node: Any, definition: Any, name: str) -> Any:
-    """Return an attribute of a node, or its default, which saved nodes may leave out."""
+    """Return an attribute of a node, or its default, which saved nodes may lack."""
     if name in node.attr:
         return node.attr[name]
     return next(one.default_value for one in definition.attr if one.name == name)

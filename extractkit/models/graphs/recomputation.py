@@ -10,11 +10,15 @@ from typing import Any
 
 import tensorflow as tf
 
+from extractkit.errors import SelectionError
 from extractkit.models.graphs import AnyTensor
 from extractkit.models.graphs.rebuilding import forget_others
 
 _COPIED = 1024
 """Most elements of a constant that is copied, so that shapes remain static where it is consumed."""
+
+_ENTERING = ("Enter", "RefEnter")
+"""Types of the operations through which all values come into a loop of TensorFlow 1."""
 
 
 class Dependent:
@@ -24,6 +28,11 @@ class Dependent:
         replaced: the tensors to replace.
         wanted: the tensors to recompute.
         held: tensors that keep their values, although they depend on replaced ones.
+        at: the configuration key, for messages.
+
+    Raises:
+        SelectionError: a loop of TensorFlow 1 is in that part. Its operations form a cycle, and
+            belong to one frame: they cannot be copied from it one by one.
     """
 
     def __init__(
@@ -31,12 +40,22 @@ class Dependent:
         replaced: Sequence[AnyTensor],
         wanted: Sequence[AnyTensor],
         held: Iterable[AnyTensor] = (),
+        *,
+        at: str,
     ) -> None:
         self._replaced = [tensor.name for tensor in replaced]
         self._wanted = [tensor.name for tensor in wanted]
         graph = tf.compat.v1.get_default_graph()
         kept = {tensor.name for tensor in held}
         operations = _dependent(wanted, {*self._replaced}, kept)
+        for one in operations:
+            # All that reaches a loop enters it, and nothing before the first one is in a cycle.
+            if one.type in _ENTERING:
+                raise SelectionError(
+                    f"{at}: a loop of TensorFlow 1 ({one.name!r}) depends on "
+                    f"{', '.join(map(repr, self._replaced))}, and cannot be recomputed for other "
+                    f"values. Select another tensor, or remove {at}"
+                )
         own = {one.name for operation in operations for one in operation.outputs} - kept
         constants: dict[str, Any] = {}
         self._shared: dict[str, AnyTensor] = {}
