@@ -392,9 +392,7 @@ class Recorder:
         return drift_of(views, axis, missing)
 
     def fail(
-        self,
-        status: Status = Status.FAILED,
-        timings: Mapping[str, float] | None = None,
+        self, status: Status = Status.FAILED, timings: Mapping[str, float] | None = None
     ) -> None:
         """End a run that cannot be finished now. Committed shards stay readable.
 
