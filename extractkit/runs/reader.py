@@ -91,8 +91,11 @@ class Run(Mapping[str, TensorView]):
         Raises:
             RunDirectoryError: samples are still to be stored, or the recorded results are damaged.
         """
-        entries = journal.read(self.path / JOURNAL, brief=True).by_shard()
-        found = read_statistics(self.path, self.manifest, entries)
+        # Those at hand are of one checkpoint only, if the run is that of one.
+        found = read_statistics(
+            *(self.path, self.manifest),
+            lambda: journal.read(self.path / JOURNAL, brief=True).by_shard(),
+        )
         for position in self._committed.outer:
             found = found.at(position.at)
         return found

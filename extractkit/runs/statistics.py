@@ -1,7 +1,7 @@
 """Statistics of a run on disk: partial results of shards, and results over all samples."""
 
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -155,12 +155,15 @@ def _features_name(recorded: RunStatistics, outer: Iterable[str]) -> str:
 
 
 def read_statistics(
-    directory: Path, manifest: Manifest, entries: Mapping[Shard, Entry] | None = None
+    directory: Path,
+    manifest: Manifest,
+    committed: Callable[[], Mapping[Shard, Entry]] | None = None,
 ) -> Statistics:
     """Read the results of a finished run.
 
     Args:
-        entries: the committed shards, from which the results of an unfinished run are merged.
+        committed: returns the committed shards, from which the results of an unfinished run are
+            merged. If None, such a run is refused.
 
     Raises:
         RunDirectoryError: the run has statistics and is not finished, or the file is damaged.
@@ -169,15 +172,16 @@ def read_statistics(
     if not recorded:
         return Statistics({})
     file = next((file for file in manifest.files if file.name == RESULTS), None)
-    planned = manifest.shards
     if file is not None:
         found: Partials = parsed(file.content(directory), directory / RESULTS)
-    elif planned and entries is not None and entries.keys() >= set(planned):
-        found = results(directory, manifest, {shard: entries[shard] for shard in planned})
     else:
-        raise RunDirectoryError(
-            f"{directory} is not finished: its statistics are computed when all samples are stored"
-        )
+        planned, entries = manifest.shards, {} if committed is None else committed()
+        if not planned or not entries.keys() >= set(planned):
+            raise RunDirectoryError(
+                f"{directory} is not finished: its statistics are computed when all samples are "
+                f"stored"
+            )
+        found = results(directory, manifest, {shard: entries[shard] for shard in planned})
     every = recorded_groups(recorded)
     outer = {axis.name: axis.coordinates for axis in manifest.outer_axes}
     among = {one.key: dict.fromkeys((TENSOR, f"{OTHER}{TENSOR}"), one.tensors) for one in every}
