@@ -317,7 +317,8 @@ class SessionModel(GraphModel, HasOwnCall, Differentiates):
         addresses = [*(fetch.address for fetch in fetches), *targets]
         values = {address: self._values[address] for address in addresses}
         names = [one.name for one in values.values() if isinstance(one, InnerTensor)]
-        inner = inner_in_graph(self.source.graph.as_graph_def(), names)
+        # The definition of a graph holds its constants, and is large.
+        inner = inner_in_graph(self.source.graph.as_graph_def(), names) if names else {}
         return {
             address: inner[one.name] if isinstance(one, InnerTensor) else self._in_session(one)
             for address, one in values.items()
