@@ -18,6 +18,7 @@ from typing import Any
 import tensorflow as tf
 
 from extractkit.core.values import Array, as_array, digest_of_array, digest_of_table
+from extractkit.models.graphs import COLOCATION
 from extractkit.models.graphs.purity import consumers
 from extractkit.models.tensorflow_internals import inlined_graph_def
 
@@ -172,7 +173,7 @@ def inlined(
     waits |= {f"^{node.name}" for node in kept if _is_argument(node)}
     for node in kept:
         # Colocation with a node that is not imported would be an error.
-        node.attr.pop("_class", None)
+        node.attr.pop(COLOCATION, None)
         # A call waits for all its arguments, including constants made outside of it, which are not
         # imported. The operations in the call need not wait.
         edges = [edge for edge in node.input if edge not in waits]

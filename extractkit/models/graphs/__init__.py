@@ -22,6 +22,9 @@ from extractkit.models.tensorflow_internals import (
     without_python_objects,
 )
 
+COLOCATION = "_class"
+"""The attribute of a node that names others, with which it is to be on one device."""
+
 
 class ImportedTensor:
     """One result of an operation.

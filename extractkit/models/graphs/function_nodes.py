@@ -4,7 +4,7 @@ In a graph, `op:1` is the second result of an operation. In a function, `op:name
 by its argument in the operation's definition, and arguments of the function have plain names.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -109,19 +109,26 @@ def outputs_of(node: Any, functions: Mapping[str, Any]) -> Iterator[tuple[str, i
     """Yield argument, index and type of each result of a node."""
     called = functions.get(node.op)
     definition = operation_definition(node.op) if called is None else called.signature
-    for argument in definition.output_arg:
+    return typed(node, definition, definition.output_arg)
+
+
+def typed(node: Any, definition: Any, arguments: Iterable[Any]) -> Iterator[tuple[str, int, int]]:
+    """Yield argument, index and type of each input or result of a node.
+
+    Args:
+        definition: The definition of its operation, or the signature of its function.
+        arguments: The inputs or the results among it. A damaged file may have any number of them.
+    """
+    defaults = {one.name: one.default_value for one in definition.attr}
+
+    def attribute(name: str) -> Any:
+        return node.attr[name] if name in node.attr else defaults[name]
+
+    for argument in arguments:
         if argument.type_list_attr:
-            kinds = _attribute(node, definition, argument.type_list_attr).list.type
+            kinds = attribute(argument.type_list_attr).list.type
             yield from ((argument.name, at, kind) for at, kind in enumerate(kinds))
             continue
-        number, kind = argument.number_attr, argument.type
-        count = _attribute(node, definition, number).i if number else 1
-        kind = kind or _attribute(node, definition, argument.type_attr).type
+        count = attribute(argument.number_attr).i if argument.number_attr else 1
+        kind = argument.type or attribute(argument.type_attr).type
         yield from ((argument.name, at, kind) for at in range(count))
-
-
-def _attribute(node: Any, definition: Any, name: str) -> Any:
-    """Return an attribute of a node, or its default, which saved nodes may lack."""
-    if name in node.attr:
-        return node.attr[name]
-    return next(one.default_value for one in definition.attr if one.name == name)

@@ -11,7 +11,7 @@ from typing import Any
 import tensorflow as tf
 
 from extractkit.models.axes import RawShape
-from extractkit.models.graphs import INSIDE, is_handle
+from extractkit.models.graphs import COLOCATION, INSIDE, is_handle
 from extractkit.models.graphs.function_nodes import ADDED, LOOPS, Nodes, outputs_of, runs
 
 
@@ -223,7 +223,7 @@ class _Copying:
             data = [edges[edge] for edge in node.input if not edge.startswith("^")]
             copy = self._nodes.add(f"{prefix}{node.name}", node.op, data)
             for key, value in node.attr.items():
-                if key != "_class":
+                if key != COLOCATION:
                     copy.attr[key].CopyFrom(value)
         if not loop:
             return _Copy(prefix, function, edges, (), (), is_loop=False)

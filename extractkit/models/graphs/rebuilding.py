@@ -6,13 +6,20 @@ Only the nodes that the wanted tensors need are imported.
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import repeat
 from typing import Any, Protocol
 
 import tensorflow as tf
 
 from extractkit.models.axes import RawShape
-from extractkit.models.graphs import INSIDE, AnyGraph, AnyTensor, ImportedTensor, InnerTensor
+from extractkit.models.graphs import (
+    COLOCATION,
+    INSIDE,
+    AnyGraph,
+    AnyTensor,
+    ImportedTensor,
+    InnerTensor,
+)
+from extractkit.models.graphs.function_nodes import typed
 from extractkit.models.graphs.loop_shapes import StepShapes, add_one_step
 from extractkit.models.graphs.loops import (
     CONDITION,
@@ -35,8 +42,6 @@ from extractkit.models.tensorflow_internals import (
 
 # Attributes with this prefix are kept for every operation.
 _LACKED = "_extractkit_lacked"
-
-_COLOCATION = "_class"
 
 
 def replace_unknown_operations(graph_def: Any) -> None:
@@ -117,20 +122,9 @@ def unknown_operation_of(operation: Any) -> str | None:
 
 
 def _input_types(node: Any, functions: Mapping[str, Any]) -> Iterator[int]:
-    """Yield the type of each input, in order, from the definition of the operation or function."""
+    """Return the type of each input, in order, from the definition of the operation or function."""
     definition = functions.get(node.op) or operation_definition(node.op)
-    defaults = {one.name: one.default_value for one in definition.attr}
-
-    def attribute(name: str) -> Any:
-        return node.attr[name] if name in node.attr else defaults[name]
-
-    for argument in definition.input_arg:
-        if argument.type_list_attr:
-            yield from attribute(argument.type_list_attr).list.type
-            continue
-        count = attribute(argument.number_attr).i if argument.number_attr else 1
-        kind = argument.type or attribute(argument.type_attr).type
-        yield from repeat(kind, count)  # a damaged file may have any count
+    return (kind for _, _, kind in typed(node, definition, definition.input_arg))
 
 
 def _own_type(node: Any) -> int:
@@ -260,7 +254,7 @@ def inner_in_graph(graph_def: Any, names: Sequence[str]) -> dict[str, tf.Tensor]
     part.node.extend(node for node in graph_def.node if node.name in callers)
     taken: dict[str, Any] = {}
     for node in part.node:
-        node.attr.pop(_COLOCATION, None)
+        node.attr.pop(COLOCATION, None)
         for edge in node.input:
             control = edge.startswith("^")
             find = graph.get_operation_by_name if control else graph.get_tensor_by_name
@@ -344,10 +338,10 @@ def forget_others(node: Any, imported: Container[str]) -> None:
         edges = [edge for edge in node.input if edge[0] != "^" or edge[1:] in imported]
         del node.input[:]
         node.input.extend(edges)
-    if _COLOCATION in node.attr:
-        groups = [one.decode().removeprefix("loc:@") for one in node.attr[_COLOCATION].list.s]
+    if COLOCATION in node.attr:
+        groups = [one.decode().removeprefix("loc:@") for one in node.attr[COLOCATION].list.s]
         if not all(one in imported for one in groups):
-            del node.attr[_COLOCATION]
+            del node.attr[COLOCATION]
 
 
 def _tensor_name(edge: str) -> str:

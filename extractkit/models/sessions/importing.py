@@ -19,7 +19,7 @@ from google.protobuf.message import DecodeError, Message
 from extractkit.core.values import Array
 from extractkit.errors import ConfigError, ModelError, choices
 from extractkit.models.failures import error_summary, load_failure
-from extractkit.models.graphs import AnyGraph, AnyTensor, ImportedGraph
+from extractkit.models.graphs import COLOCATION, AnyGraph, AnyTensor, ImportedGraph
 from extractkit.models.graphs.control_flow import Range, known_ranges
 from extractkit.models.graphs.feeding import tensor_named
 from extractkit.models.graphs.rebuilding import replace_unknown_operations, unknown_operation_of
@@ -155,7 +155,7 @@ def clean(graph_def: Any) -> None:
     drop_stored_shapes(graph_def)
     for node in graph_def.node:
         node.device = ""
-        node.attr.pop("_class", None)
+        node.attr.pop(COLOCATION, None)
 
 
 WITHOUT_SHAPES = ", without stored shapes"
