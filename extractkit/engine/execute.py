@@ -72,20 +72,9 @@ def execute(
         UserError: a mistake in the job. The directory is left unchanged.
         JobError: the job failed. Committed shards stay readable.
     """
-    variables = environment(job.runtime.threads)
+    started = started_now(job)
     if job.runtime.threads is not None:
-        impose(variables)
-    started = Manifest(
-        volatile=Volatile(started=now(), host=host(), working_directory=str(Path.cwd())),
-        job_given=job.given,
-        job_resolved=job.resolved,
-        model_name=job.model_name,
-        environment=variables,
-        seeds={"runtime": job.runtime.seed},
-        versions=package_versions(),
-        git=git_state(),
-        part=None if job.runtime.part is None else str(job.runtime.part),
-    )
+        impose(started.environment)
     if (part := job.runtime.part) is not None:
         check_part_directory(directory, part)
         directory = part_directory(directory, part)
@@ -131,20 +120,43 @@ def resume(job: Job, directory: Path, *, listener: Listener) -> None:
                 return
             if set(broken) <= set(lasting):
                 raise _incomplete(directory, lasting)
-        attempt = Resumed(now(), host())
-        volatile = replace(
-            recorded.volatile, finished=None, resumed=(*recorded.volatile.resumed, attempt)
-        )
+        again = resumed_now(recorded)
+        attempt = again.volatile.resumed[-1]
         if attempt.host.get("processor") != recorded.volatile.host.get("processor"):
             listener.note(
                 "This machine has another processor than the one on which the run began: the last "
                 "bits of values may differ from there on"
             )
         with run_log(directory, listener.note):
-            again = replace(recorded, volatile=volatile)
             Execution(job, directory, again, listener, resumed=True).run()
         if lasting:
             raise _incomplete(directory, lasting)
+
+
+def started_now(job: Job, training: str | None = None) -> Manifest:
+    """Return the manifest of a run that is started now.
+
+    Args:
+        training: see `Manifest`.
+    """
+    return Manifest(
+        volatile=Volatile(started=now(), host=host(), working_directory=str(Path.cwd())),
+        job_given=job.given,
+        job_resolved=job.resolved,
+        model_name=job.model_name,
+        training=training,
+        environment=environment(job.runtime.threads),
+        seeds={"runtime": job.runtime.seed},
+        versions=package_versions(),
+        git=git_state(),
+        part=None if job.runtime.part is None else str(job.runtime.part),
+    )
+
+
+def resumed_now(recorded: Manifest) -> Manifest:
+    """Return the manifest of a run that is resumed now."""
+    resumed = (*recorded.volatile.resumed, Resumed(now(), host()))
+    return replace(recorded, volatile=replace(recorded.volatile, finished=None, resumed=resumed))
 
 
 def _incomplete(directory: Path, lasting: Sequence[str]) -> FinalError:

@@ -332,11 +332,10 @@ def _chosen(model: Model, job: Job) -> _Chosen:
         except SelectionError:
             raise error from None
         # Selectors may ask for the value and for gradients of one tensor.
+        gradients = offered(model, catalog, job.selectors, totals=False)
         reasons = {
             (name, record.address): record.reason
-            for name, records in _matches(
-                *(catalog, job.selectors, offered(model, catalog, job.selectors, totals=False)),
-            ).items()
+            for name, records in _matches(catalog, job.selectors, gradients).items()
             for record in records
             if record.reason is not None
         }

@@ -19,16 +19,14 @@ from extractkit.core.checkpoints import Checkpoint, ExcludedCheckpoint
 from extractkit.core.job import Job
 from extractkit.core.statistics import Partials
 from extractkit.engine import Silent
-from extractkit.engine.execute import Execution
+from extractkit.engine.execute import Execution, resumed_now, started_now
 from extractkit.engine.identity import identity, weights_of
 from extractkit.engine.prepare import Prepared
 from extractkit.engine.stream import Stream
 from extractkit.errors import JobError, RunDirectoryError, counted
-from extractkit.models.process import environment
 from extractkit.runs import ELSEWHERE, MANIFEST, RUN_KEY
 from extractkit.runs import manifest as manifests
 from extractkit.runs.directory import locked, run_log
-from extractkit.runs.environment import Resumed, Volatile, git_state, host, now, package_versions
 from extractkit.runs.manifest import Manifest, Status
 from extractkit.runs.recorder import Recorder, new_run
 from extractkit.runs.same_job import check_configuration, check_versions
@@ -97,7 +95,7 @@ def begin(job: Job, steps: TrainingSteps, unit: str, directory: Path) -> "Record
             lock.enter_context(locked(directory))
             started = _resumed(directory, job, unit)
         else:
-            started = lock.enter_context(new_run(directory, _started(job, unit), {}))
+            started = lock.enter_context(new_run(directory, started_now(job, unit), {}))
         steps.follow(started.checkpoints)
         execution = Execution(job, directory, started, Silent(), resumed=resumed)
         with run_log(directory, _ignored), execution.ending():
@@ -112,20 +110,6 @@ def begin(job: Job, steps: TrainingSteps, unit: str, directory: Path) -> "Record
         recording = Recording(directory, unit, steps, *how)
     _OPEN[directory] = recording
     return recording
-
-
-def _started(job: Job, unit: str) -> Manifest:
-    return Manifest(
-        volatile=Volatile(started=now(), host=host(), working_directory=str(Path.cwd())),
-        job_given=job.given,
-        job_resolved=job.resolved,
-        model_name=job.model_name,
-        training=unit,
-        environment=environment(job.runtime.threads),
-        seeds={"runtime": job.runtime.seed},
-        versions=package_versions(),
-        git=git_state(),
-    )
 
 
 def _resumed(directory: Path, job: Job, unit: str) -> Manifest:
@@ -145,8 +129,7 @@ def _resumed(directory: Path, job: Job, unit: str) -> Manifest:
         )
     check_versions(directory, recorded)
     check_configuration(directory, recorded, job.resolved)
-    resumed = (*recorded.volatile.resumed, Resumed(now(), host()))
-    return replace(recorded, volatile=replace(recorded.volatile, finished=None, resumed=resumed))
+    return resumed_now(recorded)
 
 
 def _check_whole(directory: Path, started: Manifest, recorder: Recorder) -> None:

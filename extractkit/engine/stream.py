@@ -19,20 +19,11 @@ from itertools import chain
 import numpy as np
 
 from extractkit.core.checkpoints import AXIS
-from extractkit.core.plan import (
-    PlannedTensor,
-    SampleLengths,
-    groups_of,
-)
+from extractkit.core.plan import PlannedTensor, SampleLengths, groups_of
 from extractkit.core.shards import Shard
 from extractkit.core.statistics.registry import Group
 from extractkit.core.value_checks import EXAMINATION, ValueChecks
-from extractkit.core.values import (
-    Array,
-    State,
-    Values,
-    without,
-)
+from extractkit.core.values import Array, State, Values, without
 from extractkit.engine.batch_effects import SpotCheck
 from extractkit.engine.batches import (
     Batch,

@@ -143,13 +143,12 @@ def _training() -> None:
     import keras
     import numpy as np
 
-    import extractkit.engine.recording
+    import extractkit
 
     def stop(epoch: int, logs: object) -> None:
         if epoch == 1:
             raise KeyboardInterrupt
 
-    extractkit.engine.recording.host = lambda: dict(HOST)
     samples = np.arange(10, dtype="float32").reshape(5, 2) / 10
     stopping = keras.callbacks.LambdaCallback(on_epoch_end=stop)
     for name, others in (("training", []), ("training_interrupted", [stopping])):
