@@ -29,7 +29,7 @@ from extractkit.engine.recompute import not_recomputed
 from extractkit.engine.recompute import recompute as recompute_shards
 from extractkit.errors import ConfigError, RunDirectoryError
 from extractkit.inputs import Inputs
-from extractkit.inputs.in_memory import Labelled, live
+from extractkit.inputs.in_memory import Labelled, kind_of
 from extractkit.models import Executor
 from extractkit.models.process import impose
 from extractkit.runs import JOURNAL, manifest
@@ -396,7 +396,8 @@ def live_inputs(inputs: object) -> Component:
     """Return the source of live samples, as `extract` takes them."""
     if isinstance(inputs, Inputs):
         return Component("inputs", f"{__name__}.given", {"live": inputs})
-    (argument,) = fields(kind := type(live(inputs)))  # type: ignore[arg-type]
+    kind = kind_of(inputs)
+    (argument,) = fields(kind)
     return Component("inputs", f"{kind.__module__}.{kind.__name__}", {argument.name: inputs})
 
 

@@ -30,7 +30,7 @@ from extractkit.inputs.checks import (
 )
 from extractkit.inputs.conversion import CutStringsError, as_taken, converted
 from extractkit.inputs.file_access import contents
-from extractkit.inputs.labels import labels_of, without_labels
+from extractkit.inputs.labels import in_row, labels_of, without_labels
 
 TEXT_COLUMN = "text"
 """The default of `inputs.column`."""
@@ -181,18 +181,22 @@ class ColumnSource:
             name: converted(_held(column, self.specs[name], start, stop, self.at), self.specs[name])
             for name, column in self.columns.items()
         }
-        labels = None if self.labels is None else self.labels.read(start, stop)
+        # The ellipsis returns an array instead of a scalar.
+        named: str | None = None
+        labels: Sequence[Array | None] = [None] * (stop - start)
+        if self.labels is not None:
+            named, read = self.labels.name, self.labels.read(start, stop)
+            labels = [read[row, ...] for row in range(stop - start)]
         return [
-            # The ellipsis returns an array instead of a scalar.
             Sample(
                 start + row,
                 str(start + row),
                 self.origin,
                 {name: values[row, ...] for name, values in inputs.items()},
-                {} if self.labels is None or labels is None else self.labels.extra(labels[row]),
-                None if labels is None else labels[row, ...],
+                in_row(named, label),
+                label,
             )
-            for row in range(stop - start)
+            for row, label in enumerate(labels)
         ]
 
     def identify(self, index: int) -> Identity:
@@ -229,11 +233,6 @@ class LabelColumn:
             for row in range(stop - start):
                 labels_of(values[row : row + 1], self.spec, f"{self.at}, sample {start + row}")
             raise
-
-    def extra(self, label: Array) -> Mapping[str, object]:
-        """Return a single label for samples.jsonl."""
-        label = np.asarray(label)
-        return {self.name: label.item()} if label.size == 1 else {}
 
     def check(self, count: int) -> None:
         """Check that there are as many labels as samples.

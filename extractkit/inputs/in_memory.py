@@ -1,8 +1,9 @@
 """Samples in memory, for `extractkit.extract(inputs=…)`."""
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +35,7 @@ from extractkit.inputs.checks import (
 from extractkit.inputs.columns import TEXT_COLUMN, LabelColumn, bind_columns
 from extractkit.inputs.conversion import check_unmasked, is_matrix, positions_of, rows_of
 from extractkit.inputs.dataset import Elements, Rows, Sequential
+from extractkit.inputs.labels import in_row
 from extractkit.inputs.records import RecordSource, bind_records
 
 ORIGIN = "memory"
@@ -214,7 +216,11 @@ class Labelled(Inputs):
         Raises:
             InputError: They do not fit, or their numbers differ.
         """
-        source = live(self.inputs).bind(replace(signature, label=None))
+        inputs = self.inputs
+        if not isinstance(inputs, Inputs):
+            kind: Callable[[Any], Inputs] = kind_of(inputs)
+            inputs = kind(inputs)
+        source = inputs.bind(replace(signature, label=None))
         if signature.label is None:
             return source
         check_unmasked(self.labels, "inputs: labels")
@@ -255,10 +261,9 @@ class LabelledSource:
         samples = self.source.read(start, stop)
         labels = self.labels.read(start, stop)
         return [
-            replace(
-                one, label=labels[row, ...], extra={**one.extra, **self.labels.extra(labels[row])}
-            )
+            replace(one, label=label, extra={**one.extra, **in_row(self.labels.name, label)})
             for row, one in enumerate(samples)
+            for label in [labels[row, ...]]
         ]
 
     def identify(self, index: int) -> Identity:
@@ -266,16 +271,14 @@ class LabelledSource:
         return identity(self.source, index)
 
 
-def live(inputs: object) -> Inputs:
-    """Return the source of live samples: texts, mappings for each sample, or arrays."""
-    if isinstance(inputs, Inputs):
-        return inputs
+def kind_of(inputs: object) -> type[LiveTexts] | type[LiveRows] | type[LiveArrays]:
+    """Return the source for live samples: texts, mappings for each sample, or arrays."""
     if isinstance(inputs, Sequence) and len(inputs):
         if all(isinstance(text, str) for text in inputs):
-            return LiveTexts(inputs)
+            return LiveTexts
         if all(isinstance(row, Mapping) for row in inputs):
-            return LiveRows(inputs)
-    return LiveArrays(inputs)  # type: ignore[arg-type]
+            return LiveRows
+    return LiveArrays
 
 
 def _check_given(arrays: object) -> None:

@@ -159,7 +159,8 @@ def _shown(values: Array) -> str:
     return f"{first.item() if isinstance(first, np.generic) else first!r:.60}"
 
 
-def scalar(label: Array) -> int | float | None:
-    """Return a single label as Python's number, for samples.jsonl, or None for several."""
-    number: int | float | None = label.item() if label.size == 1 else None
-    return number
+def in_row(name: str | None, label: Array | None) -> dict[str, object]:
+    """Return the entry of samples.jsonl for a label that is a single number; no other has one."""
+    if name is None or label is None or np.size(label) != 1:
+        return {}
+    return {name: np.asarray(label).item()}

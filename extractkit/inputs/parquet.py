@@ -21,7 +21,7 @@ from extractkit.inputs.checks import check_limit, describe
 from extractkit.inputs.columns import TEXT_COLUMN, input_fields, reads_text, text_field
 from extractkit.inputs.conversion import INDICES, VALUES, positions_of, row_of, string_data
 from extractkit.inputs.file_access import PathLike, Stamp, find_files, printable, short_names
-from extractkit.inputs.labels import check_available, label_name, scalar
+from extractkit.inputs.labels import check_available, in_row, label_name
 from extractkit.inputs.records import Chain, RecordSource, bind_records, shaped
 
 
@@ -287,10 +287,8 @@ class Table:
             cells = self.groups.read(self.path, group, sorted(named))
         at = f"inputs.path={str(self.path)!r}, row {index}"
         own = self.identify(index)
-        label, extra = None, {}
-        if self.labels is not None:
-            label = cells[self.labels].values(row, at)
-            extra = {self.labels: scalar(label)} if label.size == 1 else {}
+        label = None if self.labels is None else cells[self.labels].values(row, at)
+        extra = in_row(self.labels, label)
         if self.text:
             field = self.fields[""]
             found = string_data(

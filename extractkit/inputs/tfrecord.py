@@ -15,7 +15,7 @@ from extractkit.inputs.checks import check_limit, describe
 from extractkit.inputs.conversion import bytes_data
 from extractkit.inputs.example_features import Feature, parse_features, stored_values
 from extractkit.inputs.file_access import PathLike, Stamp, find_files, printable, short_names
-from extractkit.inputs.labels import check_available, label_name, scalar
+from extractkit.inputs.labels import check_available, in_row, label_name
 from extractkit.inputs.records import Chain, RecordSource, Scan
 
 # The framing of a record: its length and the length's checksum before the data, and the data's
@@ -188,11 +188,11 @@ class RecordReading:
         held: Mapping[str, Any] = {}
         if self.whole is None or self.labels is not None:
             held = _example(record, at).features.feature
-        label, extra = None, {}
+        label = None
         if self.labels is not None:
             check_available(self.labels, held, at)
             label = stored_values(held[self.labels])
-            extra = {self.labels: scalar(label)} if label is not None and label.size == 1 else {}
+        extra = in_row(self.labels, label)
         if self.whole is not None:
             data = bytes_data(record, self.whole)
             return Sample(number, own.id, own.source, data, extra, label)
