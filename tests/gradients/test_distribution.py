@@ -5,11 +5,11 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from keras import layers
 
 import extractkit
 from extractkit import cli
 from tests.engine.examples import Collected
+from tests.gradients.networks import classifier
 
 ROWS = np.random.default_rng(0).normal(size=(10, 4)).astype("float32")
 LABELS = np.random.default_rng(1).integers(0, 3, 10)
@@ -34,10 +34,7 @@ class Stopping(Collected):
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model with two checkpoints, its samples, and an undisturbed run."""
     folder = tmp_path_factory.mktemp("distribution")
-    keras.utils.set_random_seed(0)
-    given = keras.Input((4,), name="x")
-    hidden = layers.Dense(5, "tanh", name="hidden")(given)
-    model = keras.Model(given, layers.Dense(3, name="head")(hidden))
+    model = classifier()
     model.save(folder / "net.keras")
     for seed in (1, 2):
         draw = np.random.default_rng(seed)

@@ -17,6 +17,7 @@ from extractkit.core.values import Array
 from extractkit.errors import JobError, SelectionError
 from extractkit.models.in_memory import live_model
 from extractkit.models.keras_models.model import KerasModel
+from tests.gradients.networks import session_of_tensorflow_1
 from tests.models import zoo
 from tests.models.session_graphs import control_flow, frozen
 
@@ -276,17 +277,9 @@ def test_frozen_graphs(kind: str, exported: tuple[keras.Model, Path], tmp_path: 
 
 def test_graphs_of_tensorflow_1(tmp_path: Path) -> None:
     """A reference variable and one with a handle."""
-    with tf.Graph().as_default():
-        x = tf.compat.v1.placeholder(tf.float32, [None, 4], name="x")
-        made = tf.compat.v1.get_variable
-        w = made("w", [4, 3], use_resource=False, initializer=tf.random_normal_initializer(seed=1))
-        b = made("b", [3], use_resource=True, initializer=tf.ones_initializer())
-        y = tf.tanh(x @ w + b, name="y")
-        with tf.compat.v1.Session() as session:
-            session.run(tf.compat.v1.global_variables_initializer())
-            tf.compat.v1.train.Saver().save(session, str(tmp_path / "model"))
-            by_hand = tf.gradients(y[:, 1], [x, w, b])
-            wanted = [session.run(by_hand, {x: row[None]}) for row in ROWS]
+    with session_of_tensorflow_1(tmp_path / "model") as made:
+        by_hand = tf.gradients(made.y[:, 1], [made.x, made.w, made.b])
+        wanted = [made.session.run(by_hand, {made.x: row[None]}) for row in ROWS]
     run = gradients(
         tmp_path,
         ROWS,

@@ -16,6 +16,7 @@ import extractkit
 from extractkit.core.values import Array
 from extractkit.engine import Summary
 from tests.engine.examples import Collected
+from tests.gradients.networks import session_of_tensorflow_1
 from tests.gradients.test_formats import ROWS, TOKENS, Computed, custom, recurrent, refusal
 from tests.models.session_graphs import control_flow, frozen
 
@@ -348,16 +349,8 @@ def test_baselines_have_all_digits_of_their_type(
 
 def test_sessions_of_tensorflow_1(tmp_path: Path) -> None:
     """A reference variable and one with a handle, which the loop takes from outside."""
-    with tf.Graph().as_default():
-        x = tf.compat.v1.placeholder(tf.float32, [None, 4], name="x")
-        made = tf.compat.v1.get_variable
-        w = made("w", [4, 3], use_resource=False, initializer=tf.random_normal_initializer(seed=1))
-        b = made("b", [3], use_resource=True, initializer=tf.ones_initializer())
-        tf.tanh(tf.add(x @ w, b, name="sum"), name="y")
-        with tf.compat.v1.Session() as session:
-            session.run(tf.compat.v1.global_variables_initializer())
-            tf.compat.v1.train.Saver().save(session, str(tmp_path / "model"))
-            kernel = session.run(w)
+    with session_of_tensorflow_1(tmp_path / "model") as made:
+        kernel = made.session.run(made.w)
     sums = ROWS @ kernel + 1
     run = stored(
         tmp_path,

@@ -13,6 +13,7 @@ from keras import layers
 import extractkit
 from extractkit.core.values import Array
 from extractkit.errors import FinalError, SelectionError
+from tests.gradients.networks import classifier
 
 ROWS = np.random.default_rng(0).normal(size=(11, 4)).astype("float32")
 LABELS = np.random.default_rng(1).integers(0, 3, 11)
@@ -22,10 +23,7 @@ LOSS = {"loss": "sparse_categorical_crossentropy", "options": {"from_logits": Tr
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("totals")
-    keras.utils.set_random_seed(0)
-    given = keras.Input((4,), name="x")
-    hidden = layers.Dense(5, "tanh", name="hidden")(given)
-    keras.Model(given, layers.Dense(3, name="head")(hidden)).save(folder / "net.keras")
+    classifier().save(folder / "net.keras")
     np.savez(folder / "x.npz", x=ROWS, y=LABELS)
     return folder
 
