@@ -1,10 +1,12 @@
 """The jobs of a sweep before the first of them: those that Hydra then makes."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
+from extractkit.config.app import launch
 from extractkit.config.compose import planned_jobs
 from extractkit.config.hydra_internals import BASIC_SWEEPER
 
@@ -45,3 +47,33 @@ def test_of_what_only_hydra_knows_there_are_none() -> None:
     assert planned_jobs(config("model=glob(*)")) == []
     assert planned_jobs(config("a=interval(0,1)")) == []
     assert planned_jobs(config("a=1,2", sweeper="hydra_plugins.other.Sweeper")) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "jobs"),
+    [
+        ([], 1),
+        (["-m", "inputs.limit=1,2"], 2),
+        (["hydra.mode=MULTIRUN", "inputs.limit=1,2"], 2),
+        (["+hydra={mode: MULTIRUN}", "inputs.limit=1,2"], 2),
+        (["--config-dir=own", "experiment=many", "inputs.limit=1,2"], 2),
+        (["hydra.searchpath=[file://own]", "experiment=many", "inputs.limit=1,2"], 2),
+    ],
+)
+def test_a_sweep_begins_wherever_hydra_s_mode_is_set(
+    arguments: list[str], jobs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    experiment = tmp_path / "own" / "experiment" / "many.yaml"
+    experiment.parent.mkdir(parents=True)
+    experiment.write_text("# @package _global_\nhydra: {mode: MULTIRUN}\n", "utf-8")
+    limits: list[object] = []
+    given = ["model=keras", "model.path=net.keras", "selectors=outputs", "inputs.path=t.txt"]
+    failures = launch(
+        [*arguments, *given],
+        lambda composed: limits.append(composed.job.inputs.arguments["limit"]),
+        lambda error: pytest.fail(str(error)),
+        dry=True,
+    )
+    assert not failures
+    assert len(limits) == jobs

@@ -4,12 +4,13 @@ Known to work with Hydra 1.3.8 and 1.4.0rc3. `tests/internals/test_hydra.py` che
 its own, so that a release without one fails with what it lacks.
 """
 
+import pickle
 import threading
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from copy import deepcopy
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -18,6 +19,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import ConfigRepository
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.hydra import Hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigNode, ConfigStore
@@ -167,7 +169,6 @@ class Checks:
 
 
 _checks: ContextVar[Checks | None] = ContextVar("checks", default=None)
-_LOADER = "ConfigLoaderImpl"
 _lock = threading.Lock()
 _inside = 0
 
@@ -176,16 +177,16 @@ _inside = 0
 def checked_loading(checks: Checks) -> Iterator[None]:
     """Let Hydra compose only what passes the checks within the block, in this thread.
 
-    Replaces the name `ConfigLoaderImpl` in `hydra._internal.hydra`: Hydra has no public way to
-    give an application another loader. From Hydra 1.4 on, `execution_whitelist` covers a part of
-    the checks (targets and logging), but not the search path, the environment, names of files or
-    the commands of launchers.
+    Replaces the names `ConfigLoaderImpl` and `Hydra` in `hydra._internal.hydra`: Hydra has no
+    public way to give an application another loader. From Hydra 1.4 on, `execution_whitelist`
+    covers a part of the checks (targets and logging), but not the search path, the environment,
+    names of files or the commands of launchers.
     """
     global _inside
     token = _checks.set(checks)
     with _lock:
         _inside += 1
-        setattr(_application, _LOADER, CheckedLoader)
+        _replace(loader=CheckedLoader, application=SingleComposition)
     try:
         yield
     finally:
@@ -193,33 +194,53 @@ def checked_loading(checks: Checks) -> Iterator[None]:
         with _lock:
             _inside -= 1
             if not _inside:
-                setattr(_application, _LOADER, ConfigLoaderImpl)
+                _replace(loader=ConfigLoaderImpl, application=Hydra)
 
 
-_read: dict[tuple[str, str], ConfigResult] = {}
-"""What was read of the packages' files, by the directory of `config.yaml` and the file's path."""
+def _replace(loader: type[ConfigLoaderImpl], application: type[Hydra]) -> None:
+    for name, one in {"ConfigLoaderImpl": loader, "Hydra": application}.items():
+        setattr(_application, name, one)
+
+
+_read: dict[tuple[str, str], bytes] = {}
+"""What was read of the packages' files, by the directory of `config.yaml` and the file's path.
+
+Each is pickled, because Hydra changes what it gets and `deepcopy` takes four times as long.
+"""
 
 
 class Repository(ConfigRepository):
     """The files on Hydra's search path. The packages' own are read once in each process.
 
-    Overrides `load_config`. Hydra keeps files for one composition only, but each command and each
-    job of a sweep is composed twice. Files in other directories may change, or take precedence.
+    Overrides `load_config`. Hydra keeps files for one composition only, but each job of a sweep is
+    composed anew. Files in other directories may change, or take precedence.
     """
 
     def __init__(self, config_search_path: ConfigSearchPath) -> None:
         self._own = str(config_directory())
         super().__init__(config_search_path)
 
-    def load_config(self, config_path: str) -> ConfigResult | None:
+    def __deepcopy__(self, memo: object) -> "Repository":
+        """Copy what a composition changes: the list of sources, which it replaces.
+
+        A source holds all configurations that are registered.
+        """
+        return copy(self)
+
+    @property
+    def searches_packages_only(self) -> bool:
+        """Whether the packages' own files are all that there is."""
         searched = [(source.scheme(), source.path) for source in self.sources]
-        if searched != [("pkg", "hydra.conf"), ("file", self._own), ("structured", "")]:
+        return searched == [("pkg", "hydra.conf"), ("file", self._own), ("structured", "")]
+
+    def load_config(self, config_path: str) -> ConfigResult | None:
+        if not self.searches_packages_only:
             return super().load_config(config_path)
         if (self._own, config_path) in _read:
-            return deepcopy(_read[self._own, config_path])
+            return cast(ConfigResult, pickle.loads(_read[self._own, config_path]))
         found = super().load_config(config_path)
         if found is not None and not found.is_schema_source:  # plugins register schemas at any time
-            _read[self._own, config_path] = deepcopy(found)
+            _read[self._own, config_path] = pickle.dumps(found)
         return found
 
 
@@ -230,6 +251,8 @@ class CheckedLoader(ConfigLoaderImpl):
     Hydra 1.4 no longer calls `load_configuration` for an application. A loader that another thread
     makes in the meantime has no checks.
     """
+
+    repository: Repository
 
     def __init__(self, config_search_path: ConfigSearchPath) -> None:
         super().__init__(config_search_path)
@@ -256,6 +279,23 @@ class CheckedLoader(ConfigLoaderImpl):
         super()._process_config_searchpath(config_name, parsed_overrides, repo)
 
 
+class SingleComposition(Hydra):
+    """Hydra's application, which composes a job once.
+
+    Overrides `get_mode`, for which Hydra composes the whole configuration a first time.
+    """
+
+    def get_mode(self, config_name: str | None, overrides: list[str]) -> Any:
+        """Return `hydra.mode`: None where nothing sets it, as in the packages' own files."""
+        loader = cast(CheckedLoader, self.config_loader)
+        others = [one for one in overrides if not one.startswith(_DIRECTORIES)]
+        set_by_override = any("hydra" in one.partition("=")[0] for one in others)
+        if loader.repository.searches_packages_only and not set_by_override:
+            return None
+        return super().get_mode(config_name, overrides)
+
+
+_DIRECTORIES = ("hydra.run.dir=", "hydra.sweep.dir=")
 _SEARCH_PATH = "hydra.searchpath"
 
 

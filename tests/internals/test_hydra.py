@@ -5,12 +5,14 @@ import pytest
 from tests.internals.names import check, unlisted
 
 _LOADING = "config/hydra_internals.py, to check configurations before Hydra acts on them"
+_MODE = "config/hydra_internals.py, to compose a job once"
 _OVERRIDES = "config/hydra_internals.py, to read overrides"
 _SWEEPS = "config/hydra_internals.py, to list the jobs of a sweep before they run"
 _STATE = "config/hydra_internals.py, to compose within another application of Hydra"
 
 NAMES = {
     "hydra._internal.hydra:ConfigLoaderImpl": _LOADING,
+    "hydra._internal.hydra:Hydra.get_mode": _MODE,
     "hydra._internal.config_loader_impl:ConfigLoaderImpl": _LOADING,
     "hydra._internal.config_loader_impl:ConfigLoaderImpl._load_configuration_impl": _LOADING,
     "hydra._internal.config_loader_impl:ConfigLoaderImpl._process_config_searchpath": _LOADING,
