@@ -46,9 +46,12 @@ _HEAVY = (
     "hydra_plugins.hydra_joblib_launcher.joblib_launcher",
     "hydra_plugins.hydra_ray_launcher.ray_launcher",
     "hydra_plugins.hydra_submitit_launcher.submitit_launcher",
+    *("hydra._internal.logging_config", "encodings.cp437", "h5py._hl.dims"),
     *("extractkit.cli", "extractkit.api", "extractkit.config.app", "extractkit.display.run"),
-    *("extractkit.config.compose", "extractkit.display.progress"),
-    *("extractkit.models.keras_file", "extractkit.models.saved_model"),
+    *("extractkit.config.compose", "extractkit.display.checks", "extractkit.display.progress"),
+    *("extractkit.models.in_memory", "extractkit.models.saved_model"),
+    *("extractkit.models.bert", "extractkit.models.tflite", "extractkit.models.litert.model"),
+    *("extractkit.inputs.arrays", "extractkit.inputs.random", "extractkit.inputs.texts"),
 )
 # Processes of a moment that read a file which may crash them.
 _CHILDREN = (
