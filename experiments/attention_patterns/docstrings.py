@@ -35,10 +35,19 @@ def _of_module(source: bytes) -> Iterator[str]:
             tree = ast.parse(source)
     except (SyntaxError, ValueError):  # ValueError: null bytes
         return
-    for node in ast.walk(tree):
+    for node in _statements(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             for paragraph in re.split(r"\n\s*\n", ast.get_docstring(node) or ""):
                 yield " ".join(paragraph.split())
+
+
+def _statements(tree: ast.Module) -> Iterator[ast.AST]:
+    """Yield the module and its statements, level by level. No expression has a docstring."""
+    nodes: list[ast.AST] = [tree]
+    for node in nodes:
+        yield node
+        for name in ("body", "handlers", "orelse", "finalbody", "cases"):
+            nodes += getattr(node, name, ())
 
 
 if __name__ == "__main__":

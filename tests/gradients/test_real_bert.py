@@ -1,5 +1,6 @@
 """Gradients of the MiniLM with respect to its embeddings, against GradientTape and differences."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,6 @@ from tests.oracles.wordpiece import WordPiece
 
 pytestmark = pytest.mark.real_model
 
-TEXTS = ["a", *stdlib_docstrings(9), "every word " * 60, "Ünïcode straße, « naïve » — 北京"]
 LAST = "transformer_layer_5:output"
 
 
@@ -28,9 +28,10 @@ class Moved(BertFloat64):
 
 
 def test_embeddings_of_texts_of_many_lengths(tmp_path: Path) -> None:
+    texts = ["a", *stdlib_docstrings(9), "every word " * 60, "Ünïcode straße, « naïve » — 北京"]
     run = extractkit.extract(
         ["model=bert", "model.max_length=48", "selectors=none"],
-        inputs=TEXTS,
+        inputs=texts,
         selectors={
             "words": {
                 "path": "token_embedding:output",
@@ -44,8 +45,8 @@ def test_embeddings_of_texts_of_many_lengths(tmp_path: Path) -> None:
     backbone = load().keras_model
     table = backbone.get_layer("token_embedding").embeddings.value
     folder = Path(str(run.manifest.model["path"]))
-    _follow_differences(view, folder)
-    every = WordPiece(folder).token_ids(TEXTS, max_length=48)
+    every = WordPiece(folder).token_ids(texts, max_length=48)
+    _follow_differences(view, folder, every[:4])
     assert len({len(ids) for ids in every}) > 6
     for at, ids in enumerate(every):
         row = np.array([ids], np.int32)
@@ -66,7 +67,9 @@ def test_embeddings_of_texts_of_many_lengths(tmp_path: Path) -> None:
         np.testing.assert_allclose(view.sample(at) / scale, wanted / scale, rtol=0, atol=1e-5)
 
 
-def _follow_differences(view: extractkit.TensorView, folder: Path) -> None:
+def _follow_differences(
+    view: extractkit.TensorView, folder: Path, samples: Sequence[list[int]]
+) -> None:
     """Compare with central differences in float64 along random directions, without TensorFlow."""
     bert, draw, step = Moved(folder), np.random.default_rng(0), 1e-4
 
@@ -75,7 +78,7 @@ def _follow_differences(view: extractkit.TensorView, folder: Path) -> None:
         last = bert.forward(ids).hidden_states[-1]
         return float(last[-1, 7] - last[0, 3])
 
-    for at, ids in enumerate(WordPiece(folder).token_ids(TEXTS[:4], max_length=48)):
+    for at, ids in enumerate(samples):
         gradient = view.sample(at).astype(np.float64)
         for _ in range(2):
             along = draw.normal(size=gradient.shape)
