@@ -71,8 +71,7 @@ class Runtime:
         int | None,
         Whole(word="auto"),
         Effect.LAYOUT,
-        "The samples in a shard. auto: about 32 MB of values (128 MB for statistics), "
-        "1,024 samples at most.",
+        "The samples in a shard. auto: about 128 MB of values, 1,024 samples at most.",
     ] = None
     compile: Annotated[
         str, Choice(COMPILE_MODES), Effect.VALUES, "graph (a TensorFlow graph) or xla."

@@ -474,20 +474,11 @@ def divided(
 def held_per_sample(
     tensors: Iterable[PlannedTensor], lengths: SampleLengths
 ) -> npt.NDArray[np.int64]:
-    """Return the predictable bytes of each sample that count towards the size of its shard.
-
-    Values that are stored are in memory up to four times, in the shards that are assembled, wait
-    and are written, and in the file that is written. Those of statistics are only assembled, so
-    they count a quarter.
-    """
+    """Return the predictable bytes of each sample's values in its shard, stored or not."""
     total = np.zeros(lengths.samples, np.int64)
     for tensor in divided(tensors)[1]:
         if tensor.per_call:
             continue
         if (one := tensor.bytes_per_sample(lengths)) is not None:
-            total += -(-one // _TIMES_STORED) if tensor.statistics else one
+            total += one
     return total
-
-
-_TIMES_STORED = 4
-"""How often values that are stored are in memory, compared with those of statistics."""

@@ -15,9 +15,9 @@ import numpy.typing as npt
 
 from extractkit.errors import UnknownTensorError, choices
 
-SHARD_BYTES = 32 * 1024 * 1024
-"""Target of `shard_size=auto`. It is well below the limit of 128 MB for a shard, so that writing
-one overlaps with computing the next, and a few fit into memory at once."""
+SHARD_BYTES = 128 * 1024 * 1024
+"""Target of `shard_size=auto`. Batches are planned within a shard, so larger ones have less padding.
+Two are in memory at once, since writing one overlaps with computing the next."""
 
 SHARD_SAMPLES = 1024
 """Most samples in an automatic shard, so that small values are committed regularly too."""
