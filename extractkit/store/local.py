@@ -97,10 +97,16 @@ class DurableFile:
             )
 
     def write(self, data: bytes) -> None:
-        """Add bytes at the end."""
-        self._pending += data
-        if len(self._pending) >= _BUFFER:
-            self._flush()
+        """Add bytes at the end. Only small ones are copied, to be written together."""
+        if len(data) < _BUFFER:
+            self._pending += data
+            if len(self._pending) >= _BUFFER:
+                self._flush()
+            return
+        self._flush()
+        assert self._descriptor is not None
+        with writing(self._path):
+            _write(self._descriptor, data)
 
     def force(self) -> None:
         """Force the file to disk under its temporary name."""
