@@ -16,8 +16,8 @@ import numpy.typing as npt
 from extractkit.errors import UnknownTensorError, choices
 
 SHARD_BYTES = 128 * 1024 * 1024
-"""Target of `shard_size=auto`. Batches are planned within a shard, so larger ones have less padding.
-Two are in memory at once, since writing one overlaps with computing the next."""
+"""Target of `shard_size=auto`. Batches are planned within a shard, so larger shards have less
+padding. Two are in memory at once, since writing one overlaps with computing the next."""
 
 SHARD_SAMPLES = 1024
 """Most samples in an automatic shard, so that small values are committed regularly too."""

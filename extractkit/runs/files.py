@@ -41,9 +41,12 @@ class StoredFile:
     size: int
 
     @classmethod
-    def of(cls, name: str, content: bytes) -> "StoredFile":
-        """Return the record of a file with this content."""
-        return cls(name, hashlib.sha256(content).hexdigest(), len(content))
+    def of(cls, name: str, *content: bytes | memoryview) -> "StoredFile":
+        """Return the record of a file with this content, which may be divided into buffers."""
+        sha = hashlib.sha256()
+        for buffer in content:
+            sha.update(buffer)
+        return cls(name, sha.hexdigest(), sum(map(len, content)))
 
     @classmethod
     def on_disk(cls, directory: Path, name: str) -> "StoredFile":

@@ -24,7 +24,8 @@ from extractkit.runs.files import StoredFile
 from extractkit.runs.journal import Entry
 from extractkit.runs.manifest import Manifest
 from extractkit.runs.statistics import serialized
-from extractkit.sinks import Sink
+from extractkit.sinks import Buffer, Sink
+from extractkit.sinks import serialized as serialized_by
 from extractkit.sinks.npz import UNREADABLE, NpzSink
 from extractkit.store.local import (
     TEMPORARY,
@@ -155,9 +156,9 @@ class Storing:
         """
         shard, files = one.shard, {}
         for name, sink in self.sinks.items():
-            image = sink.serialize(one.values)
-            files[name] = self._written(shard_file(shard, sink.suffix), image)
-            del image
+            buffers = serialized_by(sink, one.values)
+            files[name] = self._written(shard_file(shard, sink.suffix), *buffers)
+            del buffers
         carried = partial = None
         if one.state is not None:
             carried = self._written(state_file(shard), to_bytes(one.state))
@@ -177,13 +178,13 @@ class Storing:
             partial,
         )
 
-    def _written(self, name: str, image: bytes) -> StoredFile:
+    def _written(self, name: str, *content: Buffer) -> StoredFile:
         path = self.directory / name
         if self.writer is None:
-            write_durably(path, image)
+            write_durably(path, *content)
         else:
-            write_apart(path, image, self.writer)
-        return StoredFile.of(name, image)
+            write_apart(path, *content, writer=self.writer)
+        return StoredFile.of(name, *content)
 
 
 def check_stored(directory: Path, entry: Entry, writer: str) -> None:

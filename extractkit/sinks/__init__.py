@@ -89,6 +89,24 @@ class Sink(ShardReader, Protocol):
         ...
 
 
+Buffer = bytes | memoryview
+"""Bytes to be written."""
+
+
+@runtime_checkable
+class SerializesBuffers(Protocol):
+    """The ability to serialise a shard without copying its arrays, optional for a `Sink`."""
+
+    def buffers(self, values: Mapping[str, Values]) -> Sequence[Buffer]:
+        """Return what `serialize` returns, divided into buffers. Some are memory of the arrays."""
+        ...
+
+
+def serialized(sink: Sink, values: Mapping[str, Values]) -> Sequence[Buffer]:
+    """Return the content of a shard's file, divided into buffers."""
+    return sink.buffers(values) if isinstance(sink, SerializesBuffers) else [sink.serialize(values)]
+
+
 def check_range(path: Path, key: str, start: int, stop: int, count: int) -> None:
     """Refuse a range of samples that a shard does not hold.
 

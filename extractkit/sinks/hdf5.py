@@ -49,12 +49,13 @@ from extractkit.core.values import (
     ragged_shapes,
 )
 from extractkit.errors import ConfigError, JobError, choices
-from extractkit.sinks import StoredShard, StoredTensor, check_ragged, check_range, damaged
+from extractkit.sinks import Buffer, StoredShard, StoredTensor, check_ragged, check_range, damaged
 from extractkit.sinks.hdf5_file import (
     PRESENT,
     add_bytes,
     add_strings,
     check_chunks,
+    file_buffers,
     file_image,
     holds_bytes,
     opened,
@@ -117,6 +118,10 @@ class Hdf5Sink:
         Raises:
             JobError: HDF5 cannot hold a tensor's type, or an object is not a string.
         """
+        return b"".join(self.buffers(values))
+
+    def buffers(self, values: Mapping[str, Values]) -> Sequence[Buffer]:
+        """Return the same, divided into buffers. Large arrays are not copied."""
 
         def build(file: Any) -> None:
             for key, value in values.items():
@@ -125,7 +130,8 @@ class Hdf5Sink:
                 except (TypeError, ValueError, OSError, RuntimeError) as error:
                     raise JobError(f"sinks.hdf5 cannot store {key!r}: {error}") from error
 
-        return file_image(build)
+        arrays = (array for value in values.values() for array in value.parts().values())
+        return file_buffers(build, arrays)
 
     def read(self, path: Path, key: str, start: int, stop: int) -> Values:
         """Read samples start … stop-1 of one tensor, and no other sample's values."""

@@ -14,9 +14,10 @@ strings       the sum of the lengths in their descriptors is no more than the fi
 import itertools
 import math
 import zlib
-from collections.abc import Callable, Iterator
+from bisect import bisect_left, insort
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from io import BytesIO
+from io import SEEK_END, SEEK_SET
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from extractkit.core.values import (
     encoded,
 )
 from extractkit.errors import RunDirectoryError, choices
-from extractkit.sinks import check_layout, count, damaged
+from extractkit.sinks import Buffer, check_layout, count, damaged
 
 _BYTES = h5py.vlen_dtype(np.uint8)
 
@@ -51,11 +52,122 @@ def file_image(build: Callable[[Any], None]) -> bytes:
 
     h5py omits creation times and HDF5 clears unused space, so equal content gives equal bytes.
     """
+    return b"".join(file_buffers(build))
+
+
+def file_buffers(build: Callable[[Any], None], arrays: Iterable[Array] = ()) -> list[Buffer]:
+    """Return the bytes of the HDF5 file that `build` fills, divided into buffers.
+
+    Args:
+        arrays: arrays that `build` may store. Large ones are not copied, unless HDF5 converts them.
+            Their memory must not change while the buffers are used.
+    """
     # HDF5's own in-memory driver would need twice the memory to return the file.
-    image = BytesIO()
+    image = _Image(arrays)
     with h5py.File(image, "w") as file:
         build(file)
-    return image.getvalue()
+    return image.buffers()
+
+
+_LARGE = 1 << 16
+_PAGE = 1 << 16
+
+
+class _Image:
+    """A file in memory, to which HDF5 writes. It refers to large arrays where they are.
+
+    h5py passes a view of the memory that HDF5 writes from. For an array that needs no conversion,
+    this is the array's own memory. Everything else is copied, page by page.
+    """
+
+    def __init__(self, arrays: Iterable[Array]) -> None:
+        flat = (one.reshape(-1).view(np.uint8) for one in arrays if _borrowable(one))
+        self._lent = {one.__array_interface__["data"][0]: one for one in flat}
+        self._arrays: dict[int, memoryview] = {}
+        self._begins: list[int] = []
+        self._pages: dict[int, bytearray] = {}
+        self._at = 0
+        self._size = 0
+
+    def seek(self, offset: int, whence: int = SEEK_SET) -> int:
+        """Move to an offset from the beginning, or from the end."""
+        self._at = offset + (self._size if whence == SEEK_END else 0)
+        return self._at
+
+    def tell(self) -> int:
+        """Return the current offset."""
+        return self._at
+
+    def write(self, data: memoryview) -> int:
+        """Write at the current offset."""
+        end = self._at + len(data)
+        self._check_apart(self._at, end)
+        array = self._lent.get(_address(data)) if len(data) >= _LARGE else None
+        if array is not None and len(array) == len(data):
+            self._arrays[self._at] = array.data
+            insort(self._begins, self._at)
+        else:
+            for page, part, own in _parts(self._at, len(data)):
+                if page not in self._pages:
+                    self._pages[page] = bytearray(_PAGE)
+                self._pages[page][part] = data[own]
+        self._at = end
+        self._size = max(self._size, end)
+        return len(data)
+
+    def read(self, size: int) -> bytes:
+        """Read from the current offset."""
+        start, self._at = self._at, min(self._at + size, self._size)
+        self._check_apart(start, self._at)
+        return self._copied(start, self._at)
+
+    def truncate(self, size: int) -> int:
+        """Set the size."""
+        self._size = size
+        return size
+
+    def flush(self) -> None:
+        """Do nothing: everything is in memory."""
+
+    def buffers(self) -> list[Buffer]:
+        """Return the content in order."""
+        found: list[Buffer] = []
+        done = 0
+        for at in self._begins:
+            found += [self._copied(done, at), self._arrays[at]]
+            done = at + len(self._arrays[at])
+        return [*found, self._copied(done, self._size)]
+
+    def _check_apart(self, start: int, stop: int) -> None:
+        """Refuse a range with bytes of arrays, which HDF5 writes once and does not read."""
+        before = bisect_left(self._begins, stop) - 1
+        if before >= 0 and (at := self._begins[before]) + len(self._arrays[at]) > start:
+            raise OSError("HDF5 uses the bytes of an array again")
+
+    def _copied(self, start: int, stop: int) -> bytes:
+        empty = bytes(_PAGE)
+        parts = _parts(start, stop - start)
+        return b"".join(self._pages.get(page, empty)[part] for page, part, _ in parts)
+
+
+def _borrowable(array: Array) -> bool:
+    plain = not array.dtype.hasobject and array.flags.c_contiguous
+    return plain and array.nbytes >= _LARGE
+
+
+def _address(data: memoryview) -> int:
+    address: int = np.frombuffer(data, np.uint8).__array_interface__["data"][0]
+    return address
+
+
+def _parts(start: int, size: int) -> Iterator[tuple[int, slice, slice]]:
+    """Yield the number of each page of a range, the part of the page, and that of the range."""
+    at = start
+    while at < start + size:
+        page, first = divmod(at, _PAGE)
+        count = min(_PAGE - first, start + size - at)
+        yield page, slice(first, first + count), slice(at - start, at - start + count)
+        at += count
 
 
 @contextmanager

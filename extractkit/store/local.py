@@ -96,7 +96,7 @@ class DurableFile:
                 self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL
             )
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         """Add bytes at the end. Only small ones are copied, to be written together."""
         if len(data) < _BUFFER:
             self._pending += data
@@ -142,15 +142,19 @@ class DurableFile:
             os.close(descriptor)
 
 
-def write_durably(path: Path, data: bytes) -> None:
+def write_durably(path: Path, *content: bytes | memoryview) -> None:
     """Write a whole file. Once this returns, it survives a crash of the machine.
+
+    Args:
+        content: its bytes, which may be divided into buffers.
 
     Raises:
         JobError: the system refused. Nothing is left behind.
     """
     file = DurableFile(path)
     try:
-        file.write(data)
+        for buffer in content:
+            file.write(buffer)
         file.publish()
     except BaseException:
         file.discard()
@@ -162,18 +166,20 @@ def temporary_of(path: Path, writer: str) -> Path:
     return path.with_name(f"{path.name}.{writer}{TEMPORARY}")
 
 
-def write_apart(path: Path, data: bytes, writer: str) -> None:
+def write_apart(path: Path, *content: bytes | memoryview, writer: str) -> None:
     """Write a whole file durably under a temporary name, for another process to `publish`.
 
     Args:
         path: its final name. Until then it is `temporary_of(path, writer)`.
+        content: its bytes, which may be divided into buffers.
 
     Raises:
         JobError: the system refused. Nothing is left behind.
     """
     file = DurableFile(path, temporary_of(path, writer))
     try:
-        file.write(data)
+        for buffer in content:
+            file.write(buffer)
         file.force()
     except BaseException:
         file.discard()
@@ -343,7 +349,7 @@ def _write_anew(path: Path, descriptor: int) -> None:
         raise
 
 
-def _write(descriptor: int, data: bytes | bytearray) -> None:
+def _write(descriptor: int, data: bytes | bytearray | memoryview) -> None:
     """Write all of `data`, since a system call may write less than it was given."""
     rest = memoryview(data)
     while rest:

@@ -18,7 +18,7 @@ from extractkit.core.shards import Shard
 from extractkit.core.spec import TensorSpec
 from extractkit.core.values import Array, Dense, Ragged, Values, digest, sample_shapes
 from extractkit.errors import RunDirectoryError
-from extractkit.sinks import Sink, StoredShard, StoredTensor
+from extractkit.sinks import Sink, StoredShard, StoredTensor, serialized
 
 DTYPES = (
     *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
@@ -90,6 +90,10 @@ class SinkContract:
 
     def test_equal_values_give_equal_bytes(self) -> None:
         assert self.sink().serialize(example_values()) == self.sink().serialize(example_values())
+
+    def test_its_buffers_are_the_same_bytes(self) -> None:
+        values = example_values()
+        assert b"".join(serialized(self.sink(), values)) == self.sink().serialize(values)
 
     def test_other_values_give_other_bytes(self) -> None:
         assert self.sink().serialize(example_values(seed=1)) != self.sink().serialize(

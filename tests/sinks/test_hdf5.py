@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -353,6 +354,36 @@ def test_more_shards_than_a_process_may_open_read_as_missing(tmp_path: Path) -> 
     assert missing[1] == 0
     with h5py.File(tmp_path / "tensors.h5") as file:
         assert "ulimit -n" in file.attrs["about"]
+
+
+@pytest.mark.parametrize("compression", [None, "gzip", "lzf"])
+def test_arrays_are_part_of_the_file_without_a_copy(compression: str | None) -> None:
+    """The oracle is the file that h5py writes to memory of its own."""
+    random = np.random.default_rng(0)
+    grid = random.random((90, 800))
+    values: dict[str, Values] = {
+        "a:output": Ragged(random.random((90, 400)).astype("float32"), np.arange(0, 91, 9)),
+        "b:output": Dense(random.integers(0, 2, (100, 700)).astype(bool)),
+        "c:output": Dense(grid.astype(">f8")),
+        "d:output": Dense(grid.T),
+        "e:output": Dense(grid[:2]),
+        "f:output": Dense(np.array([b"x" * 100_000, b""], object)),
+    }
+    sink = Hdf5Sink(compression)
+    buffers = sink.buffers(values)
+    lent = {
+        key
+        for key, value in values.items()
+        for buffer in buffers
+        if value.values.dtype != object
+        and np.shares_memory(np.frombuffer(buffer, np.uint8), value.values)
+    }
+    assert lent == (set() if compression else {"a:output", "b:output", "c:output"})
+    expected = BytesIO()
+    with h5py.File(expected, "w") as file:
+        for key, value in values.items():
+            sink._add(file, key, value)
+    assert b"".join(buffers) == expected.getvalue()
 
 
 def test_compression_makes_repetitive_values_smaller() -> None:
