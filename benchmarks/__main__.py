@@ -18,6 +18,7 @@ from benchmarks import (
 
 BENCHMARKS = {
     "hidden_states": hidden_states.main,
+    "hidden_states_stages": hidden_states.stages,
     "first_layer": first_layer.main,
     "pooled": pooled.main,
     "gradients": gradients.main,

@@ -5,15 +5,15 @@ layers' outputs, texts padded to the longest length allowed, `predict_on_batch` 
 one HDF5 dataset a layer. The weights are MiniLM's, with the GELU and the accents it was trained on.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import h5py
 import keras
 import keras_hub
+import numpy as np
 
 MAX_LENGTH = 128  # tokens
 BATCH_SIZE = 32  # texts
@@ -26,24 +26,22 @@ class HandwrittenModel:
     Attributes:
         tokenizer: texts to word pieces.
         packer: word pieces to token and segment ids, both (texts, 128) int32, with [CLS] and [SEP].
-        network: these two and the padding mask to one array (texts, 128, width) float32 a layer.
+        states: these two and the padding mask to one array (texts, 128, width) float32 a layer.
+        probabilities: the same to one array (texts, heads, 128, 128) float32 a layer.
+        first: the same to the first layer's states alone.
     """
 
     tokenizer: Any
     packer: Any
-    network: Any
+    states: Any
+    probabilities: Any
+    first: Any
 
-    def __call__(self, texts: Sequence[str]) -> list[Any]:
-        """Give the hidden states of one batch of texts: (texts, 128, width) float32 a layer."""
+    def inputs(self, texts: Sequence[str]) -> dict[str, Any]:
+        """Return what the models take for one batch of texts."""
         token_ids, segment_ids = self.packer(self.tokenizer(list(texts)))
-        states: list[Any] = self.network.predict_on_batch(
-            {
-                "token_ids": token_ids,
-                "segment_ids": segment_ids,
-                "padding_mask": token_ids != self.tokenizer.pad_token_id,
-            }
-        )
-        return states
+        mask = token_ids != self.tokenizer.pad_token_id
+        return {"token_ids": token_ids, "segment_ids": segment_ids, "padding_mask": mask}
 
 
 def load(directory: Path) -> HandwrittenModel:
@@ -59,24 +57,58 @@ def load(directory: Path) -> HandwrittenModel:
     for layer in backbone.transformer_layers:
         layer._feedforward_intermediate_dense.activation = keras.activations.gelu  # exact, not tanh
     outputs = [layer.output for layer in backbone.transformer_layers]
-    return HandwrittenModel(tokenizer, packer, keras.Model(backbone.input, outputs))
+    mask = backbone.input["padding_mask"]
+    state, probabilities = backbone.transformer_layers[0].input, []
+    for layer in backbone.transformer_layers:
+        state, scores = layer(state, padding_mask=mask, return_attention_scores=True)
+        probabilities.append(scores)
+    models = (keras.Model(backbone.input, one) for one in (outputs, probabilities, outputs[:1]))
+    return HandwrittenModel(tokenizer, packer, *models)
 
 
-def hidden_states(model: HandwrittenModel, texts: Sequence[str], path: Path) -> float:
-    """Write every layer's output for `texts` to an HDF5 file; give the seconds that took.
+def hidden_states(model: HandwrittenModel, texts: Sequence[str], path: Path) -> None:
+    """Write every layer's output for `texts` to an HDF5 file.
 
-    The datasets `layer_0`, `layer_1`, … are (texts, 128, width) float32, padding included. Neither
-    loading nor the first, compiling call is timed; tokenising, running and writing are.
+    The datasets `layer_0`, `layer_1`, … are (texts, 128, width) float32, padding included.
     """
-    shapes = [states.shape[1:] for states in model(texts[:BATCH_SIZE])]
-    start = perf_counter()
+    _written(model, model.states, texts, path)
+
+
+def attention(model: HandwrittenModel, texts: Sequence[str], path: Path) -> None:
+    """Write every layer's attention probabilities, (texts, heads, 128, 128) float32, likewise."""
+    _written(model, model.probabilities, texts, path)
+
+
+def first_layer(model: HandwrittenModel, texts: Sequence[str], path: Path) -> None:
+    """Write the first layer's output likewise."""
+    _written(model, model.first, texts, path)
+
+
+def means(model: HandwrittenModel, texts: Sequence[str], path: Path) -> None:
+    """Write the mean of every layer's output over the text's tokens, (texts, width) float32."""
+
+    def mean(states: Any, given: dict[str, Any]) -> Any:
+        mask = np.asarray(given["padding_mask"])[..., np.newaxis].astype("float32")
+        return (states * mask).sum(axis=1) / mask.sum(axis=1)
+
+    _written(model, model.states, texts, path, mean)
+
+
+def _written(
+    model: HandwrittenModel,
+    network: Any,
+    texts: Sequence[str],
+    path: Path,
+    of: Callable[[Any, dict[str, Any]], Any] = lambda values, given: values,
+) -> None:
     with h5py.File(path, "w") as file:
-        datasets = [
-            file.create_dataset(f"layer_{index}", (len(texts), *shape), "float32")
-            for index, shape in enumerate(shapes)
-        ]
-        for first in range(0, len(texts), BATCH_SIZE):
-            batch = slice(first, first + BATCH_SIZE)
-            for dataset, states in zip(datasets, model(texts[batch]), strict=True):
-                dataset[batch] = states
-    return perf_counter() - start
+        for start in range(0, len(texts), BATCH_SIZE):
+            batch = texts[start : start + BATCH_SIZE]
+            given = model.inputs(batch)
+            returned = network.predict_on_batch(given)
+            for index, values in enumerate(returned):
+                stored = of(values, given)
+                if not start:
+                    shape = (len(texts), *stored.shape[1:])
+                    file.create_dataset(f"layer_{index}", shape, "float32")
+                file[f"layer_{index}"][start : start + len(batch)] = stored
