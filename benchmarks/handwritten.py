@@ -57,13 +57,24 @@ def load(directory: Path) -> HandwrittenModel:
     for layer in backbone.transformer_layers:
         layer._feedforward_intermediate_dense.activation = keras.activations.gelu  # exact, not tanh
     outputs = [layer.output for layer in backbone.transformer_layers]
-    mask = backbone.input["padding_mask"]
-    state, probabilities = backbone.transformer_layers[0].input, []
-    for layer in backbone.transformer_layers:
-        state, scores = layer(state, padding_mask=mask, return_attention_scores=True)
-        probabilities.append(scores)
-    models = (keras.Model(backbone.input, one) for one in (outputs, probabilities, outputs[:1]))
-    return HandwrittenModel(tokenizer, packer, *models)
+    states, first = (keras.Model(backbone.input, one) for one in (outputs, outputs[:1]))
+    return HandwrittenModel(tokenizer, packer, states, _Probabilities(backbone), first)
+
+
+class _Probabilities(keras.Model):
+    """Calls the layers of a BERT again, since the functional model has no such outputs."""
+
+    def __init__(self, backbone: Any) -> None:
+        super().__init__(name="probabilities")
+        self.embeddings = keras.Model(backbone.input, backbone.transformer_layers[0].input)
+        self.encoders = backbone.transformer_layers
+
+    def call(self, inputs: Any) -> list[Any]:
+        state, mask, found = self.embeddings(inputs), inputs["padding_mask"], []
+        for layer in self.encoders:
+            state, scores = layer(state, padding_mask=mask, return_attention_scores=True)
+            found.append(scores)
+        return found
 
 
 def hidden_states(model: HandwrittenModel, texts: Sequence[str], path: Path) -> None:

@@ -122,6 +122,7 @@ def test_a_finished_run_of_an_older_schema_that_is_damaged_is_not_mended(tmp_pat
         ("schema-9", 2),
         ("schema-10", 2),
         ("schema-11", 2),
+        ("schema-12", 2),
     ],
 )
 def test_an_interrupted_run_of_these_schemas_is_resumed(
@@ -151,6 +152,8 @@ def test_an_interrupted_run_of_these_schemas_is_resumed(
         ("schema-10", "statistics", [RESULTS]),
         ("schema-11", "statistics", [RESULTS]),
         ("schema-11", "gradients", []),
+        ("schema-12", "statistics", [RESULTS]),
+        ("schema-12", "gradients", []),
     ],
 )
 def test_an_interrupted_run_of_other_requests_is_resumed(
