@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 TENSORS_SCHEMA = 1
-PLAN_SCHEMA = 5
+PLAN_SCHEMA = 6
 """Versions of the `--json` documents of `tensors` and `plan`. Raise them with every change."""
 
 _Answer = tuple[Callable[[], dict[str, object]], Callable[[], "RenderableType"]]

@@ -19,7 +19,8 @@ _LARGEST_SEED = 2**32 - 1
 MOST_THREADS = max(1024, os.cpu_count() or 1)
 """Most threads. TensorFlow starts all of them at once, and hangs if there are many more."""
 
-COMPILE_MODES = ("graph", "xla")
+AUTO, GRAPH, XLA, OPENVINO = "auto", "graph", "xla", "openvino"
+COMPILE_MODES = (AUTO, GRAPH, XLA, OPENVINO)
 
 BAD_CHECKPOINTS = ("fail", "skip")
 """Options for a checkpoint that is damaged or of another architecture."""
@@ -74,8 +75,11 @@ class Runtime:
         "The samples in a shard. auto: about 128 MB of values, 1,024 samples at most.",
     ] = None
     compile: Annotated[
-        str, Choice(COMPILE_MODES), Effect.VALUES, "graph (a TensorFlow graph) or xla."
-    ] = "graph"
+        str,
+        Choice(COMPILE_MODES),
+        Effect.VALUES,
+        "graph (a TensorFlow graph), xla, openvino, or auto: openvino where that pays, else graph.",
+    ] = GRAPH
     device: Annotated[
         str | None,
         Text("/CPU:0"),

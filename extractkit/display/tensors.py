@@ -19,6 +19,7 @@ from rich.tree import Tree
 
 from extractkit.core.catalog import VARIABLES, Catalog, Kind, TensorRecord
 from extractkit.core.checkpoints import ExcludedCheckpoint
+from extractkit.core.job import OPENVINO
 from extractkit.core.plan import Constant, OverSamples, PerSample, PlannedTensor, divided, groups_of
 from extractkit.core.spec import storable
 from extractkit.core.statistics.results import Statistics, TensorStatistics
@@ -162,6 +163,10 @@ def plan_overview(plan: "Preview") -> RenderableType:
     if plan.shared is not None:
         because = f": {safe(plan.shared.reason)}" if plan.shared.reason else ""
         parts.append(Text(f"a call of the model takes {plan.shared.sharing}{because}"))
+    if plan.declined is not None:
+        parts.append(Text(f"runtime.compile=auto takes TensorFlow's graph: {safe(plan.declined)}"))
+    elif plan.compile == OPENVINO:
+        parts.append(Text("OpenVINO computes the tensors, as TensorFlow does on the first batch"))
     parts.append(_plan_totals(plan))
     return Group(*parts)
 

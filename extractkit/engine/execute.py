@@ -230,6 +230,8 @@ class Execution:
         record = None if planned else partial(self._record, recorder)
         prepared = prepare(self.job, settings, self.listener.stage, record)
         self.timings.update(prepared.timings)
+        if prepared.declined is not None:
+            self._note(f"runtime.compile=auto takes TensorFlow's graph: {prepared.declined}")
         return prepared, self._planned(prepared, recorder)
 
     @contextmanager

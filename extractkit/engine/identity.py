@@ -13,9 +13,10 @@ from extractkit.core.catalog import Layout
 from extractkit.core.checkpoints import KEY as CHECKPOINTS
 from extractkit.core.checkpoints import Checkpoint
 from extractkit.core.component import Component
-from extractkit.core.job import Job
+from extractkit.core.job import OPENVINO, Job
 from extractkit.core.plan import Constant, OverSamples, PlannedTensor
 from extractkit.core.spec import TensorSpec
+from extractkit.engine.compilers import COMPILE
 from extractkit.engine.prepare import Prepared
 from extractkit.inputs import HashesFiles
 from extractkit.models.process import environment
@@ -63,7 +64,10 @@ def identity(prepared: Prepared, described: Manifest) -> str | None:
         ],
         **_statistics(prepared, described),
         **_components_of_runs(prepared),
-        "runtime": prepared.job.runtime.identifying(),
+        "runtime": {
+            **prepared.job.runtime.identifying(),
+            COMPILE: prepared.opened.compilation.compile,
+        },
         "settings": {
             name: plain(value)
             for name, value in described.settings.items()
@@ -191,11 +195,19 @@ def described(manifest: Manifest, prepared: Prepared) -> Manifest:
             # Their operations decide values, as TensorFlow's do.
             **({"imports": [*job.model.imports, imported]} if job.model.imports else {}),
             **runtime.computing(),
+            **_compiler(opened.compilation.compile),
             SHARING: str(prepared.shared.sharing),
         },
     )
     # Which weights a training will have is unknown until it ends.
     return replace(known, identity=None if known.training else identity(prepared, known))
+
+
+def _compiler(taken: str) -> dict[str, object]:
+    """Return the compiler that was taken, which `auto` does not name, and its version."""
+    if taken != OPENVINO:
+        return {COMPILE: taken}
+    return {COMPILE: taken, "compiler": f"{OPENVINO} {package_versions([OPENVINO])[OPENVINO]}"}
 
 
 def _recorded(tensor: PlannedTensor) -> RunTensor | RunStatistics:

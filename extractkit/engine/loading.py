@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from extractkit.core.catalog import Catalog, TensorRecord
-from extractkit.core.job import Job
+from extractkit.core.job import GRAPH, XLA, Job
 from extractkit.core.plan import PlannedTensor, SampleLengths, divided, groups_of, plan_tensors
 from extractkit.core.requests import ALONE, BoundGradients
 from extractkit.core.selectors import Selector
@@ -258,7 +258,8 @@ def open_job(
     return Opened(
         model=model,
         source=source,
-        compilation=Compilation(runtime.compile, runtime.device),
+        # OpenVINO compiles later what is measured with TensorFlow.
+        compilation=Compilation(XLA if runtime.compile == XLA else GRAPH, runtime.device),
         settings=settings,
         selectors={one.name: one.within(chosen.catalog) for one in job.selectors},
         tensors=tensors,

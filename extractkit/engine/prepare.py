@@ -8,13 +8,14 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from extractkit.core.job import Job
+from extractkit.core.job import GRAPH, XLA, Job
 from extractkit.core.plan import PlannedTensor, SampleLengths
 from extractkit.core.shards import Shard
 from extractkit.core.values import State
 from extractkit.engine.batch_effects import SpotCheck
 from extractkit.engine.batches import BatchRules, encoded_bytes, in_blocks, put, read_batch
 from extractkit.engine.carrying import Carried
+from extractkit.engine.compilers import compiled
 from extractkit.engine.failing_samples import first_explained, try_out
 from extractkit.engine.loading import Opened, open_job
 from extractkit.engine.model_cache import program_of
@@ -56,6 +57,8 @@ class Prepared:
         timings: seconds spent in each stage so far.
         carrying: computes the same tensors and carries the model's state from batch to batch; None
             if each call starts from the initial state.
+        by_tensorflow: computes the same tensors without OpenVINO; `program` if that is not used.
+        declined: see `Compiled`.
     """
 
     job: Job
@@ -65,6 +68,8 @@ class Prepared:
     shared: Shared
     timings: Mapping[str, float]
     carrying: CarryingProgram | None = None
+    by_tensorflow: Program | None = None
+    declined: str | None = None
 
     @property
     def tensors(self) -> tuple[PlannedTensor, ...]:
@@ -130,7 +135,7 @@ class Prepared:
             non_finite=runtime.non_finite,
             on_batch=on_batch,
             carried=carried,
-            any_size=partial(_any_size, self.opened, self.program),
+            any_size=partial(_any_size, self.opened, self.by_tensorflow),
             spot_check=self._spot_check,
         )
 
@@ -172,6 +177,8 @@ def prepare(
     trial = _tried(opened, varying, program, job.runtime.bad_samples)
     stage("measuring whether samples may share a batch")
     shared = sharing_of(opened, program, settings)
+    chosen = compiled(opened, job.runtime, program, shared.sharing, settings)
+    opened, by_tensorflow, program = chosen.opened, program, chosen.program
     carrying = None
     if opened.samples_carried is not None:
         assert isinstance(opened.model, CarriesState)
@@ -181,7 +188,11 @@ def prepare(
         "survey": opened.scanned,
         "compile": time.perf_counter() - loaded,
     }
-    return Prepared(job, opened, program, trial, shared, timings, carrying)
+    return Prepared(
+        *(job, opened, program, trial, shared, timings, carrying),
+        by_tensorflow=by_tensorflow,
+        declined=chosen.declined,
+    )
 
 
 def sharing_of(
@@ -233,10 +244,10 @@ def _any_size(opened: Opened, program: Program | None) -> Program:
 
     XLA would compile anew for each of them.
     """
-    if program is not None and opened.compilation.compile == "graph":
+    if program is not None and opened.compilation.compile != XLA:
         return program
     varying = opened.varying
-    compilation = replace(opened.compilation, compile="graph")
+    compilation = replace(opened.compilation, compile=GRAPH)
     return opened.model.program(fetches(varying), compilation)
 
 

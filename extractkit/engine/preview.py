@@ -1,19 +1,21 @@
 """The plan of a job, made without running it: `extractkit plan`."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from extractkit.core.catalog import TensorRecord
 from extractkit.core.checkpoints import Checkpoint, ExcludedCheckpoint
-from extractkit.core.job import Job
+from extractkit.core.job import AUTO, GRAPH, OPENVINO, Job
 from extractkit.core.plan import PlannedTensor, SampleLengths, groups_of, held_per_sample
 from extractkit.core.shards import Shard
 from extractkit.core.values import varies
+from extractkit.engine.compilers import compiled
 from extractkit.engine.loading import Opened, open_job
 from extractkit.engine.prepare import sharing_of
 from extractkit.engine.samples import check_slices, longest, survey, too_short
 from extractkit.engine.sharing import Shared
+from extractkit.engine.stream import fetches
 from extractkit.runs.directory import check_space, free_bytes
 from extractkit.runs.schema import plain
 
@@ -41,6 +43,7 @@ class Preview:
         directory: the run directory; free_bytes: free bytes on its disk.
         shared: which samples may share a batch, and why not more; None if nothing depends on
             samples.
+        compile: the compiler; declined: why `auto` did not take another one.
     """
 
     model: str
@@ -58,6 +61,8 @@ class Preview:
     directory: Path
     free_bytes: int
     shared: Shared | None = None
+    compile: str = GRAPH
+    declined: str | None = None
 
     def to_json(self) -> dict[str, object]:
         """Return the plan as `extractkit plan --json` prints it."""
@@ -106,6 +111,8 @@ class Preview:
             "sharing": self.shared and str(self.shared.sharing),
             "sharing_reason": self.shared and self.shared.reason,
             "sharing_measured": self.shared and plain(self.shared.measured),
+            "compile": self.compile,
+            "compile_declined": self.declined,
             "shards": [{"start": shard.start, "stop": shard.stop} for shard in self.shards],
         }
 
@@ -126,6 +133,11 @@ def preview(job: Job, directory: Path, *, exact: bool = False) -> Preview:
     opened = unmeasured.measured()
     varying = bool(opened.varying)
     shared = sharing_of(opened) if varying else None
+    declined = None
+    if shared is not None and job.runtime.compile in (AUTO, OPENVINO):
+        program = opened.model.program(fetches(opened.varying), opened.compilation)
+        chosen = compiled(opened, job.runtime, program, shared.sharing)
+        opened, declined = chosen.opened, chosen.declined
     bounds = None if exact else longest(opened.model, opened.source)
     result = _planned(job, opened, measured, directory, bounds, shared)
     needed = opened.disk_bytes(result.sizes, len(job.sinks))
@@ -133,7 +145,7 @@ def preview(job: Job, directory: Path, *, exact: bool = False) -> Preview:
         # A bound is not enough to refuse, so read the samples.
         result = _planned(job, opened, measured, directory, None, shared)
     check_space(directory, opened.disk_bytes(result.sizes, len(job.sinks)))
-    return result
+    return replace(result, compile=opened.compilation.compile, declined=declined)
 
 
 def _planned(

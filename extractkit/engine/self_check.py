@@ -18,6 +18,7 @@ from itertools import islice
 import numpy as np
 
 from extractkit.core.catalog import Layout, TensorRecord
+from extractkit.core.job import GRAPH
 from extractkit.core.requests import Value
 from extractkit.core.shards import Shard
 from extractkit.core.values import Array
@@ -32,6 +33,7 @@ from extractkit.models import (
     Fetch,
     HasOwnCall,
     NoOwnCallError,
+    NotCompiledError,
     OtherOutputsError,
     OwnCall,
     Program,
@@ -321,7 +323,11 @@ class _Comparison:
         if self._carrying is not None:
             return self._carrying.from_initial
         opened = self.prepared.opened
-        return opened.model.program(self._fetches, opened.compilation)
+        try:
+            return opened.model.program(self._fetches, opened.compilation)
+        except NotCompiledError:  # of an output that the job does not extract
+            graph = replace(opened.compilation, compile=GRAPH)
+            return opened.model.program(self._fetches, graph)
 
     @cached_property
     def _carrying(self) -> CarryingProgram | None:

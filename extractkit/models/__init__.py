@@ -176,6 +176,23 @@ class NoOwnCallError(ModelError):
     """The model's own call cannot be compared, through no fault of the model or a sample."""
 
 
+class NotCompiledError(ConfigError):
+    """A compiler that cannot compute what is asked of a model, or not as TensorFlow does.
+
+    Args:
+        model: The model's name.
+        compiler: The value of `runtime.compile`.
+        reason: Why, as a clause.
+    """
+
+    def __init__(self, model: str, compiler: str, reason: str) -> None:
+        self.reason = reason
+        super().__init__(
+            f"runtime.compile={compiler} cannot run model {model!r}: {reason}. Use "
+            f"runtime.compile=graph"
+        )
+
+
 class OtherOutputsError(JobError):
     """The model's own call returns a different number of outputs than the traced model."""
 
@@ -303,6 +320,15 @@ class ChecksSizes(Protocol):
         ...
 
 
+@runtime_checkable
+class CountsMultiplications(Protocol):
+    """The ability to estimate the work of a batch, optional for a `Program`."""
+
+    def multiplications(self, features: Mapping[str, Array]) -> int:
+        """Return the number of multiplications in products and convolutions for one batch."""
+        ...
+
+
 class HasCatalog(Protocol):
     """The catalog of a model."""
 
@@ -349,6 +375,7 @@ class Executor(Protocol):
 
         Raises:
             SelectionError: The model cannot answer a kind of request; see `check_values`.
+            ConfigError: The compiler cannot run the model; a `NotCompiledError` has the reason.
         """
         ...
 

@@ -12,7 +12,10 @@ import tensorflow as tf
 from tensorflow.python.autograph.core import ag_ctx
 from tensorflow.python.eager import context
 from tensorflow.python.framework import importer, op_callbacks, op_def_registry
-from tensorflow.python.framework.convert_to_constants import _run_inline_graph_optimization
+from tensorflow.python.framework.convert_to_constants import (
+    _run_inline_graph_optimization,
+    convert_variables_to_constants_v2,
+)
 from tensorflow.python.framework.function_def_to_graph import function_def_to_graph
 from tensorflow.python.framework.ops import Operation, SymbolicTensor, gradient_registry
 from tensorflow.python.ops.resource_variable_ops import BaseResourceVariable
@@ -105,6 +108,15 @@ def inlined_graph_def(function: Any) -> Any:
     return _run_inline_graph_optimization(
         function, lower_control_flow=False, aggressive_inlining=True
     )
+
+
+def with_constants_for_variables(function: Any) -> Any:
+    """Return a concrete function with constants for the variables that its graph lists.
+
+    Uses `convert_variables_to_constants_v2`, which no public module exports, and assigns to
+    `FuncGraph.variables`, since a graph does not list variables that were captured by handle.
+    """
+    return convert_variables_to_constants_v2(function, lower_control_flow=False)
 
 
 def has_gradient(op_type: str) -> bool | None:

@@ -209,7 +209,7 @@ def test_plan_looks_at_the_directory_that_was_asked_for(program: Program, place:
     assert document["directory"] == f"{place}/a/b"
     assert document["matches"] == {"layers": 3}
     assert document["bound"] == "upper bound"
-    assert document["schema"] == 5
+    assert document["schema"] == 6
     assert left_in(place) == set()
 
 
@@ -231,7 +231,7 @@ def test_a_sweep_of_plans_is_one_array_and_leaves_nothing(program: Program, plac
     assert done.returncode == cli.MISTAKEN
     assert [first["directory"], third["directory"]] == [f"{place}/s/0", f"{place}/s/2"]
     assert second["error"].startswith("selectors is empty")
-    assert [one["schema"] for one in (first, second, third)] == [5, 5, 5]
+    assert [one["schema"] for one in (first, second, third)] == [6, 6, 6]
     assert left_in(place) == set()
 
 

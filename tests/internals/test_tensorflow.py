@@ -30,6 +30,9 @@ NAMES = {
     "tensorflow.python.framework.convert_to_constants:_run_inline_graph_optimization": (
         "models/functions/function_graph.py, to inline functions"
     ),
+    "tensorflow.python.framework.convert_to_constants:convert_variables_to_constants_v2": (
+        "models/functions/function_graph.py, for compilers that take constants only"
+    ),
     "tensorflow.python.framework.ops:Operation._clear_attr": _KERAS,
     "tensorflow.python.framework.ops:gradient_registry": (
         "models/graphs/gradients.py, to find operations without a gradient"

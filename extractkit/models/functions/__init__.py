@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from extractkit.core.job import GRAPH, OPENVINO
 from extractkit.core.picks import LABEL_FEATURE
 from extractkit.core.requests import Gradient, check_values
 from extractkit.core.values import Array, as_array
@@ -21,13 +22,20 @@ from extractkit.models import (
     Differentiates,
     Fetch,
     HasOwnCall,
+    NotCompiledError,
     OtherOutputsError,
     OwnCall,
     Program,
+    openvino,
 )
 from extractkit.models.failures import batch_failure, own_call_failure
 from extractkit.models.functions.eager_calls import restored
-from extractkit.models.functions.function_graph import captured_contents, handle_in
+from extractkit.models.functions.function_graph import (
+    captured_contents,
+    captured_variables,
+    frozen_function,
+    handle_in,
+)
 from extractkit.models.graphs import is_tensor
 from extractkit.models.graphs.feeding import Argument, given, given_names, part_specs, sample_count
 from extractkit.models.graphs.gradients import (
@@ -181,7 +189,11 @@ class FunctionModel(GraphModel, ConvertsArguments, HasOwnCall, Differentiates):
         targets = [of.tensor for of in targets_of(fetches)]
         if not targets:
             names = [self._values[fetch.address].name for fetch in fetches]
+            if compilation.compile == OPENVINO:
+                return self._by_openvino(names, fetches, compilation)
             return self.compiled(self.graph, names, fetches, compilation)
+        if compilation.compile == OPENVINO:
+            raise NotCompiledError(self.name, OPENVINO, "gradients are asked of it")
         addresses = dict.fromkeys([*(fetch.address for fetch in fetches), *targets])
         graph = self.differentiable(list(addresses), targets)
         if (labels := Labels.of(fetches)) is not None:
@@ -267,6 +279,31 @@ class FunctionModel(GraphModel, ConvertsArguments, HasOwnCall, Differentiates):
             return [to_numpy(tensor) for tensor in returned]
 
         return run
+
+    def _by_openvino(
+        self, names: Sequence[str], fetches: Sequence[Fetch], compilation: Compilation
+    ) -> Program:
+        """Compile a program that computes the tensors of the fetches with OpenVINO."""
+        self.check_for_openvino()
+        specs = self.signature.specs
+        wanted = list(dict.fromkeys(names))
+
+        def compute(features: list[tf.Tensor]) -> list[tf.Tensor]:
+            by_name = {spec.name: one for spec, one in zip(specs, features, strict=True)}
+            return tensors_in_graph(self.graph, self._taken(by_name), wanted)
+
+        function = tf.function(compute, autograph=False).get_concrete_function(
+            [tf.TensorSpec([self.signature.batch, *one.shape], one.dtype) for one in specs]
+        )
+        frozen = frozen_function(function, captured_variables(self.graph.graph).values())
+        inputs = dict(zip((spec.name for spec in specs), frozen.inputs, strict=True))
+        return self.by_openvino(
+            openvino.FrozenGraph(frozen.graph, inputs, frozen.outputs),
+            [wanted.index(name) for name in names],
+            fetches,
+            lambda features: {spec.name: np.asarray(features[spec.name]) for spec in specs},
+            lambda: self.compiled(self.graph, names, fetches, replace(compilation, compile=GRAPH)),
+        )
 
     def _taken(self, features: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Return the values of the graph's inputs, with sample axes as in the model's inputs."""

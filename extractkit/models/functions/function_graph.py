@@ -11,7 +11,7 @@ captured: no weight is copied into the graph.
 """
 
 import re
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,10 @@ import tensorflow as tf
 from extractkit.core.values import Array, as_array, digest_of_array, digest_of_table
 from extractkit.models.graphs import COLOCATION
 from extractkit.models.graphs.purity import consumers
-from extractkit.models.tensorflow_internals import inlined_graph_def
+from extractkit.models.tensorflow_internals import (
+    inlined_graph_def,
+    with_constants_for_variables,
+)
 
 # There is no public way to get the content of a handle. Its text shows the variable's name, to
 # which TensorFlow appends a counter, and the number of its type.
@@ -53,6 +56,10 @@ class OrphanedVariable:
         """Return the content; TensorFlow calls this to convert the object to a tensor."""
         return tf.raw_ops.ReadVariableOp(resource=self.handle, dtype=self.dtype, name=name)
 
+    def numpy(self) -> Array:
+        """Return the content."""
+        return as_array(tf.convert_to_tensor(self).numpy())
+
     def assign(self, value: tf.Tensor) -> None:
         """Replace the content."""
         tf.raw_ops.AssignVariableOp(resource=self.handle, value=value)
@@ -79,6 +86,19 @@ def _orphaned(graph: Any) -> Iterator[OrphanedVariable]:
             content = tf.raw_ops.ReadVariableOp(resource=outside, dtype=dtype)
             name = held["name"] or inside.op.name
             yield OrphanedVariable(f"{name}:0", dtype, content.shape, outside)
+
+
+def frozen_function(function: Any, variables: Iterable[Any]) -> Any:
+    """Return a concrete function with the contents of variables as constants.
+
+    Args:
+        variables: the variables that its graph may have captured.
+    """
+    handles = {id(variable.handle): variable for variable in variables}
+    captured = [outside for outside, _ in function.graph.captures]
+    # TensorFlow makes constants only of variables that the graph lists.
+    function.graph.variables = [handles[id(one)] for one in captured if id(one) in handles]
+    return with_constants_for_variables(function)
 
 
 _LOOK_UP = "LookupTableFindV2"

@@ -7,9 +7,11 @@ from functools import cached_property
 from math import prod
 from typing import Any, Self
 
+import numpy as np
 import tensorflow as tf
 
 from extractkit.core.catalog import VARIABLES, Catalog, Edges, Kind, Layout, TensorRecord
+from extractkit.core.job import OPENVINO
 from extractkit.core.requests import Value
 from extractkit.core.targets import BoundTarget
 from extractkit.core.transforms import Masked
@@ -21,7 +23,10 @@ from extractkit.models import (
     Encoded,
     Fetch,
     HasCheckpoints,
+    NotCompiledError,
+    Program,
     encode_arrays,
+    openvino,
 )
 from extractkit.models.graphs import InnerTensor
 from extractkit.models.graphs.digests import graph_digest
@@ -287,6 +292,75 @@ class GraphModel(HasCheckpoints, ChecksSizes):
             rank = len(fetch.layout.dims) - (fetch.layout.split or fetch.layout.whole)
             tensor = tf.ensure_shape(tensor, [None] * rank)
         return transformed(tensor, fetch, samples, lengths)
+
+    def check_for_openvino(self) -> None:
+        """Check that OpenVINO may run this model.
+
+        Raises:
+            MissingExtraError: OpenVINO is not installed.
+            NotCompiledError: its weights change during a job, or its inputs are not arrays.
+        """
+        openvino.require()
+        if self.checkpoints is not None:
+            reason = "its weights change during the job, and OpenVINO makes constants of them"
+            raise NotCompiledError(self.name, OPENVINO, reason)
+        if not self.signature.specs:
+            raise NotCompiledError(self.name, OPENVINO, "it has no inputs")
+        for spec in self.signature.specs:
+            if spec.parts:
+                reason = f"its input {spec.name!r} is a {spec.composite} tensor"
+                raise NotCompiledError(self.name, OPENVINO, reason)
+
+    def by_openvino(
+        self,
+        frozen: openvino.FrozenGraph,
+        positions: Sequence[int],
+        fetches: Sequence[Fetch],
+        feed: Callable[[Mapping[str, Array]], Mapping[str, Array]],
+        by_tensorflow: Callable[[], Program],
+    ) -> Program:
+        """Return a program of a frozen graph with the tensors of the fetches.
+
+        OpenVINO computes these tensors, and TensorFlow their layouts and transforms.
+
+        Args:
+            positions: the position of each fetch's tensor among the outputs.
+            feed: returns the graph's inputs by name, for the features of a batch.
+            by_tensorflow: makes the same program of TensorFlow.
+
+        Raises:
+            NotCompiledError: OpenVINO cannot compute the tensors.
+        """
+        network = openvino.Network(self.name, frozen)
+
+        @tf.function(autograph=False)
+        def transform(
+            tensors: list[tf.Tensor], samples: tf.Tensor, lengths: dict[str, tf.Tensor]
+        ) -> list[tf.Tensor]:
+            return [
+                self._transformed(tensors[at], fetch, samples, lengths)
+                for at, fetch in zip(positions, fetches, strict=True)
+            ]
+
+        compiled = transform.get_concrete_function(
+            [tf.TensorSpec(one.shape, one.dtype) for one in frozen.outputs],
+            tf.TensorSpec([], tf.int32),
+            {axis: tf.TensorSpec([None], tf.int32) for axis in self.signature.free_axes},
+        )
+        first = self.signature.specs[0].name
+
+        def finish(
+            values: Sequence[Array], features: Mapping[str, Array], lengths: Mapping[str, Array]
+        ) -> list[Array]:
+            with tf.device("/CPU:0"):
+                returned = compiled(
+                    [tf.constant(value) for value in values],
+                    tf.constant(len(features[first])),
+                    {axis: tf.constant(lengths[axis]) for axis in self.signature.free_axes},
+                )
+            return [np.asarray(memoryview(tensor)) for tensor in returned]
+
+        return openvino.OpenVinoProgram(self.name, network, feed, finish, by_tensorflow)
 
     @cached_property
     def _records(self) -> Records:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from extractkit.core.job import GRAPH, OPENVINO
 from extractkit.core.requests import Gradient, check_values
 from extractkit.core.values import Array, as_array
 from extractkit.errors import ConfigError, JobError, ModelError
@@ -21,8 +22,10 @@ from extractkit.models import (
     Differentiates,
     Fetch,
     HasOwnCall,
+    NotCompiledError,
     OwnCall,
     Program,
+    openvino,
 )
 from extractkit.models.failures import batch_failure, graph_error_summary
 from extractkit.models.graphs import InnerTensor
@@ -37,7 +40,7 @@ from extractkit.models.graphs.feeding import (
 )
 from extractkit.models.graphs.gradients import Differentiability, answers
 from extractkit.models.graphs.model import CompiledOnce, GraphModel, transformed
-from extractkit.models.graphs.rebuilding import inner_in_graph
+from extractkit.models.graphs.rebuilding import inner_in_graph, tensors_in_graph
 from extractkit.models.graphs.records import Found, raw_array
 from extractkit.models.graphs.targets import Given, Labels, targets_of
 from extractkit.models.sessions.importing import (
@@ -212,6 +215,8 @@ class SessionModel(GraphModel, HasOwnCall, Differentiates):
                 f"which runs graphs only. Leave it out: runtime.compile=graph"
             )
         check_values((fetch.request for fetch in fetches), self.name, Gradient)
+        if compilation.compile == OPENVINO:
+            return self._by_openvino(fetches, compilation)
         specs, axes = self.signature.specs, self.signature.free_axes
         with self._adding():
             samples = tf.compat.v1.placeholder(tf.int32, [])
@@ -251,6 +256,41 @@ class SessionModel(GraphModel, HasOwnCall, Differentiates):
             return returned
 
         return run
+
+    def _by_openvino(self, fetches: Sequence[Fetch], compilation: Compilation) -> Program:
+        """Compile a program that computes the tensors of the fetches with OpenVINO."""
+        self.check_for_openvino()
+        asked = [of.tensor for of in targets_of(fetches)]
+        if asked or any(isinstance(self._values[one.address], InnerTensor) for one in fetches):
+            what = "gradients are" if asked else "a value inside a loop is"
+            raise NotCompiledError(self.name, OPENVINO, f"{what} asked of it")
+        values = {
+            variable.value.name: self.read(variable)
+            for variable in self.variables
+            if variable.name not in self._empty
+        }
+        tensors = {name: self.source.graph.get_tensor_by_name(name) for name in values}
+        source = SessionGraph(self.source.graph, {**self.source.inputs, **tensors})
+        wanted = [self._graph_name(fetch.address) for fetch in fetches]
+        names = list(dict.fromkeys(name for name in wanted if name is not None))
+        with tf.Graph().as_default() as graph:
+            inputs = {
+                name: tf.compat.v1.placeholder(tensor.dtype, tensor.shape)
+                for name, tensor in self.source.inputs.items()
+            }
+            constants = {name: tf.constant(value) for name, value in values.items()}
+            rebuilt = tensors_in_graph(source, {**inputs, **constants}, names)
+            outputs = [tf.identity(tensor) for tensor in rebuilt]
+        specs = self.signature.specs
+        return self.by_openvino(
+            openvino.FrozenGraph(graph, inputs, outputs),
+            [names.index(str(name)) for name in wanted],
+            fetches,
+            lambda features: {
+                spec.name: as_the_graph_takes_it(spec, features[spec.name]) for spec in specs
+            },
+            lambda: self.program(fetches, replace(compilation, compile=GRAPH)),
+        )
 
     @cached_property
     def differentiability(self) -> Differentiability:

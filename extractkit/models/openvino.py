@@ -1,0 +1,372 @@
+"""OpenVINO, a compiler for CPUs, as the executor of a TensorFlow graph without variables.
+
+OpenVINO computes integers of 64 bits in 32, doubles in floats, and compares integers as floats.
+Only graphs whose values cannot depend on this are taken, and integers are checked in every batch.
+What a compiled graph does not check or computes differently, such as indices out of range and NaN,
+is left to TensorFlow, batch by batch. So the values of a batch depend on nothing else.
+"""
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.util import find_spec
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from extractkit.core.job import OPENVINO
+from extractkit.core.values import Array
+from extractkit.errors import JobError, MissingExtraError
+from extractkit.models import CountsMultiplications, NotCompiledError, Program
+from extractkit.models.failures import error_summary
+from extractkit.models.process import INTRA_OP, environment
+
+LARGEST = 1 << 22
+"""The largest integer that is given to OpenVINO, positive or negative."""
+
+_EXACT = 1 << 24
+"""Floats represent every integer below this one."""
+
+_SIZES = frozenset({"Shape", "ShapeN", "Size", "Rank"})
+"""Operations whose results do not depend on values."""
+
+_MOVES = frozenset(
+    {
+        *("Identity", "StopGradient", "PreventGradient", "Reshape", "ExpandDims", "Squeeze"),
+        *("Transpose", "ConcatV2", "Pack", "Unpack", "Slice", "StridedSlice", "Split", "SplitV"),
+        *("Tile", "BroadcastTo", "Select", "SelectV2", "GatherV2", "Cast"),
+    }
+)
+"""Operations that return elements of their inputs."""
+
+_SUMS = frozenset({"AddV2", "Add", "Sub"})
+
+_COMPARE = frozenset(
+    {*("Equal", "NotEqual", "Less", "LessEqual", "Greater", "GreaterEqual"), "OneHot"}
+)
+
+_CONTROL = frozenset(
+    {
+        *("While", "StatelessWhile", "If", "StatelessIf", "Case", "StatelessCase"),
+        *("Enter", "RefEnter", "Switch", "RefSwitch", "Merge", "RefMerge"),
+        *("PartitionedCall", "StatefulPartitionedCall"),
+    }
+)
+
+_OUTSIDE = "extractkit_outside"
+"""The name of the operation that finds indices out of range."""
+
+
+def installed() -> bool:
+    """Return whether OpenVINO can be imported."""
+    return find_spec("openvino") is not None
+
+
+def require() -> None:
+    """Check that OpenVINO is installed.
+
+    Raises:
+        MissingExtraError: It is not.
+    """
+    if not installed():
+        raise MissingExtraError(
+            "runtime.compile=openvino needs openvino, which is not installed. Install it: "
+            "python -m pip install 'extractkit[openvino]'"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class FrozenGraph:
+    """A TensorFlow graph without variables.
+
+    Attributes:
+        graph: The graph, to which operations may be added.
+        inputs: Its placeholders by input.
+        outputs: Its results, in order.
+    """
+
+    graph: tf.Graph
+    inputs: Mapping[str, tf.Tensor]
+    outputs: Sequence[tf.Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class OpenVinoProgram(CountsMultiplications):
+    """A `Program` whose tensors OpenVINO computes. TensorFlow applies layouts and transforms.
+
+    Attributes:
+        model: The name of the model.
+        network: Computes the tensors.
+        feed: Returns the network's inputs by name for the features of a batch.
+        finish: Returns the results of a program for these tensors and its arguments.
+        by_tensorflow: Makes a program that computes the same with TensorFlow.
+    """
+
+    model: str
+    network: "Network"
+    feed: Callable[[Mapping[str, Array]], Mapping[str, Array]]
+    finish: Callable[[Sequence[Array], Mapping[str, Array], Mapping[str, Array]], Sequence[Array]]
+    by_tensorflow: Callable[[], Program]
+
+    def __call__(
+        self, features: Mapping[str, Array], lengths: Mapping[str, Array]
+    ) -> Sequence[Array]:
+        """Run the model on one batch; see `Program`."""
+        fed = self.feed(features)
+        if not all(map(_same_in_openvino, fed.values())):
+            return self._plain(features, lengths)
+        try:
+            values = self.network(fed)
+        except RuntimeError as error:
+            self._plain(features, lengths)  # explains what is wrong with a sample
+            raise JobError(
+                f"runtime.compile=openvino: model {self.model!r} fails on a batch that TensorFlow "
+                f"computes: {error_summary(error)}. Use runtime.compile=graph"
+            ) from error
+        if values is None:
+            return self._plain(features, lengths)
+        return self.finish(values, features, lengths)
+
+    def multiplications(self, features: Mapping[str, Array]) -> int:
+        """See `CountsMultiplications`."""
+        return self.network.multiplications(self.feed(features))
+
+    @cached_property
+    def _plain(self) -> Program:
+        return self.by_tensorflow()
+
+
+def _same_in_openvino(value: Array) -> bool:
+    """Return whether OpenVINO computes with a value as TensorFlow does."""
+    if not value.size:
+        return False
+    if value.dtype.kind == "f":
+        # ReLU and others turn a NaN into 0. A sum is not finite if an element is not.
+        return bool(np.isfinite(value.sum(dtype=np.float64)))
+    return value.dtype.kind == "b" or bool(
+        value.min() >= -LARGEST and value.max() <= LARGEST  # Python's numbers, of any size
+    )
+
+
+class Network:
+    """A frozen graph compiled by OpenVINO.
+
+    Args:
+        model: The name of the model, for messages.
+        frozen: The graph.
+
+    Raises:
+        MissingExtraError: OpenVINO is not installed.
+        NotCompiledError: OpenVINO cannot compute it, or not as TensorFlow does.
+    """
+
+    def __init__(self, model: str, frozen: FrozenGraph) -> None:
+        require()
+        import openvino
+
+        from extractkit.models.openvino_patterns import simplify
+
+        guarded = _guarded(model, frozen)
+        network = _converted(model, frozen.graph)
+        positions = {name: at for at, one in enumerate(network.outputs) for name in one.get_names()}
+        # Names are lost where a pattern is replaced, but not the order of the results.
+        self._positions = [positions[one.name] for one in frozen.outputs]
+        self._outside = positions[f"{_OUTSIDE}:0"] if guarded else None
+        self.patterns = simplify(network)
+        self._network = network
+        by_tensor = {tensor.name: name for name, tensor in frozen.inputs.items()}
+        self._names = [
+            next(by_tensor[name] for name in one.get_names() if name in by_tensor)
+            for one in network.inputs
+        ]
+        self._dtypes = [tensor.dtype.as_numpy_dtype for tensor in frozen.outputs]
+        self._compiled = openvino.Core().compile_model(network, "CPU", _settings())
+        self._request = self._compiled.create_infer_request()
+
+    def __call__(self, fed: Mapping[str, Array]) -> list[Array] | None:
+        """Return the outputs, valid until the next call. None if an index is out of range.
+
+        Raises:
+            RuntimeError: OpenVINO cannot compute this batch.
+        """
+        import openvino
+
+        for port, name in zip(self._compiled.inputs, self._names, strict=True):
+            # The memory is shared, and has to stay until the call ends.
+            value = np.ascontiguousarray(fed[name])
+            self._request.set_tensor(port, openvino.Tensor(value, shared_memory=True))
+        self._request.infer()
+        if self._outside is not None and self._request.get_output_tensor(self._outside).data.any():
+            return None
+        return [
+            self._request.get_output_tensor(at).data.astype(dtype, copy=False)
+            for at, dtype in zip(self._positions, self._dtypes, strict=True)
+        ]
+
+    def multiplications(self, fed: Mapping[str, Array]) -> int:
+        """Return the number of multiplications in products and convolutions for one batch."""
+        model = self._network.clone()
+        model.reshape(
+            {
+                port: list(fed[name].shape)
+                for port, name in zip(model.inputs, self._names, strict=True)
+            }
+        )
+        return sum(map(_multiplications, model.get_ordered_ops()))
+
+
+def _settings() -> dict[str, Any]:
+    return {
+        "INFERENCE_PRECISION_HINT": "f32",
+        "EXECUTION_MODE_HINT": "ACCURACY",
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": 1,
+        "INFERENCE_NUM_THREADS": int(environment(None)[INTRA_OP]),
+        # Workers on one machine would all be pinned to the same processors.
+        "ENABLE_CPU_PINNING": False,
+    }
+
+
+def _converted(model: str, graph: tf.Graph) -> Any:
+    """Return a graph as a model of OpenVINO, which reads graphs from files only."""
+    import openvino
+
+    with tempfile.TemporaryDirectory(prefix="extractkit-") as directory:
+        file = Path(directory, "graph.pb")
+        try:
+            file.write_bytes(graph.as_graph_def().SerializeToString())
+            return openvino.Core().read_model(file)
+        except Exception as error:  # protobuf and OpenVINO have errors of their own
+            raise NotCompiledError(model, OPENVINO, _why_not_converted(error)) from error
+
+
+_SUMMARY = ("No translator found for:", "No conversion rule found for operations:")
+_FAILED = "Conversion is failed for:"
+
+
+def _why_not_converted(error: Exception) -> str:
+    """Return a clause that names the operations which OpenVINO does not convert."""
+    for line in str(error).splitlines():
+        text = line.strip().removeprefix("-- ")
+        for begin in (*_SUMMARY, _FAILED):
+            if text.startswith(begin):
+                return f"it cannot convert the operations {text.removeprefix(begin).strip()}"
+    return f"it cannot convert the graph ({error_summary(error)})"
+
+
+def _guarded(model: str, frozen: FrozenGraph) -> bool:
+    """Check that OpenVINO computes what TensorFlow does, and add a check of indices to the graph.
+
+    Returns:
+        Whether the graph has indices to check.
+
+    Raises:
+        NotCompiledError: It does not.
+    """
+    # What depends on the inputs, with the largest integer that it can hold.
+    largest: dict[str, int] = {tensor.name: LARGEST for tensor in frozen.inputs.values()}
+    indexed = []
+    for operation in frozen.graph.get_operations():
+        kind, name = operation.type, operation.name
+        why = None
+        if kind in _CONTROL:
+            why = "is a loop, a branch or a call"
+        elif operation.op_def.is_stateful:
+            why = "has a state"
+        elif kind not in _SIZES and any(one.name in largest for one in operation.inputs):
+            why = _different(operation, largest)
+            if kind == "GatherV2" and operation.inputs[1].name in largest:
+                indexed.append(operation)
+        if why is not None:
+            raise NotCompiledError(model, OPENVINO, f"{name!r} ({kind}) {why}")
+    for tensor in (*frozen.inputs.values(), *frozen.outputs):
+        if (why := _unlike(tensor.dtype)) is not None:
+            raise NotCompiledError(model, OPENVINO, f"{tensor.name!r} {why}")
+    if not indexed:
+        return False
+    with frozen.graph.as_default():
+        found = [_out_of_range(operation) for operation in indexed]
+        tf.identity(tf.cast(tf.reduce_any(tf.stack(found)), tf.int32), name=_OUTSIDE)
+    return True
+
+
+def _out_of_range(gather: Any) -> tf.Tensor:
+    values, indices, axis = gather.inputs
+    size = tf.cast(tf.gather(tf.shape(values), axis), indices.dtype)
+    return tf.reduce_any((indices < 0) | (indices >= size))
+
+
+def _different(operation: Any, largest: dict[str, int]) -> str | None:
+    """Return how OpenVINO's values of an operation may differ, or None.
+
+    Args:
+        largest: The largest integers of tensors that depend on the inputs. The operation's results
+            are added.
+    """
+    kind, results = operation.type, operation.outputs
+    for tensor in results:
+        if (why := _unlike(tensor.dtype)) is not None:
+            return why
+    reached = [one for one in operation.inputs if one.name in largest]
+    taken = [one for one in reached if one.dtype.is_integer]
+    largest.update((one.name, 0) for one in results)
+    if not any(one.dtype.is_integer for one in results):
+        known = kind in _MOVES or kind in _COMPARE
+        return None if known or not taken else "computes with integers, which OpenVINO does not"
+    of = [_largest(one, largest) for one in operation.inputs if one.dtype.is_integer]
+    if kind == "Cast":
+        if operation.inputs[0].dtype.is_floating or results[0].dtype not in (tf.int32, tf.int64):
+            return "makes integers of any size"
+        bound = max(of, default=1)
+    elif kind == "GatherV2":
+        bound = of[0] if operation.inputs[0].dtype.is_integer else 0
+    elif kind in _SUMS:
+        bound = sum(of)
+    elif kind in _MOVES:
+        bound = max(of, default=1)
+    else:
+        return "computes integers, for which OpenVINO may use floats"
+    if bound >= _EXACT:
+        return "computes integers that floats do not represent"
+    largest.update((one.name, bound) for one in results)
+    return None
+
+
+def _largest(tensor: tf.Tensor, largest: Mapping[str, int]) -> int:
+    """Return the largest integer that a tensor can hold. Sizes of tensors are small."""
+    if tensor.name in largest:
+        return largest[tensor.name]
+    value = tf.get_static_value(tensor)
+    return LARGEST if value is None else max(map(abs, np.ravel(value).tolist()), default=0)
+
+
+def _unlike(dtype: tf.DType) -> str | None:
+    """Return how OpenVINO computes a dtype otherwise than TensorFlow, or None."""
+    if dtype in (tf.float32, tf.bool, tf.int8, tf.uint8, tf.int16, tf.int32, tf.int64):
+        return None
+    if dtype.is_floating:
+        return f"computes {dtype.name}, for which OpenVINO uses float32"
+    return f"has values of the type {dtype.name}"
+
+
+_CONVOLUTIONS = ("Convolution", "GroupConvolution")
+
+
+def _multiplications(operation: Any) -> int:
+    """Return the number of multiplications in a product or convolution with known sizes."""
+    kind = operation.get_type_name()
+    if kind != "MatMul" and kind not in _CONVOLUTIONS:
+        return 0
+    shapes = [one.get_partial_shape() for one in (*operation.input_values(), operation.output(0))]
+    if any(shape.is_dynamic for shape in shapes):
+        return 0
+    first, second, result = (list(shape.to_shape()) for shape in shapes)
+    if kind == "MatMul":
+        columns = not operation.get_attributes()["transpose_a"]
+        return int(prod(result) * (first[-1] if columns or len(first) < 2 else first[-2]))
+    # A kernel has the form ([groups,] outputs, inputs, *sizes).
+    return int(prod(result) * prod(second[1 + (kind == "GroupConvolution") :]))
