@@ -20,7 +20,7 @@ from extractkit.engine.sharing import Sharing
 from extractkit.engine.stream import fetches
 from extractkit.errors import ConfigError, MissingExtraError, counted
 from extractkit.inputs import Source
-from extractkit.models import Compilation, CountsMultiplications, NotCompiledError, Program
+from extractkit.models import Compilation, EstimatesWork, NotCompiledError, Program
 from extractkit.runs.comparing.measures import TOLERATED, compare_values
 
 COMPILE = "compile"
@@ -31,6 +31,12 @@ FEWEST_SAMPLES = 64
 
 WORTH = 500_000_000_000
 """Multiplications from which `auto` takes OpenVINO: about ten seconds of two cores."""
+
+WORTH_EACH = 500
+"""Multiplications for each returned element from which `auto` takes OpenVINO.
+
+With fewer, most operations are returned, and OpenVINO can neither fuse them nor keep its layouts.
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,19 +125,27 @@ class _Choice:
 
     def check_work(self, found: object) -> None:
         """Refuse a job for which compiling takes longer than it saves."""
-        if not isinstance(found, CountsMultiplications):
+        if not isinstance(found, EstimatesWork):
             return
 
-        def count(samples: Source) -> float:
+        def count(samples: Source) -> tuple[float, float]:
             batch = self._first_batch(samples)
-            return found.multiplications(batch.features) / len(batch)
+            work = found.work(batch.features)
+            return work.multiplications / len(batch), work.multiplications / max(1, work.returned)
 
-        each = try_out(self.opened.model, self.opened.source, self._policy, count, self._tensors)
-        work = each * len(self.opened.source)
+        of_sample, of_element = try_out(
+            self.opened.model, self.opened.source, self._policy, count, self._tensors
+        )
+        work = of_sample * len(self.opened.source)
         if work < WORTH:
             raise self._refusal(
                 f"{work:.1g} multiplications are too few for it to pay, which it does from "
                 f"{WORTH:.1g}"
+            )
+        if of_element < WORTH_EACH:
+            raise self._refusal(
+                f"{of_element:.0f} multiplications for each value that is returned are too few for "
+                f"it to pay, which it does from {WORTH_EACH:,}"
             )
 
     def compare(self, found: Program) -> None:

@@ -320,12 +320,25 @@ class ChecksSizes(Protocol):
         ...
 
 
-@runtime_checkable
-class CountsMultiplications(Protocol):
-    """The ability to estimate the work of a batch, optional for a `Program`."""
+@dataclass(frozen=True)
+class Work:
+    """The work of a program for one batch, from the sizes of its tensors.
 
-    def multiplications(self, features: Mapping[str, Array]) -> int:
-        """Return the number of multiplications in products and convolutions for one batch."""
+    Attributes:
+        multiplications: The number of multiplications in products and convolutions.
+        returned: The number of elements that the model's tensors have before transforms.
+    """
+
+    multiplications: int
+    returned: int
+
+
+@runtime_checkable
+class EstimatesWork(Protocol):
+    """The ability to estimate the work for a batch, optional for a `Program`."""
+
+    def work(self, features: Mapping[str, Array]) -> Work:
+        """Return the work for one batch."""
         ...
 
 

@@ -21,8 +21,9 @@ import tensorflow as tf
 from extractkit.core.job import OPENVINO
 from extractkit.core.values import Array
 from extractkit.errors import JobError, MissingExtraError
-from extractkit.models import CountsMultiplications, NotCompiledError, Program
+from extractkit.models import EstimatesWork, NotCompiledError, Program, Work
 from extractkit.models.failures import error_summary
+from extractkit.models.graphs.frozen import FrozenGraph, data_flow
 from extractkit.models.process import INTRA_OP, environment
 
 LARGEST = 1 << 22
@@ -80,22 +81,7 @@ def require() -> None:
 
 
 @dataclass(frozen=True, eq=False)
-class FrozenGraph:
-    """A TensorFlow graph without variables.
-
-    Attributes:
-        graph: The graph, to which operations may be added.
-        inputs: Its placeholders by input.
-        outputs: Its results, in order.
-    """
-
-    graph: tf.Graph
-    inputs: Mapping[str, tf.Tensor]
-    outputs: Sequence[tf.Tensor]
-
-
-@dataclass(frozen=True, eq=False)
-class OpenVinoProgram(CountsMultiplications):
+class OpenVinoProgram(EstimatesWork):
     """A `Program` whose tensors OpenVINO computes. TensorFlow applies layouts and transforms.
 
     Attributes:
@@ -131,9 +117,9 @@ class OpenVinoProgram(CountsMultiplications):
             return self._plain(features, lengths)
         return self.finish(values, features, lengths)
 
-    def multiplications(self, features: Mapping[str, Array]) -> int:
-        """See `CountsMultiplications`."""
-        return self.network.multiplications(self.feed(features))
+    def work(self, features: Mapping[str, Array]) -> Work:
+        """See `EstimatesWork`."""
+        return self.network.work(self.feed(features))
 
     @cached_property
     def _plain(self) -> Program:
@@ -170,11 +156,13 @@ class Network:
 
         from extractkit.models.openvino_patterns import simplify
 
+        _check_asserts(model, frozen)
+        frozen = data_flow(frozen)
         guarded = _guarded(model, frozen)
         network = _converted(model, frozen.graph)
         positions = {name: at for at, one in enumerate(network.outputs) for name in one.get_names()}
         # Names are lost where a pattern is replaced, but not the order of the results.
-        self._positions = [positions[one.name] for one in frozen.outputs]
+        self._positions = [_position(model, one, positions) for one in frozen.outputs]
         self._outside = positions[f"{_OUTSIDE}:0"] if guarded else None
         self.patterns = simplify(network)
         self._network = network
@@ -207,8 +195,8 @@ class Network:
             for at, dtype in zip(self._positions, self._dtypes, strict=True)
         ]
 
-    def multiplications(self, fed: Mapping[str, Array]) -> int:
-        """Return the number of multiplications in products and convolutions for one batch."""
+    def work(self, fed: Mapping[str, Array]) -> Work:
+        """Return the work for one batch, without that inside loops."""
         model = self._network.clone()
         model.reshape(
             {
@@ -216,7 +204,9 @@ class Network:
                 for port, name in zip(model.inputs, self._names, strict=True)
             }
         )
-        return sum(map(_multiplications, model.get_ordered_ops()))
+        shapes = [one.get_partial_shape() for one in model.outputs]
+        known = [prod(one.to_shape()) for one in shapes if one.is_static]
+        return Work(sum(map(_multiplications, model.get_ordered_ops())), sum(known))
 
 
 def _settings() -> dict[str, Any]:
@@ -256,6 +246,36 @@ def _why_not_converted(error: Exception) -> str:
             if text.startswith(begin):
                 return f"it cannot convert the operations {text.removeprefix(begin).strip()}"
     return f"it cannot convert the graph ({error_summary(error)})"
+
+
+def _position(model: str, output: tf.Tensor, positions: Mapping[str, int]) -> int:
+    """Return the position of a result. OpenVINO passes inputs on under their own names.
+
+    Raises:
+        NotCompiledError: OpenVINO does not compute it, as the space for gradients of a batch
+            normalisation.
+    """
+    while output.name not in positions:
+        if output.op.type != "Identity":
+            reason = f"it has no value for {output.name!r} ({output.op.type})"
+            raise NotCompiledError(model, OPENVINO, reason)
+        output = output.op.inputs[0]
+    return positions[output.name]
+
+
+def _check_asserts(model: str, frozen: FrozenGraph) -> None:
+    """Refuse assertions, which OpenVINO does not make.
+
+    Where the sizes of samples are fixed, assertions about sizes hold for all batches or for none.
+
+    Raises:
+        NotCompiledError: There is one.
+    """
+    fixed = all(one.shape.rank and None not in one.shape[1:] for one in frozen.inputs.values())
+    asserts = [one for one in frozen.graph.get_operations() if one.type == "Assert"]
+    if asserts and not fixed:
+        reason = f"{asserts[0].name!r} (Assert) checks values or shapes, which it does not"
+        raise NotCompiledError(model, OPENVINO, reason)
 
 
 def _guarded(model: str, frozen: FrozenGraph) -> bool:

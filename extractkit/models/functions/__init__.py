@@ -26,7 +26,6 @@ from extractkit.models import (
     OtherOutputsError,
     OwnCall,
     Program,
-    openvino,
 )
 from extractkit.models.failures import batch_failure, own_call_failure
 from extractkit.models.functions.eager_calls import restored
@@ -38,6 +37,7 @@ from extractkit.models.functions.function_graph import (
 )
 from extractkit.models.graphs import is_tensor
 from extractkit.models.graphs.feeding import Argument, given, given_names, part_specs, sample_count
+from extractkit.models.graphs.frozen import FrozenGraph
 from extractkit.models.graphs.gradients import (
     SAMPLES,
     Differentiability,
@@ -295,10 +295,14 @@ class FunctionModel(GraphModel, ConvertsArguments, HasOwnCall, Differentiates):
         function = tf.function(compute, autograph=False).get_concrete_function(
             [tf.TensorSpec([self.signature.batch, *one.shape], one.dtype) for one in specs]
         )
-        frozen = frozen_function(function, captured_variables(self.graph.graph).values())
+        variables = [*captured_variables(self.graph.graph).values(), *self.variables]
+        frozen = frozen_function(function, variables)
+        if left := frozen.inputs[len(specs) :]:
+            reason = f"it depends on {left[0].name!r} ({left[0].dtype.name}), which is no array"
+            raise NotCompiledError(self.name, OPENVINO, reason)
         inputs = dict(zip((spec.name for spec in specs), frozen.inputs, strict=True))
         return self.by_openvino(
-            openvino.FrozenGraph(frozen.graph, inputs, frozen.outputs),
+            FrozenGraph(frozen.graph, inputs, frozen.outputs),
             [wanted.index(name) for name in names],
             fetches,
             lambda features: {spec.name: np.asarray(features[spec.name]) for spec in specs},

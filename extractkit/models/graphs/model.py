@@ -30,6 +30,7 @@ from extractkit.models import (
 )
 from extractkit.models.graphs import InnerTensor
 from extractkit.models.graphs.digests import graph_digest
+from extractkit.models.graphs.frozen import FrozenGraph
 from extractkit.models.graphs.gradients import (
     INDEPENDENT,
     Differentiability,
@@ -313,7 +314,7 @@ class GraphModel(HasCheckpoints, ChecksSizes):
 
     def by_openvino(
         self,
-        frozen: openvino.FrozenGraph,
+        frozen: FrozenGraph,
         positions: Sequence[int],
         fetches: Sequence[Fetch],
         feed: Callable[[Mapping[str, Array]], Mapping[str, Array]],

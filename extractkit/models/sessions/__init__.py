@@ -25,7 +25,6 @@ from extractkit.models import (
     NotCompiledError,
     OwnCall,
     Program,
-    openvino,
 )
 from extractkit.models.failures import batch_failure, graph_error_summary
 from extractkit.models.graphs import InnerTensor
@@ -36,8 +35,10 @@ from extractkit.models.graphs.feeding import (
     given,
     given_names,
     inner_tensors,
+    tensor_named,
     with_composites,
 )
+from extractkit.models.graphs.frozen import FrozenGraph
 from extractkit.models.graphs.gradients import Differentiability, answers
 from extractkit.models.graphs.model import CompiledOnce, GraphModel, transformed
 from extractkit.models.graphs.rebuilding import inner_in_graph, tensors_in_graph
@@ -264,12 +265,18 @@ class SessionModel(GraphModel, HasOwnCall, Differentiates):
         if asked or any(isinstance(self._values[one.address], InnerTensor) for one in fetches):
             what = "gradients are" if asked else "a value inside a loop is"
             raise NotCompiledError(self.name, OPENVINO, f"{what} asked of it")
+        # Operations that read resources have been added to the session's graph alone.
+        tensors = {
+            variable.value.name: tensor
+            for variable in self.variables
+            if variable.name not in self._empty
+            and (tensor := tensor_named(self.source.graph, variable.value.name)) is not None
+        }
         values = {
             variable.value.name: self.read(variable)
             for variable in self.variables
-            if variable.name not in self._empty
+            if variable.value.name in tensors
         }
-        tensors = {name: self.source.graph.get_tensor_by_name(name) for name in values}
         source = SessionGraph(self.source.graph, {**self.source.inputs, **tensors})
         wanted = [self._graph_name(fetch.address) for fetch in fetches]
         names = list(dict.fromkeys(name for name in wanted if name is not None))
@@ -283,7 +290,7 @@ class SessionModel(GraphModel, HasOwnCall, Differentiates):
             outputs = [tf.identity(tensor) for tensor in rebuilt]
         specs = self.signature.specs
         return self.by_openvino(
-            openvino.FrozenGraph(graph, inputs, outputs),
+            FrozenGraph(graph, inputs, outputs),
             [names.index(str(name)) for name in wanted],
             fetches,
             lambda features: {
