@@ -287,15 +287,17 @@ def _guarded(model: str, frozen: FrozenGraph) -> bool:
     Raises:
         NotCompiledError: It does not.
     """
+    for operation in frozen.graph.get_operations():
+        if operation.type in _CONTROL:
+            reason = f"{operation.name!r} ({operation.type}) is a loop, a branch or a call"
+            raise NotCompiledError(model, OPENVINO, reason)
     # What depends on the inputs, with the largest integer that it can hold.
     largest: dict[str, int] = {tensor.name: LARGEST for tensor in frozen.inputs.values()}
     indexed = []
     for operation in frozen.graph.get_operations():
         kind, name = operation.type, operation.name
         why = None
-        if kind in _CONTROL:
-            why = "is a loop, a branch or a call"
-        elif operation.op_def.is_stateful:
+        if operation.op_def.is_stateful:
             why = "has a state"
         elif kind not in _SIZES and any(one.name in largest for one in operation.inputs):
             why = _different(operation, largest)
