@@ -86,14 +86,14 @@ class OpenVinoProgram(EstimatesWork):
 
     Attributes:
         model: The name of the model.
-        network: Computes the tensors.
-        feed: Returns the network's inputs by name for the features of a batch.
+        compiled: Computes the tensors.
+        feed: Returns the graph's inputs by name for the features of a batch.
         finish: Returns the results of a program for these tensors and its arguments.
         by_tensorflow: Makes a program that computes the same with TensorFlow.
     """
 
     model: str
-    network: "Network"
+    compiled: "CompiledGraph"
     feed: Callable[[Mapping[str, Array]], Mapping[str, Array]]
     finish: Callable[[Sequence[Array], Mapping[str, Array], Mapping[str, Array]], Sequence[Array]]
     by_tensorflow: Callable[[], Program]
@@ -106,7 +106,7 @@ class OpenVinoProgram(EstimatesWork):
         if not all(map(_same_in_openvino, fed.values())):
             return self._plain(features, lengths)
         try:
-            values = self.network(fed)
+            values = self.compiled(fed)
         except RuntimeError as error:
             self._plain(features, lengths)  # explains what is wrong with a sample
             raise JobError(
@@ -119,7 +119,7 @@ class OpenVinoProgram(EstimatesWork):
 
     def work(self, features: Mapping[str, Array]) -> Work:
         """See `EstimatesWork`."""
-        return self.network.work(self.feed(features))
+        return self.compiled.work(self.feed(features))
 
     @cached_property
     def _plain(self) -> Program:
@@ -138,7 +138,7 @@ def _same_in_openvino(value: Array) -> bool:
     )
 
 
-class Network:
+class CompiledGraph:
     """A frozen graph compiled by OpenVINO.
 
     Args:
@@ -159,20 +159,22 @@ class Network:
         _check_asserts(model, frozen)
         frozen = data_flow(frozen)
         guarded = _guarded(model, frozen)
-        network = _converted(model, frozen.graph)
-        positions = {name: at for at, one in enumerate(network.outputs) for name in one.get_names()}
+        converted = _converted(model, frozen.graph)
+        positions = {
+            name: at for at, one in enumerate(converted.outputs) for name in one.get_names()
+        }
         # Names are lost where a pattern is replaced, but not the order of the results.
         self._positions = [_position(model, one, positions) for one in frozen.outputs]
         self._outside = positions[f"{_OUTSIDE}:0"] if guarded else None
-        self.patterns = simplify(network)
-        self._network = network
+        self.patterns = simplify(converted)
+        self._converted = converted
         by_tensor = {tensor.name: name for name, tensor in frozen.inputs.items()}
         self._names = [
             next(by_tensor[name] for name in one.get_names() if name in by_tensor)
-            for one in network.inputs
+            for one in converted.inputs
         ]
         self._dtypes = [tensor.dtype.as_numpy_dtype for tensor in frozen.outputs]
-        self._compiled = openvino.Core().compile_model(network, "CPU", _settings())
+        self._compiled = openvino.Core().compile_model(converted, "CPU", _settings())
         self._request = self._compiled.create_infer_request()
 
     def __call__(self, fed: Mapping[str, Array]) -> list[Array] | None:
@@ -197,7 +199,7 @@ class Network:
 
     def work(self, fed: Mapping[str, Array]) -> Work:
         """Return the work for one batch, without that inside loops."""
-        model = self._network.clone()
+        model = self._converted.clone()
         model.reshape(
             {
                 port: list(fed[name].shape)

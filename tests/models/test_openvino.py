@@ -26,7 +26,7 @@ pytest.importorskip("openvino", reason="needs the extra openvino")
 BY_OPENVINO, BY_TENSORFLOW = Compilation("openvino"), Compilation("graph")
 
 
-def network_of(compute: Callable[..., tf.Tensor], **inputs: Any) -> openvino.Network:
+def compiled(compute: Callable[..., tf.Tensor], **inputs: Any) -> openvino.CompiledGraph:
     """Compile a function of named inputs, whose sizes are all unknown."""
     with tf.Graph().as_default() as graph:
         given = {
@@ -35,12 +35,12 @@ def network_of(compute: Callable[..., tf.Tensor], **inputs: Any) -> openvino.Net
         }
         outputs = compute(**given)
     outputs = list(outputs) if isinstance(outputs, list | tuple) else [outputs]
-    return openvino.Network("net", FrozenGraph(graph, given, outputs))
+    return openvino.CompiledGraph("net", FrozenGraph(graph, given, outputs))
 
 
 def reason(compute: Callable[..., tf.Tensor], **inputs: Any) -> str:
     with pytest.raises(NotCompiledError) as caught:
-        network_of(compute, **inputs)
+        compiled(compute, **inputs)
     return caught.value.reason
 
 
@@ -75,7 +75,7 @@ EXACT: dict[str, Callable[..., tf.Tensor]] = {
 def test_integers_are_exact(name: str, dtype: type) -> None:
     x, y = ONE.astype(dtype), OTHER.astype(dtype)
     expected = EXACT[name](tf.constant(x), tf.constant(y)).numpy()
-    (found,) = network_of(EXACT[name], x=x, y=y)({"x": x, "y": y}) or []
+    (found,) = compiled(EXACT[name], x=x, y=y)({"x": x, "y": y}) or []
     np.testing.assert_array_equal(found, expected, strict=True)
 
 
@@ -146,7 +146,7 @@ def computed(model: Model, compilation: Compilation, *addresses: str) -> list[Ar
 def test_patterns_are_replaced_and_compute_the_same() -> None:
     model = live_model(transformer(), name="net")
     program: Any = model.program(fetched(model, ":output"), BY_OPENVINO)
-    assert program.network.patterns == {
+    assert program.compiled.patterns == {
         "LayerNormalization": 1, "ExactGelu": 1, "DenseOfLastAxis": 2, "EinsumDense": 4,
     }  # fmt: skip
     (one,), (other,) = (computed(model, c, ":output") for c in (BY_OPENVINO, BY_TENSORFLOW))
@@ -194,7 +194,7 @@ ALMOST: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
 @pytest.mark.parametrize("name", ALMOST)
 def test_what_is_almost_a_pattern_computes_the_same(name: str) -> None:
     expected = ALMOST[name](tf.constant(X)).numpy()
-    (found,) = network_of(ALMOST[name], x=X)({"x": X}) or []
+    (found,) = compiled(ALMOST[name], x=X)({"x": X}) or []
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -296,7 +296,7 @@ def test_minilm_has_the_values_of_tensorflow() -> None:
     fetches = [Fetch(Value(address)) for address in addresses]
     batch = batch_for(model)
     program: Any = model.program(fetches, BY_OPENVINO)
-    assert program.network.patterns == {
+    assert program.compiled.patterns == {
         "LayerNormalization": 13, "ExactGelu": 6, "DenseOfLastAxis": 12, "EinsumDense": 24,
     }  # fmt: skip
     expected = model.program(fetches, BY_TENSORFLOW)(*batch.arguments)

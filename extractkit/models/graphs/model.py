@@ -332,7 +332,7 @@ class GraphModel(HasCheckpoints, ChecksSizes):
         Raises:
             NotCompiledError: OpenVINO cannot compute the tensors.
         """
-        network = openvino.Network(self.name, frozen)
+        graph = openvino.CompiledGraph(self.name, frozen)
 
         @tf.function(autograph=False)
         def transform(
@@ -361,7 +361,7 @@ class GraphModel(HasCheckpoints, ChecksSizes):
                 )
             return [np.asarray(memoryview(tensor)) for tensor in returned]
 
-        return openvino.OpenVinoProgram(self.name, network, feed, finish, by_tensorflow)
+        return openvino.OpenVinoProgram(self.name, graph, feed, finish, by_tensorflow)
 
     @cached_property
     def _records(self) -> Records:
