@@ -33,7 +33,7 @@ def test_what_is_given_is_kept() -> None:
 
 
 OURS = Trust(modules=(__name__,))
-MODES = "Available: 'graph', 'xla'."
+MODES = "Available: 'auto', 'graph', 'openvino', 'xla'."
 
 
 @pytest.mark.parametrize(

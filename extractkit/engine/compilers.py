@@ -76,7 +76,7 @@ def compiled(
     wanted = (settings or {}).get(COMPILE, runtime.compile)
     if wanted not in (AUTO, OPENVINO):
         return Compiled(opened, program)
-    choice = _Choice(opened, runtime, program, sharing)
+    choice = Choice(opened, runtime, program, sharing)
     try:
         if wanted == AUTO:
             choice.check_samples()
@@ -97,7 +97,9 @@ def compiled(
 
 
 @dataclass(frozen=True, eq=False)
-class _Choice:
+class Choice:
+    """The checks of OpenVINO for a job. Each raises a `NotCompiledError` with the reason."""
+
     opened: Opened
     runtime: Runtime
     program: Program
@@ -105,6 +107,7 @@ class _Choice:
 
     @property
     def compilation(self) -> Compilation:
+        """The compilation by OpenVINO."""
         return Compilation(OPENVINO, self.runtime.device)
 
     def check_samples(self) -> None:

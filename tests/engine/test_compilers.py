@@ -48,8 +48,8 @@ def wrong(program: Program) -> Program:
 
 @pytest.fixture
 def drifting(monkeypatch: pytest.MonkeyPatch) -> None:
-    by_openvino = compilers._Choice.by_openvino
-    monkeypatch.setattr(compilers._Choice, "by_openvino", lambda choice: wrong(by_openvino(choice)))
+    by_openvino = compilers.Choice.by_openvino
+    monkeypatch.setattr(compilers.Choice, "by_openvino", lambda choice: wrong(by_openvino(choice)))
 
 
 def test_a_job_records_the_compiler_and_repeats_its_bits(tmp_path: Path) -> None:
