@@ -7,7 +7,7 @@ is left to TensorFlow, batch by batch. So the values of a batch depend on nothin
 """
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
@@ -57,6 +57,8 @@ _CONTROL = frozenset(
         *("PartitionedCall", "StatefulPartitionedCall"),
     }
 )
+
+_CALLS = "is a loop, a branch or a call"
 
 _OUTSIDE = "extractkit_outside"
 """The name of the operation that finds indices out of range."""
@@ -156,7 +158,7 @@ class CompiledGraph:
 
         from extractkit.models.openvino_patterns import simplify
 
-        _check_asserts(model, frozen)
+        _check_effects(model, frozen)
         frozen = data_flow(frozen)
         guarded = _guarded(model, frozen)
         converted = _converted(model, frozen.graph)
@@ -265,19 +267,38 @@ def _position(model: str, output: tf.Tensor, positions: Mapping[str, int]) -> in
     return positions[output.name]
 
 
-def _check_asserts(model: str, frozen: FrozenGraph) -> None:
-    """Refuse assertions, which OpenVINO does not make.
+def _check_effects(model: str, frozen: FrozenGraph) -> None:
+    """Refuse operations that may fail or have effects, such as assertions.
 
-    Where the sizes of samples are fixed, assertions about sizes hold for all batches or for none.
+    OpenVINO does not run them. Where the sizes of samples are fixed, what is asserted of sizes
+    holds for all batches or for none.
 
     Raises:
-        NotCompiledError: There is one.
+        NotCompiledError: There is one, and it depends on values, or on sizes that are not fixed.
     """
     fixed = all(one.shape.rank and None not in one.shape[1:] for one in frozen.inputs.values())
-    asserts = [one for one in frozen.graph.get_operations() if one.type == "Assert"]
-    if asserts and not fixed:
-        reason = f"{asserts[0].name!r} (Assert) checks values or shapes, which it does not"
-        raise NotCompiledError(model, OPENVINO, reason)
+    inputs = {one.name for one in frozen.inputs.values()}
+    for operation in frozen.graph.get_operations():
+        kind = operation.type
+        if kind != "EnsureShape" and not operation.op_def.is_stateful:
+            continue
+        of_values = {"Assert": operation.inputs[:1], "EnsureShape": []}
+        if not fixed or _depend(of_values.get(kind, operation.inputs), inputs):
+            why = _CALLS if kind in _CONTROL else "has a state, or checks values or sizes"
+            raise NotCompiledError(model, OPENVINO, f"{operation.name!r} ({kind}) {why}")
+
+
+def _depend(tensors: Iterable[tf.Tensor], inputs: Container[str]) -> bool:
+    """Return whether tensors depend on the values of inputs, and not only on their sizes."""
+    waiting, seen = [*tensors], set()
+    while waiting:
+        tensor = waiting.pop()
+        if tensor.name in inputs:
+            return True
+        if tensor.name not in seen and tensor.op.type not in _SIZES:
+            seen.add(tensor.name)
+            waiting.extend(tensor.op.inputs)
+    return False
 
 
 def _guarded(model: str, frozen: FrozenGraph) -> bool:
@@ -291,7 +312,7 @@ def _guarded(model: str, frozen: FrozenGraph) -> bool:
     """
     for operation in frozen.graph.get_operations():
         if operation.type in _CONTROL:
-            reason = f"{operation.name!r} ({operation.type}) is a loop, a branch or a call"
+            reason = f"{operation.name!r} ({operation.type}) {_CALLS}"
             raise NotCompiledError(model, OPENVINO, reason)
     # What depends on the inputs, with the largest integer that it can hold.
     largest: dict[str, int] = {tensor.name: LARGEST for tensor in frozen.inputs.values()}
