@@ -132,7 +132,7 @@ def test_assertions_about_values_are_refused() -> None:
         lambda x: tf.debugging.check_numerics(x, "no number"),
     ):
         with pytest.raises(
-            NotCompiledError, match="has a state, or checks values|is a loop, a branch"
+            NotCompiledError, match=r"has a state, or checks values|is a loop, a branch"
         ):
             fixed(refused)
 
