@@ -27,6 +27,7 @@ from extractkit.core.keys import (
     settings_of,
 )
 from extractkit.core.predicates import PREDICATE_KEYS
+from extractkit.core.rollout import ROLLOUT_KEY
 from extractkit.core.selectors import SELECTOR_KEYS, STATISTICS_KEY, TAKE
 from extractkit.core.targets import GRADIENT_KEY
 from extractkit.core.transforms.pipeline import TRANSFORMS
@@ -86,13 +87,13 @@ def test_a_setting_without_a_declared_effect_is_refused() -> None:
         settings_of(Mine)
 
 
-OF_SELECTORS = (*PREDICATE_KEYS, TAKE, GRADIENT_KEY, *TRANSFORMS, STATISTICS_KEY)
+OF_SELECTORS = (*PREDICATE_KEYS, TAKE, GRADIENT_KEY, ROLLOUT_KEY, *TRANSFORMS, STATISTICS_KEY)
 
 
 def test_every_key_of_a_selector_is_described() -> None:
     described = {
         key.name: key.description
-        for key in (*PREDICATE_KEYS, TAKE, GRADIENT_KEY, *TRANSFORMS, STATISTICS_KEY)
+        for key in (*PREDICATE_KEYS, TAKE, GRADIENT_KEY, ROLLOUT_KEY, *TRANSFORMS, STATISTICS_KEY)
     }
     assert tuple(described) == SELECTOR_KEYS
     assert all(described.values())

@@ -208,7 +208,7 @@ def test_a_name_that_hydra_could_not_take_is_refused() -> None:
 def test_every_key_that_the_design_promises_exists() -> None:
     assert set(SELECTOR_KEYS) == {
         *PREDICATES.split(", "), "consumes", "feeds", "any", "all", "not", "take", "slice",
-        "reduce", "cast", "do", "gradient", "statistics",
+        "reduce", "cast", "do", "gradient", "rollout", "statistics",
     }  # fmt: skip
 
 

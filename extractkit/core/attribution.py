@@ -2,15 +2,16 @@
 
 A method is written beside the target (`gradient: {of: argmax, times: value}`). Each is a class of
 plain values; `models/graphs/attribution.py` has the form in TensorFlow. The result has the axes of
-the tensor, except that `Cam` drops that of the channels. A method may have further results, which
-are stored as those of transforms are.
+the tensor, except that `Cam` drops that of the channels and `Relevance` those of heads. A method
+may have further results, which are stored as those of transforms are.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from extractkit.core.catalog import VARIABLES, Layout, TensorRecord
+from extractkit.core.rollout import AttentionMap, no_map
 from extractkit.core.spec import SAMPLE, TensorSpec
 from extractkit.core.transforms import AxisName, Operand, as_options, axis_name, number
 from extractkit.core.transforms import whole_number as whole
@@ -29,10 +30,12 @@ class Method:
 
     Attributes:
         at: the configuration key, for messages.
+        maps: the attention maps that it combines, once it is bound to them.
     """
 
     name: ClassVar[str]
     at: str = field(kw_only=True)
+    maps: tuple[AttentionMap, ...] = field(default=(), kw_only=True)
 
     @property
     def options(self) -> object:
@@ -48,6 +51,11 @@ class Method:
     def further(self) -> Mapping[str, str]:
         """The dtypes of further results, one number of each sample, by name."""
         return {}
+
+    @property
+    def combines(self) -> bool:
+        """Whether it makes one result of all tensors that match, which are attention maps."""
+        return False
 
     @property
     def in_stored_order(self) -> bool:
@@ -308,8 +316,51 @@ class Cam(Method):
 
 _CHANNEL = "{channel: 3}"
 
+
+@dataclass(frozen=True)
+class Relevance(Method):
+    """The relevance of tokens for each other by attention and gradients (Chefer et al., 2021).
+
+    Source: Generic attention-model explainability for interpreting bi-modal and encoder-decoder
+    transformers, for self-attention. From the first map to the last, R becomes R + A·R, where A is
+    the mean over heads of the positive products of a map and its gradient. R begins with identity.
+    """
+
+    name = "relevance"
+
+    @classmethod
+    def parse(cls, value: object, at: str) -> "Relevance":
+        """Parse `true`.
+
+        Raises:
+            ConfigError: it is something else.
+        """
+        if value is not True:
+            raise ConfigError(f"{at}={value!r} is not true, which is all that it takes")
+        return cls(at=at)
+
+    @property
+    def options(self) -> object:
+        """The addresses of the maps; true before it is bound to them."""
+        return [one.address for one in self.maps] or True
+
+    @property
+    def combines(self) -> bool:
+        """See `Method`."""
+        return True
+
+    @property
+    def in_stored_order(self) -> bool:
+        """See `Method`."""
+        return True
+
+    def unsuited(self, record: TensorRecord) -> str | None:
+        """See `Method`."""
+        return no_map(record)
+
+
 _METHODS: Mapping[str, Callable[[Any, str], Method]] = {
-    one.name: one.parse for one in (Times, Integrate, Smooth, Cam)
+    one.name: one.parse for one in (Times, Integrate, Smooth, Cam, Relevance)
 }
 
 
@@ -348,9 +399,5 @@ _TITLES = {
     Integrate.name: "integrated gradient",
     Smooth.name: "smoothed gradient",
     Cam.name: "Grad-CAM",
+    Relevance.name: "relevance",
 }
-
-
-def further_of(written: Mapping[str, object] | None) -> Sequence[str]:
-    """Return the names of the further results of the method of a gradient in plain data."""
-    return [COMPLETENESS] if written is not None and Integrate.name in written else []

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from extractkit.core.catalog import Catalog, Layout, TensorRecord
-from extractkit.core.requests import BoundGradients, Gradient, Request, Value
+from extractkit.core.requests import Bound, Gradient, Request, Value
 from extractkit.core.selectors import Selector
 from extractkit.core.spec import SAMPLES, TEXT, Dim, TensorSpec, file_dtype, storable
 from extractkit.core.statistics.registry import Asked, Group, groups
@@ -166,11 +166,6 @@ class PlannedTensor:
     def target(self) -> BoundTarget | None:
         """The target of a gradient; None if something else is stored."""
         return self.request.of if isinstance(self.request, Gradient) else None
-
-    @property
-    def gradient(self) -> Mapping[str, object] | None:
-        """The target and the method of a gradient as plain data; None if it is something else."""
-        return _gradient(self.request)
 
     def check_lengths(self, lengths: SampleLengths) -> None:
         """Check that every sample has the single elements that a slice or a target takes.
@@ -337,19 +332,19 @@ def check_keys(planned: Sequence[PlannedTensor]) -> None:
 def plan_tensors(
     catalog: Catalog,
     selectors: Sequence[Selector],
-    gradients: Mapping[str, BoundGradients] | None = None,
+    bound: Mapping[str, Bound] | None = None,
 ) -> tuple[PlannedTensor, ...]:
     """Return what the selectors ask to be stored, in the catalog's order.
 
     Args:
-        gradients: the gradients that the model computes, for each selector with a target.
+        bound: what the model computes in place of values, by the names of selectors.
 
     Raises:
         SelectionError: a selector matches nothing, or asks for axes that its tensors do not have.
     """
     wanted: dict[str, list[_Wanted]] = {}
     for selector in selectors:
-        of = None if selector.gradient is None else (gradients or {})[selector.name]
+        of = None if selector.of_values else (bound or {})[selector.name]
         for record in selector.select(catalog, of):
             own = catalog[record.address]
             request = Value(record.address) if of is None else of.request(own, record)
@@ -433,7 +428,7 @@ def _planned(
         yield PlannedTensor(key, *of_record, None, None, stored, asked)
         return
     spec = TensorSpec(record.spec.dtype, layout.dims)
-    for name, bound in pipeline.bind(record.address, spec, _gradient(request)).items():
+    for name, bound in pipeline.bind(record.address, spec, request.written).items():
         stored = TensorSpec(bound.stored_dtype, bound.spec.dims)
         own = f"{key}@{name}" if name else key
         of_result = Asked() if name else asked
@@ -444,10 +439,6 @@ def _planned(
     for name, dtype in request.further.items():
         number = BoundPipeline((), name, Operand.of(TensorSpec(dtype, (SAMPLES,)), record.address))
         yield PlannedTensor(f"{key}@{name}", *of_record, layout, number, number.spec)
-
-
-def _gradient(request: Request) -> Mapping[str, object] | None:
-    return request.plain if isinstance(request, Gradient) else None
 
 
 def measured(tensor: PlannedTensor, record: TensorRecord) -> tuple[PlannedTensor, ...]:

@@ -28,7 +28,8 @@ from extractkit.core.predicates import (
     is_axis,
     listing,
 )
-from extractkit.core.requests import BoundGradients
+from extractkit.core.requests import Bound
+from extractkit.core.rollout import ROLLOUT, ROLLOUT_KEY, parse_rollout
 from extractkit.core.statistics.registry import STATISTICS, Asked
 from extractkit.core.targets import GRADIENT, GRADIENT_KEY, Target
 from extractkit.core.transforms.pipeline import TRANSFORM_KEYS, TRANSFORMS, Pipeline
@@ -50,10 +51,11 @@ TAKE = Key(
 _OF_LAYERS = ("layer_type", "inside")
 _SHOWN = 3
 _LONGEST = 200
-_OF_VALUES = (GRADIENT, *TRANSFORM_KEYS, STATISTICS)
+_OF_VALUES = (GRADIENT, ROLLOUT, *TRANSFORM_KEYS, STATISTICS)
 _OTHER_KEYS = (TAKE.name, *_OF_VALUES)
 SELECTOR_KEYS = tuple(
-    key.name for key in (*PREDICATE_KEYS, TAKE, GRADIENT_KEY, *TRANSFORMS, STATISTICS_KEY)
+    key.name
+    for key in (*PREDICATE_KEYS, TAKE, GRADIENT_KEY, ROLLOUT_KEY, *TRANSFORMS, STATISTICS_KEY)
 )
 
 
@@ -67,6 +69,7 @@ class Selector:
         given: the selector as written, for messages.
         gradient: the target whose gradients are stored in place of values; None: values are stored.
         method: what is made of the gradients; None: they are stored themselves.
+        rollout: whether the rollout of the attention maps that match is stored in place of values.
     """
 
     name: str
@@ -77,10 +80,14 @@ class Selector:
     asked: Asked = field(default_factory=Asked)
     gradient: Target | None = None
     method: Method | None = None
+    rollout: bool = False
 
-    def matching(
-        self, catalog: Catalog, gradients: BoundGradients | None = None
-    ) -> tuple[TensorRecord, ...]:
+    @property
+    def of_values(self) -> bool:
+        """Whether it asks for values, and not for gradients or a rollout."""
+        return self.gradient is None and not self.rollout
+
+    def matching(self, catalog: Catalog, bound: Bound | None = None) -> tuple[TensorRecord, ...]:
         """Return the records that match, in the catalog's order, extractable or not.
 
         They include those that may match once their axes are measured. With `take`, return the
@@ -88,7 +95,7 @@ class Selector:
         records would contain, since these may have been meant.
 
         Args:
-            gradients: those that the model computes of the target. Other tensors are unextractable.
+            bound: what the model computes in place of values. Other tensors are unextractable.
                 None: the records are those of values.
 
         Raises:
@@ -100,15 +107,21 @@ class Selector:
             if record.extractable and predicate.verdict(record) is None:
                 predicate.check_decided(record)
         matched = tuple(record for record in catalog.records if predicate.may_match(record))
-        if gradients is not None:
-            matched = tuple(map(gradients.offered, matched))
+        if bound is not None:
+            matched = tuple(map(bound.offered, matched))
         if not matched:
             raise SelectionError(
                 f"selectors.{self.given} matched 0 of {counted(len(catalog), 'tensor')} of model "
                 f"{catalog.model!r}. {_why_nothing(self.predicate, catalog)} {listing(catalog)}"
             )
-        if self.take is None:
-            return matched
+        if self.take is not None:
+            matched = self._taken(matched, catalog)
+        return matched if bound is None else bound.combined(matched)
+
+    def _taken(
+        self, matched: tuple[TensorRecord, ...], catalog: Catalog
+    ) -> tuple[TensorRecord, ...]:
+        assert self.take is not None, "nothing is taken"
         within = slice(*self.take)
         extractable = tuple(record for record in matched if record.extractable)
         others = (record for record in matched[within] if not record.extractable)
@@ -164,18 +177,16 @@ class Selector:
             f"measured as {dims!r}. {why} {listing(catalog)}"
         )
 
-    def select(
-        self, catalog: Catalog, gradients: BoundGradients | None = None
-    ) -> tuple[TensorRecord, ...]:
+    def select(self, catalog: Catalog, bound: Bound | None = None) -> tuple[TensorRecord, ...]:
         """Return the records that match and can be extracted, in the catalog's order.
 
         Args:
-            gradients: see `matching`.
+            bound: see `matching`.
 
         Raises:
             SelectionError: nothing matches, or nothing that matches can be extracted.
         """
-        matched = self.matching(catalog, gradients)
+        matched = self.matching(catalog, bound)
         chosen = tuple(record for record in matched if record.extractable)
         if not chosen:
             reasons = [f"{record.address}: {record.reason}" for record in matched[:3]]
@@ -291,7 +302,14 @@ def parse_selector(name: str, mapping: object) -> Selector:
     asked = Asked.parse(entries.get(STATISTICS), f"{at}.{STATISTICS}")
     of, method = divided(entries.get(GRADIENT), f"{at}.{GRADIENT}")
     target = None if of is None else Target.parse(of, f"{at}.{GRADIENT}")
-    return Selector(name, predicate, pipeline, f"{name}.{shown}", take, asked, target, method)
+    rollout = parse_rollout(entries.get(ROLLOUT), f"{at}.{ROLLOUT}")
+    if rollout and target is not None:
+        raise ConfigError(
+            f"{at}.{GRADIENT} and {at}.{ROLLOUT} exclude each other. Give one, and a selector for "
+            f"each"
+        )
+    written = f"{name}.{shown}"
+    return Selector(name, predicate, pipeline, written, take, asked, target, method, rollout)
 
 
 def _shown(value: object) -> str:

@@ -45,7 +45,8 @@ GRADIENT_KEY = Key(
     "(`label` for the sample's own, of `inputs.labels`) or `argmax`, and a second one may be "
     "subtracted: `minus: 5`; or `{loss: NAME, tensor: ADDRESS, options: {...}}`, a loss of Keras. "
     "Beside it, a method of attribution: `times: value`, `integrate: {steps: 64, baseline: 0}`, "
-    "`smooth: {draws: 16, noise: 0.1, seed: 0}` or `cam: true`",
+    "`smooth: {draws: 16, noise: 0.1, seed: 0}`, `cam: true`, or `relevance: true` of attention "
+    "maps",
     Effect.RECORDED,
 )
 """The key of a selector for gradients."""

@@ -19,7 +19,7 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.segment import Segment
 
 from extractkit.core.catalog import Kind
-from extractkit.core.requests import gradient_text
+from extractkit.core.requests import request_text
 from extractkit.core.spec import SAMPLE, TEXT, Dim, TensorSpec, file_dtype
 from extractkit.runs.directory import human_bytes
 
@@ -53,14 +53,14 @@ def shape_text(spec: TensorSpec) -> str:
     return " × ".join(map(_axis, spec.dims)) or "scalar"
 
 
-def content_text(spec: TensorSpec, gradient: Mapping[str, object] | None) -> str:
-    """Return the shape of what is stored of a tensor, and the target if it is a gradient.
+def content_text(spec: TensorSpec, request: Mapping[str, object]) -> str:
+    """Return the shape of what is stored of a tensor, and what it is if it is not the value.
 
     Args:
-        gradient: the target and the method as plain data; None for values.
+        request: what is asked for beside the value, as plain data; empty for values.
     """
     shape = shape_text(spec)
-    return shape if gradient is None else f"{shape}, {safe(gradient_text(gradient))}"
+    return f"{shape}, {safe(request_text(request))}" if request else shape
 
 
 def size_text(spec: TensorSpec) -> str:

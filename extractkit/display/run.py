@@ -366,7 +366,7 @@ def _tensors(tensors: tuple[RunTensor, ...]) -> Table:
         table.add_row(
             Text(safe(tensor.key), overflow="fold"),
             safe(stored.spec.dtype),
-            content_text(stored.spec, tensor.gradient),
+            content_text(stored.spec, tensor.request),
             size_text(stored.spec),
             Text(safe(", ".join(tensor.selectors))),
         )

@@ -194,7 +194,7 @@ def _tensors(plan: "Preview") -> Table:
 
 
 def _stored_text(tensor: PlannedTensor) -> str:
-    shape = content_text(tensor.spec, tensor.gradient)
+    shape = content_text(tensor.spec, tensor.request.written)
     match tensor.stored:
         case OverSamples(asked):
             return f"{', '.join(asked.names)} of {shape}"
@@ -252,7 +252,7 @@ def statistics_table(
         found: the results; None: they are not computed yet, and only names are listed.
     """
     table = Table("tensor", "of", "statistic", "over all samples", box=None, pad_edge=False)
-    of = {one.key: content_text(one.spec, one.gradient) for one in recorded}
+    of = {one.key: content_text(one.spec, one.request) for one in recorded}
     if found is None:
         rows = [(one.key, name, "not computed yet") for one in recorded for name in one.names]
     else:
@@ -281,10 +281,9 @@ def statistics_of_tensor(
     """Return the statistics of one tensor, each as a table of its first elements.
 
     Args:
-        recorded: the shape of the tensor, and the target if it is a gradient; None: those of
-            several tensors.
+        recorded: the shape of the tensor, and what it is; None: those of several tensors.
     """
-    of = "" if recorded is None else f" ({content_text(recorded.spec, recorded.gradient)})"
+    of = "" if recorded is None else f" ({content_text(recorded.spec, recorded.request)})"
     parts: list[RenderableType] = [Text(f"{safe(key)}{of}")]
     for name, results in found.items():
         columns = results.columns(_MOST_ELEMENTS + 1)

@@ -1,4 +1,4 @@
-"""Targets of gradients: which gradients of them a model can compute, and their measured axes."""
+"""Gradients of targets and rollouts of attention maps: what a model computes of them."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -9,7 +9,8 @@ from extractkit.core.attribution import Integrate, Method
 from extractkit.core.catalog import Catalog
 from extractkit.core.picks import LabelSpec, merged
 from extractkit.core.plan import PlannedTensor
-from extractkit.core.requests import BoundGradients, Gradient, Value, unsuited
+from extractkit.core.requests import Bound, BoundGradients, BoundRollout, Gradient, Value, unsuited
+from extractkit.core.rollout import sequence_of
 from extractkit.core.selectors import Selector
 from extractkit.core.spec import TEXT, TensorSpec, numpy_dtype
 from extractkit.core.statistics.totals import Total
@@ -34,8 +35,8 @@ def offered(
     *,
     alone: bool = False,
     totals: bool = True,
-) -> dict[str, BoundGradients]:
-    """Return the gradients that a model computes for each selector with a target, by name.
+) -> dict[str, Bound]:
+    """Return what a model computes in place of values, by the names of selectors that ask for it.
 
     Args:
         catalog: the tensors that they select from.
@@ -45,11 +46,14 @@ def offered(
     Raises:
         SelectionError: the model computes no gradients, or none of a target.
     """
-    return {
-        one.name: _offered(model, catalog, one, one.gradient, alone, totals and only_total(one))
-        for one in selectors
-        if one.gradient is not None
-    }
+    found: dict[str, Bound] = {}
+    for one in selectors:
+        if one.gradient is not None:
+            only = totals and only_total(one)
+            found[one.name] = _offered(model, catalog, one, one.gradient, alone, only)
+        elif one.rollout:
+            found[one.name] = BoundRollout(sequence_of(catalog, one.matching(catalog)))
+    return found
 
 
 def _offered(
@@ -76,7 +80,13 @@ def _offered(
     left = [address for address, reason in reasons.items() if reason is None]
     reasons |= model.without_gradient(of, left)
     found = {address: reason for address, reason in reasons.items() if reason is not None}
-    return BoundGradients(of, found, totals, method)
+    bound = BoundGradients(of, found, totals, method)
+    if method is None or not method.combines:
+        return bound
+    maps = sequence_of(catalog, [bound.offered(one) for one in selector.matching(catalog)])
+    if not isinstance(maps, str):
+        method = replace(method, maps=maps)
+    return replace(bound, method=method, maps=maps)
 
 
 def check_method(method: Method, signature: Signature) -> None:

@@ -213,13 +213,13 @@ def _compiler(taken: str) -> dict[str, object]:
 def _recorded(tensor: PlannedTensor) -> RunTensor | RunStatistics:
     """Return the record of what is stored of a tensor."""
     key, spec, written = tensor.key, tensor.spec, tensor.pipeline.written
-    gradient = tensor.gradient
+    request = tensor.request.written
     match tensor.stored:
         case OverSamples(asked):
             of = (key, tensor.record, tensor.selectors, written)
-            return RunStatistics(*of, asked.written, asked.names, spec, gradient)
+            return RunStatistics(*of, asked.written, asked.names, spec, request)
         case stored:
             constant = isinstance(stored, Constant)
             kept = StoredTensor(key, spec, constant)
-            how = (tensor.selectors, written, tensor.result, gradient)
+            how = (tensor.selectors, written, tensor.result, request)
             return RunTensor(kept, tensor.record, *how)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from extractkit.core.catalog import Catalog, TensorRecord
 from extractkit.core.job import GRAPH, XLA, Job
 from extractkit.core.plan import PlannedTensor, SampleLengths, divided, groups_of, plan_tensors
-from extractkit.core.requests import ALONE, BoundGradients
+from extractkit.core.requests import ALONE, Bound
 from extractkit.core.selectors import Selector
 from extractkit.core.shards import Shard, plan_shards
 from extractkit.engine.carrying import check_count, check_lengths, check_runtime
@@ -190,8 +190,8 @@ def list_tensors(job: Job) -> Listing:
     with without_collections():
         model, _ = _loaded(job)
         catalog = model.catalog.listed_by(job.listing)
-        gradients = offered(model, catalog, job.selectors, alone=True)
-        return Listing(catalog, _matches(catalog, job.selectors, gradients))
+        bound = offered(model, catalog, job.selectors, alone=True)
+        return Listing(catalog, _matches(catalog, job.selectors, bound))
 
 
 def open_job(
@@ -248,7 +248,7 @@ def open_job(
             raise InputError("inputs holds no sample. Give at least one")
         if carried is not None:
             check_count(len(source), carried)
-    matched = _matches(chosen.catalog, job.selectors, chosen.gradients)
+    matched = _matches(chosen.catalog, job.selectors, chosen.bound)
     unextractable = {
         (r.address, r.reason): r
         for records in matched.values()
@@ -295,7 +295,7 @@ class _Chosen:
     """The tensors that selectors choose, for batches or for single samples."""
 
     catalog: Catalog
-    gradients: Mapping[str, BoundGradients]
+    bound: Mapping[str, Bound]
     tensors: tuple[PlannedTensor, ...]
     alone: bool = False
     why_alone: str | None = None
@@ -309,8 +309,8 @@ class _Chosen:
         """
         # Without a gradient of its own, a sample cannot be omitted for it.
         totals = job.runtime.non_finite != "skip"
-        gradients = offered(model, catalog, job.selectors, alone=alone, totals=totals)
-        return cls(catalog, gradients, plan_tensors(catalog, job.selectors, gradients), alone)
+        bound = offered(model, catalog, job.selectors, alone=alone, totals=totals)
+        return cls(catalog, bound, plan_tensors(catalog, job.selectors, bound), alone)
 
 
 def _chosen(model: Model, job: Job) -> _Chosen:
@@ -333,10 +333,10 @@ def _chosen(model: Model, job: Job) -> _Chosen:
         except SelectionError:
             raise error from None
         # Selectors may ask for the value and for gradients of one tensor.
-        gradients = offered(model, catalog, job.selectors, totals=False)
+        bound = offered(model, catalog, job.selectors, totals=False)
         reasons = {
             (name, record.address): record.reason
-            for name, records in _matches(catalog, job.selectors, gradients).items()
+            for name, records in _matches(catalog, job.selectors, bound).items()
             for record in records
             if record.reason is not None
         }
@@ -373,6 +373,6 @@ def _model(job: Job) -> Model:
 
 
 def _matches(
-    catalog: Catalog, selectors: Iterable[Selector], gradients: Mapping[str, BoundGradients]
+    catalog: Catalog, selectors: Iterable[Selector], bound: Mapping[str, Bound]
 ) -> dict[str, tuple[TensorRecord, ...]]:
-    return {one.name: one.matching(catalog, gradients.get(one.name)) for one in selectors}
+    return {one.name: one.matching(catalog, bound.get(one.name)) for one in selectors}

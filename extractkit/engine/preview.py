@@ -91,7 +91,7 @@ class Preview:
                     "bytes": self.sizes[tensor.key],
                     "measured": tensor.key in self.measured,
                     "statistics": list(tensor.statistics.names),
-                    "gradient": tensor.gradient and plain(tensor.gradient),
+                    "request": plain(tensor.request.written),
                 }
                 for tensor in self.tensors
             ],

@@ -66,7 +66,7 @@ def _of_run(directory: Path) -> tuple[Components, ...]:
             ),
             transforms=one.transforms,
             model=_model(manifest),
-            gradient=one.gradient,
+            request=one.request,
         )
         for one in with_pca
     )

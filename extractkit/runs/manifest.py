@@ -30,7 +30,7 @@ from extractkit.runs.schema import with_checksum as with_checksum  # the bytes o
 from extractkit.runs.upgrades import MANIFEST_UPGRADES
 from extractkit.sinks import StoredTensor
 
-SCHEMA = 12
+SCHEMA = 13
 """Version of the manifest's fields. Raise it with every change of them."""
 
 SHARING = "sharing"
@@ -60,7 +60,8 @@ class RunTensor:
         transforms: the transforms that lead to it, in the full form (`do`); null if the run is
             older than schema 10 and its configuration does not give them.
         result: the name of a further result of these transforms; empty for the main one.
-        gradient: the target and the method, if the values are gradients with respect to the tensor.
+        request: what is stored of the tensor if not its value, such as `{gradient: {…}}` with the
+            target and the method; empty for values.
     """
 
     stored: StoredTensor
@@ -68,7 +69,7 @@ class RunTensor:
     selectors: tuple[str, ...]
     transforms: tuple[object, ...] | None = ()
     result: str = ""
-    gradient: Mapping[str, object] | None = None
+    request: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def key(self) -> str:
@@ -88,7 +89,7 @@ class RunStatistics:
         statistics: the statistics as configured.
         names: the names of the statistics, in order.
         spec: that of the tensor after the transforms.
-        gradient: as in `RunTensor`.
+        request: as in `RunTensor`.
     """
 
     key: str
@@ -98,7 +99,7 @@ class RunStatistics:
     statistics: tuple[object, ...]
     names: tuple[str, ...]
     spec: TensorSpec = field(metadata=PER_SAMPLE)
-    gradient: Mapping[str, object] | None = None
+    request: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -248,11 +248,11 @@ class Run(Mapping[str, TensorView]):
     def _others(self) -> dict[str, TensorView]:
         """The views by every address and name that only one tensor has.
 
-        Gradients are not the values of the tensor at that address.
+        Gradients, for example, are not the values of the tensor at that address.
         """
         found: dict[str, list[TensorView]] = {}
         for view in self._views.values():
-            for alias in {view.record.address, view.record.name} if view.gradient is None else ():
+            for alias in {view.record.address, view.record.name} if not view.request else ():
                 found.setdefault(alias, []).append(view)
         return {alias: views[0] for alias, views in found.items() if len(views) == 1}
 

@@ -149,16 +149,17 @@ def _tensor_key(tensor: RunTensor | RunStatistics) -> dict[str, Any]:
     if isinstance(tensor, RunStatistics):
         transforms = decisive(tensor.transforms)
         own = replace(tensor, record=record, transforms=transforms, spec=tensor.spec.undescribed)
-        return _without_nothing(plain(own))
+        return _with_request(plain(own))
     stored = replace(tensor.stored, spec=tensor.stored.spec.undescribed)
     key = plain(replace(tensor, record=record, stored=stored))
     del key["transforms"], key["result"]
-    return _without_nothing(key)
+    return _with_request(key)
 
 
-def _without_nothing(key: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a key without the entry of a gradient if there is none, as older runs have it."""
-    return {name: value for name, value in key.items() if (name, value) != ("gradient", None)}
+def _with_request(key: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a key with the entries of the request in its place, as older runs have it."""
+    others = {name: value for name, value in key.items() if name != "request"}
+    return {**others, **key["request"]}
 
 
 def _records(manifest: Manifest) -> str:

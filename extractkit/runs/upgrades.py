@@ -191,6 +191,21 @@ def _manifest_12(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {**_with(fields, 11, {"training": None})}
 
 
+def _manifest_13(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Record requests of any kind, in place of the targets of gradients."""
+
+    def with_request(tensor: Any) -> Any:
+        if not isinstance(tensor, Mapping):
+            return tensor
+        _check_absent(tensor, 12, ["request"])
+        others = {key: value for key, value in tensor.items() if key != "gradient"}
+        target = tensor.get("gradient")
+        return {**others, "request": {} if target is None else {"gradient": target}}
+
+    requests = {key: _each(fields.get(key), with_request) for key in ("tensors", "statistics")}
+    return {**fields, **requests}
+
+
 def _key_of(tensor: Any) -> str | None:
     stored = tensor.get("stored") if isinstance(tensor, Mapping) else None
     key = stored.get("key") if isinstance(stored, Mapping) else None
@@ -237,6 +252,7 @@ MANIFEST_UPGRADES: Mapping[int, Upgrade] = {
     9: _manifest_10,
     10: _manifest_11,
     11: _manifest_12,
+    12: _manifest_13,
 }
 """The upgrade from each version to the next."""
 

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from extractkit.core.catalog import TensorRecord
 from extractkit.core.shards import CONSTANTS_SHARD, Position, Shard
 from extractkit.core.spec import TensorSpec, numpy_dtype
+from extractkit.core.targets import GRADIENT
 from extractkit.core.values import Array, Dense, Values, from_stored, varies
 from extractkit.errors import RunDirectoryError
 from extractkit.runs.files import reading
@@ -185,9 +186,15 @@ class TensorView:
         return self._tensor.result
 
     @property
+    def request(self) -> Mapping[str, object]:
+        """What is stored of the tensor if not its value, as plain data; empty for values."""
+        return self._tensor.request
+
+    @property
     def gradient(self) -> Mapping[str, object] | None:
         """The target and the method as plain data, if the values are gradients; None if not."""
-        return self._tensor.gradient
+        found = self.request.get(GRADIENT)
+        return found if isinstance(found, Mapping) else None
 
     @property
     def constant(self) -> bool:

@@ -54,7 +54,7 @@ EXPECTED = Manifest(
         ),
         sharing=SharingMeasurement(9, {"token": 40}, "a:output", 3e-07, 4e-06, "é"),
     ),
-    schema=12,
+    schema=13,
     status=Status.FINISHED,
     job_given=("model=mine", "+selectors.mine.path=é"),
     job_resolved={"sinks": {"npz": {"_target_": "extractkit.sinks.npz.NpzSink"}}},
@@ -78,7 +78,7 @@ EXPECTED = Manifest(
             ("mine",),
             transforms=({"mean": 2}, "é"),
             result="count",
-            gradient={"tensor": ":output", "index": [-1]},
+            request={"gradient": {"tensor": ":output", "index": [-1]}},
         ),
     ),
     components=(
@@ -110,7 +110,7 @@ EXPECTED = Manifest(
 
 BEFORE_TRAINING = replace(EXPECTED, training=None)
 BEFORE_GRADIENTS = replace(
-    BEFORE_TRAINING, tensors=tuple(replace(one, gradient=None) for one in EXPECTED.tensors)
+    BEFORE_TRAINING, tensors=tuple(replace(one, request={}) for one in EXPECTED.tensors)
 )
 BEFORE_TRANSFORMS = replace(
     BEFORE_GRADIENTS,
@@ -130,6 +130,7 @@ EARLIER = {
     **dict.fromkeys((7, 8, 9), BEFORE_TRANSFORMS),
     10: BEFORE_GRADIENTS,
     11: BEFORE_TRAINING,
+    12: EXPECTED,
 }
 """What older manifests are read as: fields that they lack have the value that was right then."""
 

@@ -14,7 +14,7 @@ import extractkit
 from extractkit.core.attribution import Method
 from extractkit.core.catalog import Catalog, Kind, TensorRecord
 from extractkit.core.plan import PlannedTensor, plan_tensors
-from extractkit.core.requests import BoundGradients, gradient_text
+from extractkit.core.requests import BoundGradients, request_text
 from extractkit.core.selectors import Selector, parse_selector
 from extractkit.core.spec import TensorSpec
 from extractkit.core.targets import Target
@@ -77,15 +77,16 @@ def test_a_method_is_planned(
 ) -> None:
     first, *further = planned(selector(**given))
     target = {"tensor": ":output", "index": "argmax"}
-    assert first.gradient == {**target, **written}
-    assert json.loads(json.dumps(first.gradient)) == first.gradient
-    assert gradient_text(first.gradient) == f"{text} of :output[argmax]"
+    request = first.request.written
+    assert request == {"gradient": {**target, **written}}
+    assert json.loads(json.dumps(request)) == request
+    assert request_text(request) == f"{text} of :output[argmax]"
     assert [one.key for one in further] == (
         ["maps:output@grad@completeness"] if "integrate" in given else []
     )
     # As written, it is read as the same method.
     again = planned(selector(**written))
-    assert again[0].gradient == first.gradient
+    assert again[0].request.written == request
 
 
 def test_the_map_of_a_convolution_has_no_channels() -> None:

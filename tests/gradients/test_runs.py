@@ -146,7 +146,10 @@ def test_values_and_gradients_of_a_weight_are_stored_in_either_order(
 def test_statistics_are_those_of_the_gradients(file: Path, tmp_path: Path) -> None:
     rows = np.asarray(extracted(file, tmp_path / "rows")["hidden:output@grad"])
     run = extracted(file, tmp_path / "moments", statistics=["moments"])
-    assert run.manifest.statistics[0].gradient == {"tensor": ":output", "index": "argmax"}
+    assert run.manifest.statistics[0].request["gradient"] == {
+        "tensor": ":output",
+        "index": "argmax",
+    }
     found = run.statistics["hidden:output@grad"].moments
     np.testing.assert_allclose(found.mean, rows.astype(np.float64).mean(0), rtol=1e-6)
 
@@ -252,7 +255,7 @@ def test_advised_targets_compose(tmp_path: Path) -> None:
         assert "gradient.of=" in advice.message
         plan = ask("plan", *job, *words, *advice.overrides[-1:], "--json")
         assert plan.code == 0, plan.message
-        return dict(json.loads(plan.out)["tensors"][0]["gradient"])
+        return dict(json.loads(plan.out)["tensors"][0]["request"]["gradient"])
 
     address = followed("selectors=gradients")["tensor"]
     of = f"selectors.gradients.gradient.of={{tensor: '{address}', index: [0, 0]}}"

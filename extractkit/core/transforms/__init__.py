@@ -66,22 +66,21 @@ class Operand:
         dtype: NumPy name of the element type.
         axes: the axes; the first is that of the samples, unless the tensor is a constant.
         source: the address of the tensor, for messages.
-        gradient: the target as plain data, if it is the gradient with respect to the tensor; None
-            if it is the value.
+        request: what it is if not the value of the tensor, as plain data; empty for values.
     """
 
     dtype: str
     axes: tuple[Axis, ...]
     source: str = ""
-    gradient: Mapping[str, object] | None = field(default=None, hash=False)
+    request: Mapping[str, object] = field(default_factory=dict, hash=False)
 
     @classmethod
     def of(
-        cls, spec: TensorSpec, source: str, gradient: Mapping[str, object] | None = None
+        cls, spec: TensorSpec, source: str, request: Mapping[str, object] | None = None
     ) -> "Operand":
         """Return the operand of a tensor in stored order, before any transform."""
         axes = tuple(Axis(dim, number) for number, dim in enumerate(spec.axes))
-        return cls(spec.dtype, axes, source, gradient)
+        return cls(spec.dtype, axes, source, request or {})
 
     @property
     def first(self) -> int:

@@ -120,19 +120,19 @@ class Pipeline:
         return self.written == other.written
 
     def bind(
-        self, address: str, spec: TensorSpec, gradient: Mapping[str, object] | None = None
+        self, address: str, spec: TensorSpec, request: Mapping[str, object] | None = None
     ) -> "Mapping[str, BoundPipeline]":
         """Bind the pipeline to one tensor in stored order, and return its results by name.
 
         The main result has the empty name.
 
         Args:
-            gradient: see `Operand`.
+            request: see `Operand`.
 
         Raises:
             SelectionError: a transform does not fit the tensor.
         """
-        operand = Operand.of(spec, address, gradient)
+        operand = Operand.of(spec, address, request)
         bound: list[_Step] = []
         found: dict[str, BoundPipeline] = {}
         for step in self.steps:

@@ -65,8 +65,8 @@ class Components:
         components: float64 (components, features), as the statistic `pca` has them.
         transforms: the recorded transforms of the tensor before; None if they need no check.
         model: digests of weights and definition of that model; None if they need no check.
-        gradient: the target as plain data, if they are components of gradients; None if they are
-            those of values. It is checked with the transforms.
+        request: what they are components of if not of values, as plain data. It is checked with
+            the transforms.
     """
 
     key: str
@@ -78,14 +78,14 @@ class Components:
     components: Array = field(compare=False, repr=False)
     transforms: Sequence[object] | None = field(default=None, compare=False)
     model: tuple[object, object] | None = field(default=None, compare=False)
-    gradient: Mapping[str, object] | None = field(default=None, compare=False)
+    request: Mapping[str, object] = field(default_factory=dict, compare=False)
 
     def of_same(self, operand: Operand) -> bool:
-        """Return True if they and the operand are values, or gradients of the same target.
+        """Return True if they and the operand are values, or for example gradients of one target.
 
         True as well if they need no check.
         """
-        return self.transforms is None or _plain(self.gradient) == _plain(operand.gradient)
+        return self.transforms is None or _plain(self.request) == _plain(operand.request)
 
     def follow(self, transforms: tuple[object, ...]) -> bool:
         """Return True if the components were computed after these transforms.
@@ -106,8 +106,9 @@ def _plain(value: object) -> object:
     return [_plain(entry) for entry in value] if isinstance(value, list | tuple) else value
 
 
-def _of(gradient: Mapping[str, object] | None) -> str:
-    return "values" if gradient is None else f"gradients of {_plain(gradient)}"
+def _of(request: Mapping[str, object]) -> str:
+    named = (f"{name}s of {_plain(entry)}" for name, entry in request.items())
+    return ", ".join(named) or "values"
 
 
 def _after(transforms: Sequence[object] | None) -> str:
@@ -185,10 +186,10 @@ class FromRun:
         if len(fitting) == 1:
             return fitting[0]
         if same and not alike:
-            others = ", ".join(f"{one.key!r} ({_of(one.gradient)})" for one in same)
+            others = ", ".join(f"{one.key!r} ({_of(one.request)})" for one in same)
             raise SelectionError(
                 f"{at}: {self.run} has principal components of {others}, and this projection is of "
-                f"{_of(operand.gradient)} of {operand.source!r}. Compute those of the same in "
+                f"{_of(operand.request)} of {operand.source!r}. Compute those of the same in "
                 f"another run, or use the components all the same: {at}.tensor={same[0].key!r}"
             )
         if alike and not fitting:

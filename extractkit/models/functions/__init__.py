@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from extractkit.core.job import GRAPH, OPENVINO
 from extractkit.core.picks import LABEL_FEATURE
-from extractkit.core.requests import Gradient, check_values
+from extractkit.core.requests import Gradient, Rollout, Value, check_values
 from extractkit.core.values import Array, as_array
 from extractkit.inputs import InputSpec
 from extractkit.models import (
@@ -185,16 +185,16 @@ class FunctionModel(GraphModel, ConvertsArguments, HasOwnCall, Differentiates):
 
     def program(self, fetches: Sequence[Fetch], compilation: Compilation) -> Program:
         """Compile a program that computes the fetches and their dependencies."""
-        check_values((fetch.request for fetch in fetches), self.name, Gradient)
-        targets = [of.tensor for of in targets_of(fetches)]
-        if not targets:
+        check_values((fetch.request for fetch in fetches), self.name, Gradient, Rollout)
+        if all(isinstance(fetch.request, Value) for fetch in fetches):
             names = [self._values[fetch.address].name for fetch in fetches]
             if compilation.compile == OPENVINO:
                 return self._by_openvino(names, fetches, compilation)
             return self.compiled(self.graph, names, fetches, compilation)
         if compilation.compile == OPENVINO:
-            raise NotCompiledError(self.name, OPENVINO, "gradients are asked of it")
-        addresses = dict.fromkeys([*(fetch.address for fetch in fetches), *targets])
+            raise NotCompiledError(self.name, OPENVINO, "more than values is asked of it")
+        addresses = dict.fromkeys(one for fetch in fetches for one in fetch.request.needed)
+        targets = [of.tensor for of in targets_of(fetches)]
         graph = self.differentiable(list(addresses), targets)
         if (labels := Labels.of(fetches)) is not None:
             graph = graph.with_labels(labels)

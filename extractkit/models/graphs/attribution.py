@@ -12,8 +12,18 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from extractkit.core.attribution import COMPLETENESS, Cam, Integrate, Method, Smooth, Times
+from extractkit.core.attribution import (
+    COMPLETENESS,
+    Cam,
+    Integrate,
+    Method,
+    Relevance,
+    Smooth,
+    Times,
+)
 from extractkit.core.catalog import Layout
+from extractkit.core.requests import Rollout
+from extractkit.core.rollout import AttentionMap, over_heads, relevance, rolled_out
 from extractkit.core.transforms import Masked, present
 from extractkit.core.transforms.reductions import farthest
 from extractkit.models.graphs.noise import normal
@@ -34,6 +44,7 @@ class Derivative:
         tensor: that tensor.
         layout: how it is brought into stored order; None if its axes are being measured.
         target: the numbers. Methods keep the elements that are chosen.
+        maps: the attention maps that the method combines, each with its gradient, by address.
     """
 
     gradient: tf.Tensor
@@ -41,6 +52,7 @@ class Derivative:
     tensor: tf.Tensor
     layout: Layout | None
     target: Numbers
+    maps: Mapping[str, tuple[tf.Tensor, tf.Tensor]]
 
     def dependent(self, wanted: Sequence[tf.Tensor], at: str) -> Dependent:
         """Return the part between the tensor and wanted ones, for the method of this key."""
@@ -49,7 +61,7 @@ class Derivative:
     @property
     def wide(self) -> tf.DType:
         """The dtype of sums."""
-        return tf.float64 if self.tensor.dtype == tf.float64 else tf.float32
+        return _wide(self.tensor)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +98,8 @@ def attributed(method: Method, of: Derivative, around: Surroundings) -> Results:
             return {"": lambda: _smoothed(method, of, around)}
         case Cam():
             return {"": lambda: _class_activation(method, of, around)}
+        case Relevance():
+            return {"": lambda: _relevance(method, of, around)}
     raise AssertionError(method)
 
 
@@ -187,6 +201,38 @@ def _class_activation(method: Cam, of: Derivative, around: Surroundings) -> tf.T
     weights = tf.reduce_sum(shown, axis=positions, keepdims=True) / count
     found = tf.reduce_sum(weights * tf.cast(value.tensor, of.wide), axis=channel)
     return tf.cast(tf.nn.relu(found), of.tensor.dtype)
+
+
+def _relevance(method: Relevance, of: Derivative, around: Surroundings) -> tf.Tensor:
+    def weighted(tensor: tf.Tensor, gradient: tf.Tensor) -> tf.Tensor:
+        return tf.nn.relu(tf.cast(tensor, of.wide) * tf.cast(gradient, of.wide))
+
+    maps = (
+        over_heads(tf, around.arranged(weighted(*of.maps[one.address]), *_place(one)), of.wide)
+        for one in method.maps
+    )
+    return tf.cast(relevance(tf, maps, of.wide), of.tensor.dtype)
+
+
+def rollout(
+    request: Rollout, tensor_of: Callable[[str], tf.Tensor], arranged: Arranged
+) -> tf.Tensor:
+    """Return the rollout of attention maps, in stored order, in the current graph."""
+    last = tensor_of(request.address)
+    wide = _wide(last)
+    maps = (
+        over_heads(tf, arranged(tensor_of(one.address), *_place(one)), wide) for one in request.maps
+    )
+    return tf.cast(rolled_out(tf, maps, wide), last.dtype)
+
+
+def _place(one: AttentionMap) -> tuple[str, Layout]:
+    return one.address, one.layout
+
+
+def _wide(tensor: tf.Tensor) -> tf.DType:
+    """Return the dtype of sums."""
+    return tf.float64 if tensor.dtype == tf.float64 else tf.float32
 
 
 def _over_sample(reduced: Callable[..., tf.Tensor], masked: Masked, padding: Any) -> tf.Tensor:

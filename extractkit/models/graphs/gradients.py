@@ -21,7 +21,7 @@ import tensorflow as tf
 
 from extractkit.core.catalog import Layout
 from extractkit.core.picks import LABEL_FEATURE
-from extractkit.core.requests import Gradient, Value
+from extractkit.core.requests import Gradient, Rollout, Value
 from extractkit.core.targets import BoundTarget
 from extractkit.core.transforms import Masked
 from extractkit.errors import SelectionError
@@ -29,7 +29,13 @@ from extractkit.inputs import InputSpec, Signature
 from extractkit.models import Fetch
 from extractkit.models.failures import error_summary
 from extractkit.models.graphs import AnyGraph, AnyTensor
-from extractkit.models.graphs.attribution import Derivative, Results, Surroundings, attributed
+from extractkit.models.graphs.attribution import (
+    Derivative,
+    Results,
+    Surroundings,
+    attributed,
+    rollout,
+)
 from extractkit.models.graphs.loops import is_inner, outermost, return_inner
 from extractkit.models.graphs.noise import input_words
 from extractkit.models.graphs.rebuilding import SourceGraph, needed_part
@@ -327,6 +333,8 @@ def answers(
     for at, fetch in enumerate(fetches):
         if isinstance(fetch.request, Gradient):
             targets.setdefault(repr(fetch.request.of.written), []).append(at)
+        elif isinstance(fetch.request, Rollout):
+            found[at] = rollout(fetch.request, tensor_of, in_stored_order)
         else:
             found[at] = tensor_of(fetch.address)
     for positions in targets.values():
@@ -335,7 +343,9 @@ def answers(
         of = first.of
         assert of.layout is not None, "the axes of a target are measured first"
         target = numbers(of, in_stored_order(tensor_of(of.tensor), of.tensor, of.layout), given)
-        by = {fetches[at].address: source_of(fetches[at].address) for at in positions}
+        requests = [fetches[at].request for at in positions]
+        needed = (one for each in requests if isinstance(each, Gradient) for one in each.by)
+        by = {address: source_of(address) for address in needed}
         gradients = _differentiated(of, target.values, by, list(inputs.values()))
         results: dict[str, Results] = {}
         for at in positions:
@@ -348,7 +358,11 @@ def answers(
             known = repr((fetch.address, method.written))
             if known not in results:
                 of_tensor = (fetch.address, tensor_of(fetch.address), fetch.layout)
-                derivative = Derivative(gradient, *of_tensor, target)
+                maps = {
+                    one.address: (tensor_of(one.address), gradients[one.address])
+                    for one in method.maps
+                }
+                derivative = Derivative(gradient, *of_tensor, target, maps)
                 results[known] = attributed(method, derivative, around)
             found[at] = results[known][fetch.result]()
     return [found[at] for at in range(len(fetches))]

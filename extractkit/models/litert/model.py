@@ -15,10 +15,11 @@ from importlib.metadata import version
 import numpy as np
 
 from extractkit.core.catalog import Catalog, Edges, Kind
-from extractkit.core.requests import check_values
+from extractkit.core.requests import Rollout, check_values
+from extractkit.core.rollout import rollout_of_sample
 from extractkit.core.spec import numpy_dtype
 from extractkit.core.values import Array, State, add_to_digest, digest_of_plain_data, stacked
-from extractkit.errors import ConfigError, JobError, ModelError, SampleError
+from extractkit.errors import ConfigError, JobError, ModelError, SampleError, SelectionError
 from extractkit.inputs import InputSpec, Sample, Signature
 from extractkit.models import (
     CARRY,
@@ -149,14 +150,20 @@ class TFLiteModel(HasOwnCall):
             samples: list[list[Array]] = []
             for position in range(len(next(iter(features.values())))):
                 self._run(interpreter, self._arrays(features, lengths, position))
-                samples.append([self._value(interpreter, *pair) for pair in pairs])
+                samples.append([self._value(interpreter, fetch) for fetch in fetches])
             return [stacked(values) for values in zip(*samples, strict=True)]
 
-        pairs = [(self.found[fetch.address], fetch) for fetch in fetches]
         return run
 
     def _check(self, fetches: Sequence[Fetch], compilation: Compilation) -> None:
-        check_values((fetch.request for fetch in fetches), self.name)
+        check_values((fetch.request for fetch in fetches), self.name, Rollout)
+        rollouts = (fetch.request for fetch in fetches if isinstance(fetch.request, Rollout))
+        for address in (one for rollout in rollouts for one in rollout.needed):
+            if not self.found[address].bare:
+                raise SelectionError(
+                    f"{address!r} has no axis of samples alone in the file, so that the first axis "
+                    f"may not be that of heads, and there is no rollout. Select the maps themselves"
+                )
         if compilation.compile != "graph":
             raise ConfigError(
                 f"runtime.compile={compilation.compile!r}: LiteRT compiles nothing. "
@@ -166,7 +173,8 @@ class TFLiteModel(HasOwnCall):
     def _preserves(self, fetches: Sequence[Fetch]) -> bool:
         """Return whether values between inputs and outputs have to be kept."""
         kept = {*self.entry.inputs.values(), *self.entry.outputs.values()}
-        return any(self.found[fetch.address].index not in kept for fetch in fetches)
+        needed = (address for fetch in fetches for address in fetch.request.needed)
+        return any(self.found[address].index not in kept for address in needed)
 
     def _arrays(
         self, features: Mapping[str, Array], lengths: Mapping[str, Array], position: int
@@ -199,10 +207,14 @@ class TFLiteModel(HasOwnCall):
                 f"model {self.name!r} failed on a sample: {error_summary(error)}"
             ) from error
 
-    def _value(self, interpreter: Interpreter, one: Found, fetch: Fetch) -> Array:
-        """Return the transformed value of the last call, without sample axis."""
-        value = self._read(interpreter, one)
-        value = value[0, ...] if one.bare else value
+    def _value(self, interpreter: Interpreter, fetch: Fetch) -> Array:
+        """Return the transformed answer of the last call, without sample axis."""
+        values = []
+        for address in fetch.request.needed:
+            one = self.found[address]
+            value = self._read(interpreter, one)
+            values.append(value[0, ...] if one.bare else value)
+        value = rollout_of_sample(values) if isinstance(fetch.request, Rollout) else values[0]
         return value if fetch.pipeline is None else fetch.pipeline.in_numpy(value)
 
     def _read(self, interpreter: Interpreter, one: Found) -> Array:
@@ -381,14 +393,13 @@ class CarryingTFLiteModel(TFLiteModel, CarriesState):
         runnable, access = self._reachable
         preserve = self._preserves(fetches)
         interpreter = CarryingInterpreter(runnable, self.settings, preserve, access)
-        pairs = [(self.found[fetch.address], fetch) for fetch in fetches]
 
         def call(
             features: Mapping[str, Array], lengths: Mapping[str, Array], state: State
         ) -> tuple[Sequence[Array], State]:
             with self._of_sample():
                 after = interpreter.call_from(self._arrays(features, lengths, 0), state)
-            return [stacked([self._value(interpreter, *pair)]) for pair in pairs], after
+            return [stacked([self._value(interpreter, fetch)]) for fetch in fetches], after
 
         return CarryingProgram(1, self._initial(interpreter), call)
 

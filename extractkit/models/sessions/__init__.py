@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from extractkit.core.job import GRAPH, OPENVINO
-from extractkit.core.requests import Gradient, check_values
+from extractkit.core.requests import Gradient, Rollout, Value, check_values
 from extractkit.core.values import Array, as_array
 from extractkit.errors import ConfigError, JobError, ModelError
 from extractkit.inputs import InputSpec
@@ -43,7 +43,7 @@ from extractkit.models.graphs.gradients import Differentiability, answers
 from extractkit.models.graphs.model import CompiledOnce, GraphModel, transformed
 from extractkit.models.graphs.rebuilding import inner_in_graph, tensors_in_graph
 from extractkit.models.graphs.records import Found, raw_array
-from extractkit.models.graphs.targets import Given, Labels, targets_of
+from extractkit.models.graphs.targets import Given, Labels
 from extractkit.models.sessions.importing import (
     SessionGraph,
     SessionTemplate,
@@ -215,7 +215,7 @@ class SessionModel(GraphModel, HasOwnCall, Differentiates):
                 f"runtime.compile=xla: model {self.name!r} runs in a session of TensorFlow 1, "
                 f"which runs graphs only. Leave it out: runtime.compile=graph"
             )
-        check_values((fetch.request for fetch in fetches), self.name, Gradient)
+        check_values((fetch.request for fetch in fetches), self.name, Gradient, Rollout)
         if compilation.compile == OPENVINO:
             return self._by_openvino(fetches, compilation)
         specs, axes = self.signature.specs, self.signature.free_axes
@@ -261,9 +261,9 @@ class SessionModel(GraphModel, HasOwnCall, Differentiates):
     def _by_openvino(self, fetches: Sequence[Fetch], compilation: Compilation) -> Program:
         """Compile a program that computes the tensors of the fetches with OpenVINO."""
         self.check_for_openvino()
-        asked = [of.tensor for of in targets_of(fetches)]
-        if asked or any(isinstance(self._values[one.address], InnerTensor) for one in fetches):
-            what = "gradients are" if asked else "a value inside a loop is"
+        more = not all(isinstance(fetch.request, Value) for fetch in fetches)
+        if more or any(isinstance(self._values[one.address], InnerTensor) for one in fetches):
+            what = "more than values is" if more else "a value inside a loop is"
             raise NotCompiledError(self.name, OPENVINO, f"{what} asked of it")
         # Operations that read resources have been added to the session's graph alone.
         tensors = {
@@ -360,8 +360,7 @@ class SessionModel(GraphModel, HasOwnCall, Differentiates):
 
         Loops with wanted inner tensors are added once more, since existing ones cannot change.
         """
-        targets = (of.tensor for of in targets_of(fetches))
-        addresses = [*(fetch.address for fetch in fetches), *targets]
+        addresses = [address for fetch in fetches for address in fetch.request.needed]
         values = {address: self._values[address] for address in addresses}
         names = [one.name for one in values.values() if isinstance(one, InnerTensor)]
         # The definition of a graph holds its constants, and is large.

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from extractkit.advice import command
-from extractkit.core.attribution import further_of
 from extractkit.core.catalog import Layout
+from extractkit.core.requests import further_of
 from extractkit.core.shards import Shard
 from extractkit.core.spec import TensorSpec, file_dtype
 from extractkit.core.transforms import AxisLengths
@@ -415,7 +415,7 @@ def _transforms(
     for tensor in manifest.tensors:
         if tensor.stored.constant or tensor.transforms is None:
             continue
-        if tensor.result in further_of(tensor.gradient):
+        if tensor.result in further_of(tensor.request):
             continue  # the request's, not one of transforms
         used = list(transform_names(tensor.transforms))
         if lost and Project.name in used:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from extractkit.advice import command
-from extractkit.core.requests import gradient_text
+from extractkit.core.requests import request_text, without_addresses
 from extractkit.core.statistics import Merging
 from extractkit.core.statistics.results import Statistics
 from extractkit.core.values import Array
@@ -124,7 +124,7 @@ def _compared(
     tallying = Tallying()
     merging = Merging(tallying)
     try:
-        _check_targets(a[one].gradient, b[other].gradient, named_apart=mapping is not None)
+        _check_requests(a[one].request, b[other].request, named_apart=mapping is not None)
         ours, theirs = sides(a, one, b, other)
         pairs = _pairs(ours, theirs, aligned)
         for block in blocks(ours, theirs, pairs):
@@ -152,7 +152,7 @@ def _verdict(counts: Counts, *, same_type: bool) -> Verdict:
 def _compared_statistics(
     pairs: PairedCheckpoints, results: Sequence[Result], tolerance: Tolerance
 ) -> Iterator[TensorComparison]:
-    targets = _targets(pairs.a), _targets(pairs.b)
+    requests = _requests(pairs.a), _requests(pairs.b)
     for label, other_label, _, _ in pairs.both:
         # The statistics of the whole runs are read once.
         one = _statistics_at(pairs.a, label)
@@ -161,7 +161,7 @@ def _compared_statistics(
             name = f"{key} {statistic}.{result}"
             try:
                 for tensor in one[key].tensors:
-                    _check_targets(*(of[tensor] for of in targets), named_apart=False)
+                    _check_requests(*(of[tensor] for of in requests), named_apart=False)
                 check_statistics(pairs.a.manifest, pairs.b.manifest, one[key].tensors)
                 found = _compared_arrays(
                     name,
@@ -179,9 +179,9 @@ def _compared_statistics(
             )
 
 
-def _targets(run: Run) -> dict[str, Mapping[str, object] | None]:
-    """Return the targets of the tensors with statistics, None for values, by key."""
-    return {one.key: one.gradient for one in run.manifest.statistics}
+def _requests(run: Run) -> dict[str, Mapping[str, object]]:
+    """Return the requests of the tensors with statistics, empty for values, by key."""
+    return {one.key: one.request for one in run.manifest.statistics}
 
 
 def _statistics_at(run: Run, label: str | None) -> Statistics:
@@ -206,23 +206,19 @@ def _compared_arrays(label: str, a: Array, b: Array, tolerance: Tolerance) -> Te
     return TensorComparison(label, label, verdict, None, tally.counts, tally.errors())
 
 
-def _check_targets(
-    a: Mapping[str, object] | None, b: Mapping[str, object] | None, *, named_apart: bool
-) -> None:
-    """Check that both are values, or gradients of one target.
+def _check_requests(a: Mapping[str, object], b: Mapping[str, object], *, named_apart: bool) -> None:
+    """Check that both are values, or for example gradients of one target.
 
     Args:
         named_apart: whether tensors of one run may have other names in the other, as with a
-            mapping. The addresses of the targets may differ then.
+            mapping. The addresses in requests may differ then.
 
     Raises:
         IncomparableError: they are not.
     """
-    if a == b:
+    if a == b or (named_apart and without_addresses(a) == without_addresses(b)):
         return
-    if named_apart and a is not None and b is not None and {**a, "tensor": b.get("tensor")} == b:
-        return
-    one, other = ("the value" if of is None else f"the {gradient_text(of)}" for of in (a, b))
+    one, other = (f"the {request_text(of) or 'value'}" for of in (a, b))
     raise IncomparableError(f"it is {one} in A and {other} in B")
 
 

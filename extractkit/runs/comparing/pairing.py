@@ -421,7 +421,7 @@ def _names(run: Run) -> dict[str, str]:
     own = dict(zip(run, run, strict=True))
     called: dict[str, set[str]] = {}
     for key, view in run.items():
-        for name in (view.record.address, view.record.name) if view.gradient is None else ():
+        for name in (view.record.address, view.record.name) if not view.request else ():
             called.setdefault(name, set()).add(key)
     others = {name: next(iter(keys)) for name, keys in called.items() if name and len(keys) == 1}
     return {**others, **own}
