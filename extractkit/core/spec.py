@@ -14,6 +14,9 @@ SAMPLE = "sample"
 STEP = "step"
 """Name of the axis of a loop's steps."""
 
+TAKEN = "taken"
+"""Name of the axis of a value in a branch: of length 1 if the branch was taken, else 0."""
+
 _UNKNOWN = "?"
 _VALUES = "values"
 
@@ -23,7 +26,7 @@ TEXT = "string"
 _COMPUTED = re.compile(r"f\((.*)\)")
 
 INFERRED = frozenset(
-    {"group", "head", "query", "key", "channel", "height", "width", "feature", STEP}
+    {"group", "head", "query", "key", "channel", "height", "width", "feature", STEP, TAKEN}
 )
 """Names that adapters infer from layers. They describe axes, and change nothing that is stored."""
 
@@ -138,6 +141,11 @@ class Dim:
         return bool(self.of) or any(factor.computed for factor in self.factors)
 
     @property
+    def of_values(self) -> bool:
+        """Whether the values of a sample decide its length."""
+        return self.of == (_VALUES,) or any(factor.of_values for factor in self.factors)
+
+    @property
     def unknown(self) -> bool:
         """Whether its length has to be measured."""
         return self.size is None and self.follows is None and not self.factors and not self.of
@@ -250,11 +258,15 @@ class TensorSpec:
         return replace(self, dims=tuple(dim.undescribed for dim in self.dims))
 
     def measured(self, dims: tuple[Dim, ...]) -> "TensorSpec":
-        """Return the spec with measured dims, which keep the names of the axes if known."""
+        """Return the spec with measured dims, which keep the names of the axes if known.
+
+        A length that values decide stays one, even if it was the same in each measurement.
+        """
         if self.dims is None or len(self.dims) != len(dims):
             return replace(self, dims=dims)
-        named = (dim.named(own.name) for dim, own in zip(dims, self.dims, strict=True))
-        return replace(self, dims=tuple(named))
+        pairs = zip(dims, self.dims, strict=True)
+        kept = (own if own.of_values else dim.named(own.name) for dim, own in pairs)
+        return replace(self, dims=tuple(kept))
 
     def to_json(self) -> dict[str, object]:
         """Return dtype, dims and shape for JSON documents."""

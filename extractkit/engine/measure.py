@@ -1,9 +1,8 @@
 """Measurement of axes that only running the model shows, on the first samples, never guessed."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 
 import numpy as np
 
@@ -11,21 +10,16 @@ from extractkit.core.catalog import Catalog, TensorRecord
 from extractkit.core.plan import PlannedTensor, check_keys, key_of, measured
 from extractkit.core.requests import Request, Value
 from extractkit.core.selectors import Selector
-from extractkit.core.spec import SAMPLE, SAMPLES, TEXT, Dim
+from extractkit.core.spec import SAMPLES, Dim
 from extractkit.core.values import Array
-from extractkit.engine.batches import collate, elements, encode
-from extractkit.engine.failing_samples import first_explained
-from extractkit.engine.sizes import SizeFaults, needed_addresses, repeated
-from extractkit.errors import JobError, SampleError, SelectionError
+from extractkit.engine.batches import collate, encode
+from extractkit.engine.trials import LOOKED_AT, UNSEEN, Trials, tried
+from extractkit.errors import SelectionError
 from extractkit.inputs import Signature, Source
-from extractkit.models import Compilation, Encoded, Fetch, Model, Program
+from extractkit.models import Compilation, Encoded, Fetch, Model
 from extractkit.models.axes import Sizes, infer_dims, no_sample_axis_reason
 
-_SAMPLES, _MORE_SAMPLES = 3, 5
-_STEPS = (1, 2, 4, 5, 6, 7, 8, 9, 10, 12, 16, 20, 24, 32, 48, 64, 96, 128)
 _ADVICE = "; with runtime.batch_size=1 it is that of a sample"
-_LOOKED_AT = 64
-_TOGETHER = 6
 
 
 @dataclass(frozen=True)
@@ -217,25 +211,33 @@ def _measured_records(
     unknown: Sequence[PlannedTensor],
     compilation: Compilation,
 ) -> _Found:
-    program = model.program([Fetch(tensor.request) for tensor in unknown], compilation)
-    trials = _tried(model, source, unknown, program)
     found = _Found({}, {}, {})
-    for at, tensor in enumerate(unknown):
-        together = [shapes[at] for shapes in trials.together]
-        alone = [shapes[at] for shapes in trials.alone]
-        dims = _dims(model.signature, trials.sizes, together)
-        reason = "its number of axes changes with the inputs" if dims is None else None
-        reason = reason or no_sample_axis_reason(dims or ())
-        if reason is None and dims is not None and not _brings_its_rows(dims, alone):
-            reason = "the values of a sample decide how many rows of it belong to the sample"
-        if dims is not None and reason is None:
-            found.by_sample[tensor.request] = _record(tensor.record, dims, alone)
-            continue
-        found.reasons[tensor.request] = f"measured as {list(together[0])}: {reason}"
-        dims = infer_dims(trials.sizes_alone, [shapes[at] for shapes in trials.alone_at])
-        if dims is not None and len({len(shape) for shape in alone}) == 1:
-            found.by_call[tensor.request] = _record(tensor.record, dims, alone)
+    left = list(unknown)
+    for trials in tried(model, source, unknown, compilation, found.reasons):
+        left = [one for one in left if one.request not in found.reasons]
+        for tensor in [one for one in left if trials.show(one)]:
+            left.remove(tensor)
+            _measure(model.signature, tensor, trials, found)
+    for tensor in left:
+        found.reasons.setdefault(tensor.request, UNSEEN)
     return found
+
+
+def _measure(signature: Signature, tensor: PlannedTensor, trials: Trials, found: _Found) -> None:
+    """Enter what the shapes of a tensor show."""
+    together, alone, alone_at = trials.of(tensor)
+    dims = _dims(signature, trials.sizes, together)
+    reason = "its number of axes changes with the inputs" if dims is None else None
+    reason = reason or no_sample_axis_reason(dims or ())
+    if reason is None and dims is not None and not _brings_its_rows(dims, alone):
+        reason = "the values of a sample decide how many rows of it belong to the sample"
+    if dims is not None and reason is None:
+        found.by_sample[tensor.request] = _record(tensor.record, dims, alone)
+        return
+    found.reasons[tensor.request] = f"measured as {list(together[0])}: {reason}"
+    dims = infer_dims(trials.sizes_alone, alone_at)
+    if dims is not None and len({len(shape) for shape in alone}) == 1:
+        found.by_call[tensor.request] = _record(tensor.record, dims, alone)
 
 
 def _record(
@@ -268,148 +270,6 @@ def _dims(
     # A call takes one sample, so the first axis, of one element, is the sample axis.
     dims = infer_dims(sizes, [shape[1:] for shape in shapes])
     return None if dims is None else (SAMPLES, *dims)
-
-
-_Shapes = list[tuple[int, ...]]
-
-
-@dataclass(frozen=True, eq=False)
-class _Trials:
-    """Shapes of a program's values, one for each of its tensors, in several calls.
-
-    Attributes:
-        sizes: the sizes of `together`.
-        together: shapes of the first sample, repeated, at these sizes.
-        alone: shapes of the first sample, and of others brought to its sizes, each in its own call.
-        sizes_alone, alone_at: the same as the first two for the first sample in its own call.
-    """
-
-    sizes: Sizes
-    together: list[_Shapes]
-    alone: list[_Shapes]
-    sizes_alone: Sizes
-    alone_at: list[_Shapes]
-
-
-def _tried(
-    model: Model, source: Source, unknown: Sequence[PlannedTensor], program: Program
-) -> _Trials:
-    """Find sizes that the model accepts by trying, and return the shapes of the values there.
-
-    The first sample alone, at its own sizes, comes first, so that a failure is its own. Then each
-    free axis is changed to the first other size that works. If none works, all samples have one
-    size along the axis, nothing can follow it, and it is ignored.
-
-    Raises:
-        SampleError: the model fails on the first sample.
-    """
-    signature = model.signature
-    (first,) = encode(model, source.read(0, 1))
-
-    def shapes(sample: Encoded, at: Mapping[str, int], samples: int = 1) -> _Shapes:
-        batch = repeated(signature, sample.features, at, samples)
-        return [np.shape(value) for value in program(batch.features, batch.lengths)]
-
-    # An empty sample would hide the axes that follow it.
-    own = {axis: max(1, size) for axis, size in first.sizes.items()}
-    try:
-        alone = [shapes(first, own)]
-    except SampleError as error:
-        faults = SizeFaults(model, needed_addresses(unknown), program)
-        fault = faults.of(repeated(signature, first.features, own))
-        raise SampleError(first_explained(str(error), fault)) from error
-    others = _Others(model, source)
-    moved: dict[str, Mapping[str, int]] = {}
-    alone_at = list(alone)
-    for axis, size in own.items():
-        limit = (signature.longest or {}).get(axis)
-        for other in _outwards(axis, size, others, limit):
-            try:
-                alone_at.append(shapes(first, {**own, axis: other}))
-            except JobError:
-                continue  # an artificial size: no sample is to blame
-            moved[axis] = {**own, axis: other}
-            break
-    left = {axis: size for axis, size in own.items() if axis not in moved}
-    base, enlarged = dict(own), {axis: at[axis] for axis, at in moved.items()}
-    for sizes in _jointly(left, others) if len(left) > 1 else ():
-        try:
-            alone_at.append(shapes(first, {**own, **sizes}))
-        except JobError:
-            continue
-        # These lengths cannot be distinguished, so an axis that changes follows all of them.
-        joint = ",".join(left)
-        base[joint], enlarged[joint], moved[joint] = 0, 1, {**own, **sizes}
-        break
-    sizes_alone = Sizes({axis: base[axis] for axis in enlarged}, enlarged)
-    for one in others.few:
-        try:
-            alone.append(shapes(one, own))
-        except JobError:
-            continue  # reported when the sample's turn comes
-    if signature.batch == 1:
-        return _Trials(sizes_alone, alone_at, alone, sizes_alone, alone_at)
-    counts = Sizes(
-        {SAMPLE: _SAMPLES, **sizes_alone.base}, {SAMPLE: _MORE_SAMPLES, **sizes_alone.enlarged}
-    )
-    try:
-        together = [shapes(first, own, _SAMPLES), shapes(first, own, _MORE_SAMPLES)]
-        together += [shapes(first, at, _SAMPLES) for at in moved.values()]
-    except JobError:
-        # The model takes one sample per call, so its results for several are not per sample.
-        together = [[()] * len(unknown) for _ in counts.trials]
-    return _Trials(counts, together, alone, sizes_alone, alone_at)
-
-
-@dataclass(frozen=True, eq=False)
-class _Others:
-    """Sizes of the first samples, which are read on first access."""
-
-    model: Model
-    source: Source
-
-    @cached_property
-    def encoded(self) -> Sequence[Encoded]:
-        return encode(self.model, self.source.read(0, min(_LOOKED_AT, len(self.source))))
-
-    @property
-    def few(self) -> Sequence[Encoded]:
-        """The samples after the first. The smallest and the largest of those read come first."""
-        count = min(_TOGETHER, len(self.source))
-        if all(spec.dtype != TEXT for spec in self.model.signature.specs):
-            return encode(self.model, self.source.read(1, count)) if count > 1 else ()
-        by_size = sorted(self.encoded[1:], key=elements)
-        return [*by_size[:1], *by_size[-1:], *self.encoded[1:count]]
-
-    @property
-    def sizes(self) -> list[Mapping[str, int]]:
-        return [{axis: max(1, size) for axis, size in one.sizes.items()} for one in self.encoded]
-
-
-def _outwards(axis: str, size: int, others: _Others, longest: int | None) -> Iterator[int]:
-    """Yield other sizes to try for an axis: nearby, then those in the data, then farther away."""
-    # An axis of one element is broadcast to any other, and would seem to follow nothing.
-    least = 1 if longest is not None and longest <= 2 else 2
-    tried = {size}
-
-    def steps() -> Iterator[int]:
-        yield from (3, -3)
-        yield from (one[axis] - size for one in others.sizes)
-        yield from (signed for step in _STEPS for signed in (step, -step))
-
-    for other in (size + step for step in steps()):
-        if other >= least and (longest is None or other <= longest) and other not in tried:
-            tried.add(other)
-            yield other
-
-
-def _jointly(own: Mapping[str, int], others: _Others) -> Iterator[Mapping[str, int]]:
-    """Yield sizes to try for axes that do not change alone: those of samples, then larger ones."""
-    for sizes in others.sizes:
-        if any(sizes[axis] != size for axis, size in own.items()):
-            yield {axis: sizes[axis] for axis in own}
-    for step in (3, *_STEPS):
-        yield {axis: size + step for axis, size in own.items()}
 
 
 def _check_order(
@@ -456,7 +316,7 @@ def _same(one: Array, other: Array) -> bool:
 
 
 def _two_different(model: Model, source: Source) -> tuple[Encoded, Encoded]:
-    encoded = encode(model, source.read(0, min(_LOOKED_AT, len(source))))
+    encoded = encode(model, source.read(0, min(LOOKED_AT, len(source))))
     first = encoded[0]
     for other in encoded[1:]:
         if any(

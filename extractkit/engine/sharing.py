@@ -104,6 +104,8 @@ def measure_sharing(
         cut = [_cut(signature, one, _LONGEST) for one in encoded]
         encoded = cut if trial.takes(cut) else encoded
     first = _not_empty(signature, encoded[0])
+    if (by_values := _by_values(tensors)) is not None:
+        return trial.decided(Sharing.ALONE, f"values decide how long {by_values.key!r} is")
     reason = trial.apart_together(first, encoded[1:], _CROWD if short else 0)
     if reason is not None:
         return trial.decided(Sharing.ALONE, reason)
@@ -117,6 +119,14 @@ def measure_sharing(
         reason = trial.apart_elements(_single_elements(signature, every))
         reason = reason or trial.apart_at_full_length(every)
     return trial.decided(Sharing.PADDED if reason is None else Sharing.EQUAL, reason)
+
+
+def _by_values(tensors: Sequence[PlannedTensor]) -> PlannedTensor | None:
+    """Return a tensor with a length that values decide, which a batch would have in common."""
+    for tensor in tensors:
+        if tensor.layout is not None and any(dim.of_values for dim in tensor.layout.dims):
+            return tensor
+    return None
 
 
 def _different(encoded: Sequence[Encoded]) -> list[Encoded]:

@@ -15,7 +15,7 @@ from extractkit.core.spec import numpy_dtype
 from extractkit.core.targets import BoundTarget
 from extractkit.core.transforms.pipeline import BoundPipeline
 from extractkit.core.values import Array, State, as_array
-from extractkit.errors import ConfigError, InputError, JobError, ModelError, choices
+from extractkit.errors import ConfigError, InputError, JobError, ModelError, SampleError, choices
 from extractkit.inputs import Sample, Signature
 
 
@@ -195,6 +195,18 @@ class NotCompiledError(ConfigError):
 
 class OtherOutputsError(JobError):
     """The model's own call returns a different number of outputs than the traced model."""
+
+
+class OtherShapeError(SampleError):
+    """A selected value inside a loop has another shape at another step.
+
+    Attributes:
+        reason: The reason, as a clause about the tensor.
+    """
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 SAME_OBJECT = "the same object (its weights are not checked)"

@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from extractkit.errors import ExtractkitError, JobError, SampleError
-from extractkit.models import NoOwnCallError
+from extractkit.models import NoOwnCallError, OtherShapeError
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _LONGEST = 300
@@ -84,7 +84,7 @@ _ONEDNN_REFUSES = "received an exception:Status: 2,"
 
 
 _NO_STEP = re.compile(r"extractkit_steps(?s:.*)Tried to stack elements of an empty list")
-"""What TensorFlow reports of an empty list of a loop's values; see `graphs.loops`."""
+"""What TensorFlow reports of an empty list of an inner loop's values; see `graphs.loops`."""
 _OTHER_SHAPE = re.compile(r"extractkit_steps(?s:.*)Incompatible shapes during merge: (.+)")
 """What TensorFlow reports of a list of a loop's values that differ in shape."""
 
@@ -119,10 +119,9 @@ def batch_failure(model: str, error: Exception) -> JobError:
     )
     text = graph_error_summary(error) if by_graph else error_summary(error)
     if _NO_STEP.search(str(error)):
-        text = (
-            "a loop ran no step, so that the shape of a selected value inside it is not known. "
-            "Select values outside of the loop"
-        )
+        reason = "inside a loop in a loop, which runs no step at some steps of the outer one"
+        text = f"a selected value is {reason}. Select other values"
+        return OtherShapeError(f"model {model!r} failed on a batch: {text}", reason)
     elif _NO_LIMIT.search(str(error)):
         blamed = False
         text = (
@@ -130,10 +129,9 @@ def batch_failure(model: str, error: Exception) -> JobError:
             "not follow from the shapes of the inputs. Use runtime.compile=graph"
         )
     elif found := _OTHER_SHAPE.search(str(error)):
-        text = (
-            f"a selected value inside a loop has another shape at another step: {found[1]}. "
-            f"Select values that have one shape at all steps"
-        )
+        reason = f"inside a loop, and has another shape at another step: {found[1]}"
+        text = f"a selected value is {reason}. Select values that have one shape at all steps"
+        return OtherShapeError(f"model {model!r} failed on a batch: {text}", reason)
     return (SampleError if blamed else JobError)(f"model {model!r} failed on a batch: {text}")
 
 

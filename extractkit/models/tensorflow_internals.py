@@ -6,15 +6,17 @@ own, so that a release without one fails with what it lacks.
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from itertools import chain
 from typing import Any
 
 import tensorflow as tf
 from tensorflow.python.autograph.core import ag_ctx
 from tensorflow.python.eager import context
-from tensorflow.python.framework import importer, op_callbacks, op_def_registry
-from tensorflow.python.framework.convert_to_constants import (
-    _run_inline_graph_optimization,
-    convert_variables_to_constants_v2,
+from tensorflow.python.framework import (
+    convert_to_constants,
+    importer,
+    op_callbacks,
+    op_def_registry,
 )
 from tensorflow.python.framework.function_def_to_graph import function_def_to_graph
 from tensorflow.python.framework.ops import Operation, SymbolicTensor, gradient_registry
@@ -103,11 +105,26 @@ def inlined_graph_def(function: Any) -> Any:
     """Return the GraphDef of a concrete function with all that it calls inlined.
 
     Uses `_run_inline_graph_optimization`. The public `convert_variables_to_constants_v2` has
-    grappler inline too, but makes constants of variables.
+    grappler inline too, but makes constants of variables. Replaces
+    `disable_lower_using_switch_merge`, which keeps the functions of loops and of `If`, for it
+    forgets those of `Case`.
     """
-    return _run_inline_graph_optimization(
-        function, lower_control_flow=False, aggressive_inlining=True
-    )
+
+    def keeping(original: Callable[..., Any]) -> Callable[..., Any]:
+        def kept(graph_def: Any) -> Any:
+            found = original(graph_def)
+            bodies = (function.node_def for function in found.library.function)
+            for node in chain(found.node, *bodies):
+                if node.op in ("Case", "StatelessCase"):
+                    node.attr["_lower_using_switch_merge"].b = False
+            return found
+
+        return kept
+
+    with patched(convert_to_constants, "disable_lower_using_switch_merge", keeping):
+        return convert_to_constants._run_inline_graph_optimization(
+            function, lower_control_flow=False, aggressive_inlining=True
+        )
 
 
 def with_constants_for_variables(function: Any) -> Any:
@@ -116,7 +133,7 @@ def with_constants_for_variables(function: Any) -> Any:
     Uses `convert_variables_to_constants_v2`, which no public module exports, and assigns to
     `FuncGraph.variables`, since a graph does not list variables that were captured by handle.
     """
-    return convert_variables_to_constants_v2(function, lower_control_flow=False)
+    return convert_to_constants.convert_variables_to_constants_v2(function, lower_control_flow=False)
 
 
 def has_gradient(op_type: str) -> bool | None:

@@ -162,7 +162,7 @@ def test_samples_alone_are_compared_alone() -> None:
 
 def test_gradients_are_left_to_tensorflow() -> None:
     selector = {"path": "last:output", "gradient": {"of": {"index": 0}}}
-    with pytest.raises(NotCompiledError, match="gradients are asked of it"):
+    with pytest.raises(NotCompiledError, match="more than values is asked of it"):
         prepare(job(selector, compile="openvino"))
 
 

@@ -33,6 +33,9 @@ NAMES = {
     "tensorflow.python.framework.convert_to_constants:convert_variables_to_constants_v2": (
         "models/functions/function_graph.py, for compilers that take constants only"
     ),
+    "tensorflow.python.framework.convert_to_constants:disable_lower_using_switch_merge": (
+        "models/functions/function_graph.py, to keep the branches of `Case` as functions"
+    ),
     "tensorflow.python.framework.ops:Operation._clear_attr": _KERAS,
     "tensorflow.python.framework.ops:gradient_registry": (
         "models/graphs/gradients.py, to find operations without a gradient"

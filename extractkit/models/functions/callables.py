@@ -16,6 +16,7 @@ from extractkit.models import OwnCall
 from extractkit.models.failures import attribute, error_summary
 from extractkit.models.functions import FunctionModel, call, composites_of, inputs_of
 from extractkit.models.functions.function_graph import InlinedGraph, inlined, is_inlining_artifact
+from extractkit.models.graphs import of_one_step
 from extractkit.models.graphs.catalog import facts_of, find_operations, signature_address
 from extractkit.models.graphs.feeding import CONSTANTS as CONSTANTS
 from extractkit.models.graphs.feeding import (
@@ -340,7 +341,11 @@ class GraphFunction(FunctionModel):
             facts=facts_of(source.graph, source.inputs.values(), reasons_not_fed=self.deeper),
             inner=self.inner,
         )
-        return [one for one in found if not (one.in_graph and is_inlining_artifact(one.value.op))]
+        return [
+            one
+            for one in found
+            if not (one.in_graph and is_inlining_artifact(of_one_step(one.value).op))
+        ]
 
     @property
     def variables(self) -> Iterable[Any]:

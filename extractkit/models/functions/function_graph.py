@@ -33,6 +33,7 @@ _HANDLE = re.compile(
 )
 # Nodes that grappler adds at the start and end of a call. They pass on existing values.
 _SEAMS = "Func/"
+_APPENDED = re.compile(r"_tfg_inlined_.+_\d+$")
 _CAPTURED = "captured"
 _INLINED = "_inlined"
 
@@ -234,7 +235,7 @@ def _free_name(taken: set[str]) -> str:
 
 
 def _rename_functions(graph_def: Any) -> None:
-    """Give the functions unique names.
+    """Give the functions unique names, and their nodes the names that they were made with.
 
     Under their old names, the process knows them as they were before inlining.
     """
@@ -247,6 +248,8 @@ def _rename_functions(graph_def: Any) -> None:
     for gradient in graph_def.library.gradient:
         gradient.function_name = names.get(gradient.function_name, gradient.function_name)
         gradient.gradient_func = names.get(gradient.gradient_func, gradient.gradient_func)
+    for function in functions:
+        _shorten_names(function)
     for nodes in (graph_def.node, *(function.node_def for function in functions)):
         for node in nodes:
             node.op = names.get(node.op, node.op)
@@ -258,6 +261,33 @@ def _rename_functions(graph_def: Any) -> None:
                     one.name = names.get(one.name, one.name)
 
 
+def _shorten_names(function: Any) -> None:
+    """Remove what grappler appends to the names of a function's nodes if it inlines calls there."""
+    short: dict[str, str] = {}
+    taken = {node.name for node in function.node_def}
+    for node in function.node_def:
+        name = _APPENDED.sub("", node.name)
+        if name not in taken:
+            taken.add(name)
+            short[node.name] = name
+
+    def renamed(edge: str) -> str:
+        source = edge.lstrip("^").partition(":")[0]
+        return edge.replace(source, short[source], 1) if source in short else edge
+
+    for node in function.node_def:
+        node.name = short.get(node.name, node.name)
+        node.input[:] = [renamed(edge) for edge in node.input]
+        if COLOCATION in node.attr:
+            groups = [one.decode() for one in node.attr[COLOCATION].list.s]
+            prefix = "loc:@"
+            names = [prefix + renamed(one.removeprefix(prefix)) for one in groups]
+            node.attr[COLOCATION].list.s[:] = [one.encode() for one in names]
+    for results in (function.ret, function.control_ret):
+        for key in results:
+            results[key] = renamed(results[key])
+
+
 def _is_argument(node: Any) -> bool:
     """Return whether a node passes on an argument."""
     seam = node.op == "Identity" and node.name.startswith(_SEAMS)
@@ -265,7 +295,7 @@ def _is_argument(node: Any) -> bool:
 
 
 def is_inlining_artifact(operation: tf.Operation) -> bool:
-    """Return whether an operation exists only because a call was inlined."""
+    """Return whether an operation, of a graph or function, exists only for an inlined call."""
     return bool(operation.name.startswith(_SEAMS))
 
 

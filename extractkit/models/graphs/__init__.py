@@ -6,7 +6,7 @@ into TensorFlow again. An `ImportedGraph` skips that step, and reads what analys
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 import tensorflow as tf
 
 from extractkit.core.catalog import escape
+from extractkit.core.spec import STEP, TAKEN
 from extractkit.models.axes import RawShape
 from extractkit.models.tensorflow_internals import (
     imported_operations,
@@ -184,25 +185,55 @@ INSIDE = "|"
 """Separates the parts of an inner tensor's name. No operation's name contains it."""
 
 
+LOOPS = ("While", "StatelessWhile")
+"""Types of operations that run a function as long as another one returns True."""
+
+CONDITIONALS = ("If", "StatelessIf", "Case", "StatelessCase")
+"""Types of operations that run one of several functions. Their first input decides which."""
+
+
+def leading_axes(kinds: Sequence[str]) -> tuple[tuple[str, ...], frozenset[int]]:
+    """Return the axes in front of a value that operations of these types, outermost first, make.
+
+    Each loop adds an axis of its steps. A branch decides at how many steps of the loop around it
+    there is a value. In a branch outside of all loops, a loop runs all of its steps or none, and
+    any other value is there once or not at all, along an axis of its own.
+
+    Returns:
+        The names of the axes, and the positions of those whose lengths branches decide.
+    """
+    steps, varying = 0, set()
+    for kind in kinds:
+        if kind in LOOPS:
+            steps += 1
+        elif kind in CONDITIONALS:
+            varying.add(max(0, steps - 1))
+    return (STEP,) * steps or (TAKEN,) * bool(varying), frozenset(varying)
+
+
 @dataclass(frozen=True, eq=False)
 class InnerTensor:
-    """A tensor inside a loop's body or a nested function: its values at all steps.
+    """A tensor inside a loop, a branch or a nested function: its values at all steps.
 
     Its graph does not contain it. A part of the graph that is rebuilt for its name does; see
     `graphs.loops`.
 
     Attributes:
         inner: The tensor of one step, in its own graph.
-        op: The operation of the main graph that runs the loop or function. In a loop of TensorFlow
-            1, which is part of the main graph, the tensor's own operation.
+        op: The operation of the main graph that runs the loop, branch or function. In TensorFlow 1,
+            where the main graph contains these, the tensor's own operation.
         name: The names of the operations to go through, outermost first, and of the tensor.
-        loops: The number of loops around it. Each adds an axis in front, of its steps.
+        axes: The names of the axes in front of those of one step; see `leading_axes`.
+        varying: The positions among them of those whose lengths branches decide.
+        deciding: The operations of the main graph that these branches depend on.
     """
 
     inner: tf.Tensor
     op: AnyOperation
     name: str
-    loops: int
+    axes: tuple[str, ...]
+    varying: frozenset[int] = frozenset()
+    deciding: tuple[AnyOperation, ...] = ()
 
     @property
     def graph(self) -> AnyGraph:
@@ -217,10 +248,10 @@ class InnerTensor:
 
     @property
     def sizes(self) -> RawShape:
-        """The static length of each axis. That of the steps is not known."""
+        """The static length of each axis. Those in front are not known."""
         if self.inner.shape.rank is None:
             return None
-        return (*(None,) * self.loops, *self.inner.shape.as_list())
+        return (*(None,) * len(self.axes), *self.inner.shape.as_list())
 
     @property
     def position(self) -> tuple[int, int]:

@@ -20,8 +20,8 @@ from extractkit.models.graphs import (
     readable,
     short_paths,
 )
-from extractkit.models.graphs.control_flow import NestedGraph, control_flow, nested_graphs
-from extractkit.models.graphs.loops import InnerTensors, of_steps
+from extractkit.models.graphs.control_flow import control_flow, nested_graphs
+from extractkit.models.graphs.loops import InnerTensors, of_steps, role_of
 from extractkit.models.graphs.purity import unfit_operations
 from extractkit.models.graphs.rebuilding import static_shape
 from extractkit.models.graphs.records import Found, spec_of
@@ -275,7 +275,8 @@ def _nested(
         caller = nested.caller
         outer = within.get(caller.graph)
         path = paths[caller.name] if outer is None else f"{outer}/{escaped(caller.name)}"
-        within[nested.graph] = path + _role(nested)
+        role = role_of(nested)
+        within[nested.graph] = path if role in ("", "f") else f"{path}/{role}"
         for operation in nested.graph.get_operations():
             # Placeholders of a function's graph are its arguments.
             if operation.type == "Placeholder":
@@ -285,16 +286,3 @@ def _nested(
                 address = ports.unique(address_of(path, str(tensor.value_index)))
                 value, reason = inner.of(tensor)
                 yield _found(address, Kind.OP, value, reason)
-
-
-def _role(nested: NestedGraph) -> str:
-    """Return the role of a function: `/body`, `/then_branch`, or "" for an only function."""
-    attributes = nested.caller.node_def.attr
-    name = getattr(nested.graph, "name", "")
-    for key in sorted(attributes):
-        if attributes[key].func.name == name:
-            return "" if key == "f" else f"/{key}"
-        for position, function in enumerate(attributes[key].list.func):
-            if function.name == name:
-                return f"/{key}.{position}"
-    return ""

@@ -9,10 +9,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from extractkit.models.graphs import CONDITIONALS, LOOPS
 from extractkit.models.tensorflow_internals import operation_definition
-
-LOOPS = ("While", "StatelessWhile")
-"""Types of operations that run a function as long as another one returns True."""
 
 CALLS = ("PartitionedCall", "StatefulPartitionedCall")
 """Types of operations that run a function once."""
@@ -20,10 +18,45 @@ CALLS = ("PartitionedCall", "StatefulPartitionedCall")
 ADDED = "extractkit_steps"
 """A part of the names of nodes that are added to graphs and functions."""
 
+_ONLY = {**dict.fromkeys(LOOPS, "body"), **dict.fromkeys(CALLS, "f")}
 
-def runs(op_type: str) -> str | None:
-    """Return the attribute with the function that returns more; None for other operations."""
-    return "body" if op_type in LOOPS else "f" if op_type in CALLS else None
+
+def functions_of(node: Any) -> dict[str, Any]:
+    """Return the functions that a node names, by role: `body`, `then_branch`, `branches.1`."""
+    found = {}
+    for key in sorted(node.attr):
+        attribute = node.attr[key]
+        if attribute.HasField("func"):
+            found[key] = attribute.func
+        elif attribute.HasField("list"):
+            functions = enumerate(attribute.list.func)
+            found |= {f"{key}.{position}": function for position, function in functions}
+    return found
+
+
+def returning(node: Any) -> dict[str, Any]:
+    """Return those of a node's functions that can be made to return more, by role."""
+    functions = functions_of(node)
+    if node.op in CONDITIONALS:
+        return functions
+    role = _ONLY.get(node.op)
+    return {role: functions[role]} if role in functions else {}
+
+
+def with_role(name: str, role: str) -> str:
+    """Return an operation's name with the role of one of its functions. No name contains `@`."""
+    return f"{name}@{role}"
+
+
+def split_role(part: str) -> tuple[str, str]:
+    """Return the name and the role in the result of `with_role`."""
+    name, _, role = part.partition("@")
+    return name, role
+
+
+def data_inputs(node: Any) -> list[str]:
+    """Return the inputs of a node without control inputs."""
+    return [edge for edge in node.input if not edge.startswith("^")]
 
 
 class Nodes:

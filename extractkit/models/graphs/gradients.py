@@ -38,13 +38,9 @@ from extractkit.models.graphs.attribution import (
 )
 from extractkit.models.graphs.loops import is_inner, outermost, return_inner
 from extractkit.models.graphs.noise import input_words
-from extractkit.models.graphs.rebuilding import SourceGraph, needed_part
+from extractkit.models.graphs.rebuilding import SourceGraph, imported, needed_part
 from extractkit.models.graphs.targets import Given, Labels, numbers
-from extractkit.models.tensorflow_internals import (
-    capturing_graph,
-    has_gradient,
-    register_functions,
-)
+from extractkit.models.tensorflow_internals import capturing_graph, has_gradient
 
 INDEPENDENT = "the target does not depend on it through operations with a gradient"
 """Why a tensor on which the target does not depend has no gradient."""
@@ -421,15 +417,8 @@ def copied(source: SourceGraph, names: Mapping[str, str], axes: Sequence[str]) -
         }
         replaced = part.replaced(given)
         wanted = [name for name in dict.fromkeys(names.values()) if name not in replaced]
-        imported = tf.graph_util.import_graph_def(
-            part.graph_def,
-            input_map=part.input_map(replaced),
-            return_elements=[inner.get(name, name) for name in wanted],
-            name="copy",
-        )
-        if inner:
-            register_functions(graph)
-        found = {**replaced, **dict(zip(wanted, imported, strict=True))}
+        mapped = part.input_map(replaced)
+        found = {**replaced, **imported(part.graph_def, mapped, wanted, inner, "copy")}
         tensors = {address: found[name] for address, name in names.items()}
         return GradientGraph(graph, {**given, **counts(axes)}, tensors.__getitem__)
 

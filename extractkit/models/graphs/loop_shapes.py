@@ -1,7 +1,7 @@
-"""Shapes of values inside loops and nested functions.
+"""Shapes of values inside loops, branches and nested functions.
 
-One step of each loop is copied into the graph, where TensorFlow infers the shapes in it. The number
-of steps is known if the loop counts up to a limit that does not change.
+One step of each loop, and each branch, is copied into the graph, where TensorFlow infers the shapes
+in it. The number of steps is known if the loop counts up to a limit that does not change.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,8 +11,22 @@ from typing import Any
 import tensorflow as tf
 
 from extractkit.models.axes import RawShape
-from extractkit.models.graphs import COLOCATION, INSIDE, is_handle
-from extractkit.models.graphs.function_nodes import ADDED, LOOPS, Nodes, outputs_of, runs
+from extractkit.models.graphs import (
+    COLOCATION,
+    CONDITIONALS,
+    INSIDE,
+    LOOPS,
+    is_handle,
+    leading_axes,
+)
+from extractkit.models.graphs.function_nodes import (
+    ADDED,
+    Nodes,
+    data_inputs,
+    outputs_of,
+    returning,
+    split_role,
+)
 
 
 @dataclass(frozen=True)
@@ -112,8 +126,8 @@ class StepShapes:
 
     Attributes:
         element: The name of the tensor of one step.
-        limits: For each loop around it, its limits, each with the name of a tensor as long as it,
-            or None. None if the number of steps is not known.
+        limits: For each of its axes in front, the limits of the loop, each with the name of a
+            tensor as long as it, or None. None if the length of the axis is not known.
         unchanged: Pairs of tensors. The step is like every other if the shapes of each pair agree.
     """
 
@@ -166,8 +180,8 @@ class _Copy:
         prefix: What the names of its nodes begin with.
         function: The function.
         edges: The edge in the graph for each edge of the function.
-        limits, unchanged: See `StepShapes`. For a call, `limits` is empty.
-        is_loop: Whether it is one step of a loop.
+        limits, unchanged: See `StepShapes`. Without a loop, there are none.
+        kind: The type of the operation that runs it.
     """
 
     prefix: str
@@ -175,7 +189,7 @@ class _Copy:
     edges: Mapping[str, str]
     limits: Sequence[tuple[Limit, str | None]] | None
     unchanged: Sequence[tuple[str, str]]
-    is_loop: bool
+    kind: str
 
     def tensor(self, place: str) -> str:
         """Return the name of the copied tensor; see `InnerTensors`."""
@@ -195,23 +209,27 @@ class _Copying:
     def shapes(self, path: tuple[str, ...]) -> StepShapes:
         """Return where the shapes of the inner tensor at a path are found."""
         *callers, place = path
-        if not callers[0]:  # a loop of TensorFlow 1, whose steps are in the graph itself
+        if not callers[0]:  # a loop or branch of TensorFlow 1, which is in the graph itself
             return StepShapes(place, [None], ())
         copies = [self._copy(tuple(callers[: at + 1])) for at in range(len(callers))]
-        loops = [one for one in copies if one.is_loop]
-        unchanged = [pair for one in loops for pair in one.unchanged]
-        return StepShapes(copies[-1].tensor(place), [one.limits for one in loops], unchanged)
+        loops = iter([one.limits for one in copies if one.kind in LOOPS])
+        axes, varying = leading_axes([one.kind for one in copies])
+        limits = [next(loops, None) for _ in axes]
+        limits = [None if at in varying else one for at, one in enumerate(limits)]
+        unchanged = [pair for one in copies for pair in one.unchanged]
+        return StepShapes(copies[-1].tensor(place), limits, unchanged)
 
     def _copy(self, path: tuple[str, ...]) -> _Copy:
         if path not in self._copies:
             prefix = self._copies[path[:-1]].prefix if len(path) > 1 else ""
-            self._copies[path] = self._copied(self._nodes[f"{prefix}{path[-1]}"])
+            name, role = split_role(path[-1])
+            self._copies[path] = self._copied(self._nodes[f"{prefix}{name}"], role)
         return self._copies[path]
 
-    def _copied(self, caller: Any) -> _Copy:
-        function = self._functions[caller.attr[runs(caller.op)].func.name]
+    def _copied(self, caller: Any, role: str) -> _Copy:
+        function = self._functions[returning(caller)[role].name]
         prefix = f"{self._nodes.unused(f'{caller.name}/{ADDED}')}/"
-        given = [one for one in caller.input if not one.startswith("^")]
+        given = data_inputs(caller)[caller.op in CONDITIONALS :]
         names = [one.name for one in function.signature.input_arg]
         loop = caller.op in LOOPS
         taken = self._at_any_step(caller, function, given) if loop else given
@@ -226,7 +244,7 @@ class _Copying:
                 if key != COLOCATION:
                     copy.attr[key].CopyFrom(value)
         if not loop:
-            return _Copy(prefix, function, edges, (), (), is_loop=False)
+            return _Copy(prefix, function, edges, (), (), caller.op)
         ends = [edges[function.ret[one.name]] for one in function.signature.output_arg]
         unchanged = [
             (_tensor(start), _tensor(end))
@@ -234,7 +252,7 @@ class _Copying:
             if start != end and not is_handle(tf.as_dtype(kind))
         ]
         limits = self._limits(caller, function)
-        return _Copy(prefix, function, edges, limits, unchanged, is_loop=True)
+        return _Copy(prefix, function, edges, limits, unchanged, caller.op)
 
     def _at_any_step(self, loop: Any, function: Any, given: Sequence[str]) -> list[str]:
         """Return the edges into a step, of which numbers that change have no constant value.

@@ -1,21 +1,41 @@
-"""Values inside loops and nested functions: graphs that are changed to return them.
+"""Values inside loops, branches and nested functions: graphs that are changed to return them.
 
 An operation such as `While` runs functions, whose tensors are not tensors of the graph. To get
 one, copies of the functions are made that return it too. A loop's body gets a further loop
 variable, a list to which each step appends the tensor of that step, and the list is stacked after
-the loop. TensorFlow's own gradient of a loop keeps values in the same way. Loops in loops, and
-functions that call functions, are changed from the inside out.
+the loop. TensorFlow's own gradient of a loop keeps values in the same way. A branch returns a list
+of one tensor, and the other branches an empty one: a conditional is a loop of at most one step.
+Inside a loop, that list is appended to the loop's, which so has the steps at which the branch was
+taken. Functions in functions are changed from the inside out.
 """
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import tensorflow as tf
 
-from extractkit.models.graphs import INSIDE, AnyGraph, InnerTensor
+from extractkit.core.spec import STEP
+from extractkit.models.graphs import (
+    CONDITIONALS,
+    INSIDE,
+    LOOPS,
+    AnyGraph,
+    AnyOperation,
+    InnerTensor,
+    leading_axes,
+)
 from extractkit.models.graphs.control_flow import NestedGraph
-from extractkit.models.graphs.function_nodes import ADDED, LOOPS, Nodes, outputs_of, runs
+from extractkit.models.graphs.function_nodes import (
+    ADDED,
+    Nodes,
+    functions_of,
+    outputs_of,
+    returning,
+    split_role,
+    with_role,
+)
 from extractkit.models.graphs.loop_shapes import Limit, limits_of
 
 # Grappler may swap a function with these attributes for another one of the same interface.
@@ -41,6 +61,10 @@ class InnerTensors:
         self._graph = graph
         self._reasons = reasons or {}
         self._nested = {one.graph: one for one in nested}
+        self._roles = {one.graph: role_of(one) for one in nested}
+        self._returning = {
+            one.graph for one in nested if self._roles[one.graph] in returning(one.caller.node_def)
+        }
         library = graph.as_graph_def().library.function if nested else ()
         self._types = {
             one.signature.name: {node.name: node.op for node in one.node_def} for one in library
@@ -63,8 +87,8 @@ class InnerTensors:
         if not callers:
             return tensor, None
         for one in callers:
-            if (role := _role(one)) != runs(one.caller.type):
-                return tensor, _CONDITION if role == "cond" else one.reason
+            if one.graph not in self._returning:
+                return tensor, _CONDITION if self._roles[one.graph] == "cond" else one.reason
         outermost, innermost = callers[0].caller, callers[-1]
         if outermost.outputs and (why := self._reasons.get(outermost.outputs[0].name)):
             return tensor, why
@@ -73,9 +97,20 @@ class InnerTensors:
                 return tensor, one.reason
         if (place := self._place(tensor)) is None:
             return tensor, innermost.reason
-        name = INSIDE.join([*(one.caller.name for one in callers), place])
-        loops = sum(one.caller.type in LOOPS for one in callers)
-        return InnerTensor(tensor, outermost, name, loops), None
+        path = [with_role(one.caller.name, self._roles[one.graph]) for one in callers]
+        axes, varying = leading_axes([one.caller.type for one in callers])
+        deciding = tuple(self._deciding(one, outermost) for one in callers)
+        return InnerTensor(
+            *(tensor, outermost, INSIDE.join([*path, place]), axes, varying),
+            tuple(dict.fromkeys(one for one in deciding if one is not None)),
+        ), None
+
+    def _deciding(self, nested: NestedGraph, outermost: AnyOperation) -> AnyOperation | None:
+        """Return the operation of the main graph that a branch depends on; None for others."""
+        if nested.caller.type not in CONDITIONALS:
+            return None
+        decided = nested.caller.inputs[0].op
+        return decided if nested.caller is outermost else outermost
 
     def _place(self, tensor: Any) -> str | None:
         """Return the tensor's name in its function: `op:0`, or the position of an argument.
@@ -93,11 +128,11 @@ class InnerTensors:
         return bool(types.get(operation.name) == operation.type)
 
 
-def _role(nested: NestedGraph) -> str:
-    """Return the attribute of the calling operation that names the function."""
-    attributes = nested.caller.node_def.attr
-    name = nested.graph.name
-    return next((key for key in sorted(attributes) if attributes[key].func.name == name), "")
+def role_of(nested: NestedGraph) -> str:
+    """Return the role of a function for the operation that runs it; see `functions_of`."""
+    functions = functions_of(nested.caller.node_def)
+    name = getattr(nested.graph, "name", "")
+    return next((role for role, one in functions.items() if one.name == name), "")
 
 
 def of_steps(tensor: Any, condition: str) -> InnerTensor:
@@ -106,7 +141,7 @@ def of_steps(tensor: Any, condition: str) -> InnerTensor:
     Args:
         condition: The name of the loop's `LoopCond`.
     """
-    return InnerTensor(tensor, tensor.op, INSIDE.join(["", condition, tensor.name]), loops=1)
+    return InnerTensor(tensor, tensor.op, INSIDE.join(["", condition, tensor.name]), (STEP,))
 
 
 def is_in_frame(name: str) -> bool:
@@ -123,11 +158,48 @@ def outermost(name: str) -> str:
     """Return the name of a tensor of the main graph that an inner tensor needs, or itself."""
     if is_in_frame(name):
         return name.rpartition(INSIDE)[2]
-    return f"{name.partition(INSIDE)[0]}:0" if is_inner(name) else name
+    return f"{split_role(name.partition(INSIDE)[0])[0]}:0" if is_inner(name) else name
 
 
-def return_inner(graph_def: Any, names: Iterable[str]) -> dict[str, str]:
-    """Change a graph to return inner tensors too, and return their new names (`op:0`) by name.
+@dataclass(frozen=True)
+class Returned:
+    """What a changed graph or function returns for an inner tensor.
+
+    Attributes:
+        edge: The edge of the result; in a graph, the name of the tensor.
+        dtype: The type of the elements.
+        is_list: Whether it is a list of tensors.
+    """
+
+    edge: str
+    dtype: tf.DType
+    is_list: bool = False
+
+    @property
+    def type(self) -> tf.DType:
+        """The type of the result itself."""
+        return tf.variant if self.is_list else self.dtype
+
+    def tensor(self, result: tf.Tensor) -> tf.Tensor:
+        """Return the tensor for the result in the current graph; see `stacked`."""
+        return stacked(result, self.dtype) if self.is_list else result
+
+
+def stacked(handle: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+    """Return the tensors of a list as one, in the current graph.
+
+    That of an empty list has the shape (0,), since the list does not know that of its elements.
+    """
+    ops = tf.raw_ops
+    with tf.name_scope(ADDED):
+        some = tf.minimum(ops.TensorListLength(input_handle=handle), 1)
+        # The scalar -1, for elements of any shape, or the shape of a scalar: an empty vector.
+        shape = tf.reshape(tf.constant([-1])[:some], tf.constant([0])[some:])
+        return ops.TensorListStack(input_handle=handle, element_shape=shape, element_dtype=dtype)
+
+
+def return_inner(graph_def: Any, names: Iterable[str]) -> dict[str, Returned]:
+    """Change a graph to return inner tensors too, and return what it returns for each name.
 
     Args:
         graph_def: The graph, which is changed in place.
@@ -136,7 +208,7 @@ def return_inner(graph_def: Any, names: Iterable[str]) -> dict[str, str]:
     rewriting = _Rewriting(graph_def.library)
     paths = {tuple(name.split(INSIDE)): name for name in names}
     found = rewriting.exposed(Nodes(graph_def.node, None), list(paths)) if paths else {}
-    return {paths[path]: edge for path, edge in found.items()}
+    return {paths[path]: returned for path, returned in found.items()}
 
 
 _Path = tuple[str, ...]
@@ -153,91 +225,109 @@ class _Rewriting:
         self._library = library
         self._functions = {one.signature.name: one for one in library.function}
 
-    def exposed(self, nodes: Nodes, paths: Sequence[_Path]) -> dict[_Path, str]:
-        """Return, for each path, an edge that gives the tensor at its end."""
-        found: dict[_Path, str] = {}
-        for caller, rests in _by_first(paths).items():
-            node = nodes[caller]
-            key = runs(node.op)
-            assert key is not None, "the path leads through operations that can return more"
-            function = self._copied(node.attr[key].func.name)
-            inside = Nodes(function.node_def, function)
-            edges = {
-                rest: self._result(inside, rest[0]) for rest in rests if len(rest) == 1
-            } | self.exposed(inside, [rest for rest in rests if len(rest) > 1])
-            results = [(edge, self._type(inside, edge)) for edge in edges.values()]
-            change = self._accumulated if key == "body" else self._returned
-            made = change(nodes, node, inside, results)
-            found |= {(caller, *rest): edge for rest, edge in zip(edges, made, strict=True)}
+    def exposed(
+        self, nodes: Nodes, paths: Sequence[_Path], *, looped: bool = False
+    ) -> dict[_Path, Returned]:
+        """Return, for each path, the result that gives the tensor at its end.
+
+        Args:
+            looped: Whether the nodes are inside a loop, which needs one tensor of each inner loop.
+        """
+        found: dict[_Path, Returned] = {}
+        for name, by_role in _by_caller(paths).items():
+            node = nodes[name]
+            within = looped or node.op in LOOPS
+            bodies, results = {}, {}
+            for role, function in returning(node).items():
+                copy = self._copied(function.name)
+                inside = bodies[role] = Nodes(copy.node_def, copy)
+                rests = by_role.get(role, [])
+                results[role] = {
+                    rest: self._result(inside, rest[0]) for rest in rests if len(rest) == 1
+                } | self.exposed(inside, [rest for rest in rests if len(rest) > 1], looped=within)
+            if node.op in CONDITIONALS:
+                made = self._returned_if_taken(nodes, node, bodies, results)
+            else:
+                ((role, inside),) = bodies.items()
+                own = list(results[role].values())
+                if node.op in LOOPS:
+                    made = self._accumulated(nodes, node, inside, own, stacks=looped)
+                else:
+                    made = self._returned(nodes, node, inside, own)
+            ends = [(with_role(name, role), *rest) for role in results for rest in results[role]]
+            found |= dict(zip(ends, made, strict=True))
         return found
 
-    def _result(self, inside: Nodes, place: str) -> str:
-        """Return the edge of a tensor in a function by its name in the function's graph."""
+    def _result(self, inside: Nodes, place: str) -> Returned:
+        """Return a tensor in a function by its name in the function's graph."""
         operation, _, index = place.partition(":")
         if not index:
-            return str(inside.function.signature.input_arg[int(operation)].name)
-        output, at, _ = list(outputs_of(inside[operation], self._functions))[int(index)]
-        return f"{operation}:{output}:{at}"
-
-    def _type(self, inside: Nodes, edge: str) -> tf.DType:
-        operation, _, result = edge.partition(":")
-        if not result:
-            arguments = inside.function.signature.input_arg
-            return tf.as_dtype(next(one.type for one in arguments if one.name == edge))
-        outputs = outputs_of(inside[operation], self._functions)
-        return tf.as_dtype(next(kind for name, at, kind in outputs if f"{name}:{at}" == result))
+            argument = inside.function.signature.input_arg[int(operation)]
+            return Returned(str(argument.name), tf.as_dtype(argument.type))
+        output, at, kind = list(outputs_of(inside[operation], self._functions))[int(index)]
+        return Returned(f"{operation}:{output}:{at}", tf.as_dtype(kind))
 
     def _accumulated(
-        self,
-        nodes: Nodes,
-        loop: Any,
-        body: Nodes,
-        results: Sequence[tuple[str, tf.DType]],
-    ) -> list[str]:
-        """Have a loop append results of its body to lists, and return the edges of their stacks."""
+        self, nodes: Nodes, loop: Any, body: Nodes, results: Sequence[Returned], *, stacks: bool
+    ) -> list[Returned]:
+        """Have a loop append results of its body to lists, and return these.
+
+        Args:
+            stacks: Whether to stack the lists.
+        """
         function = self._copied(loop.attr["cond"].func.name)
         condition = Nodes(function.node_def, function)
         most = _steps(nodes, loop, limits_of(nodes, loop, body, condition))
-        stacks, lists = [], []
-        for edge, dtype in results:
-            name = f"{loop.name}/{ADDED}"
-            shape = nodes.edge(nodes.constant(f"{name}/shape", -1, tf.int32))
-            types = {"element_dtype": dtype, "shape_type": tf.int32}
-            start = nodes.add(f"{name}/list", "EmptyTensorList", [shape, most], **types)
-            lists.append(nodes.edge(start, "handle"))
-            inputs = [body.add_list_argument(), edge]
-            push = body.add(f"{ADDED}/push", "TensorListPushBack", inputs, element_dtype=dtype)
-            body.add_result(body.edge(push, "output_handle"), tf.variant)
+        made, lists = [], []
+        for one in results:
+            lists.append(_empty_list(nodes, f"{loop.name}/{ADDED}", one.dtype, most))
+            body.add_result(_appended(body, body.add_list_argument(), one), tf.variant)
             condition.add_list_argument()
             position = len(loop.attr["T"].list.type)
             loop.attr["T"].list.type.append(tf.variant.as_datatype_enum)
             if loop.attr["output_shapes"].list.shape:
                 loop.attr["output_shapes"].list.shape.add()
-            inputs = [nodes.edge(loop, "output", position), shape]
-            stack = nodes.add(f"{name}/stack", "TensorListStack", inputs, element_dtype=dtype)
-            stack.attr["num_elements"].i = -1
-            stacks.append(nodes.edge(stack, "tensor"))
+            edge = nodes.edge(loop, "output", position)
+            made.append(
+                _stacked(nodes, edge, one) if stacks else replace(one, edge=edge, is_list=True)
+            )
         _append_inputs(loop, lists)
         loop.attr["body"].func.name = self._added(body.function)
         loop.attr["cond"].func.name = self._added(condition.function)
-        return stacks
+        return made
 
     def _returned(
+        self, nodes: Nodes, call: Any, inside: Nodes, results: Sequence[Returned]
+    ) -> list[Returned]:
+        """Have a call return results of its function, and return them."""
+        made = []
+        for one in results:
+            inside.add_result(one.edge, one.type)
+            made.append(replace(one, edge=_further_output(nodes, call, one.type)))
+        call.attr["f"].func.name = self._added(inside.function)
+        return made
+
+    def _returned_if_taken(
         self,
         nodes: Nodes,
-        call: Any,
-        inside: Nodes,
-        results: Sequence[tuple[str, tf.DType]],
-    ) -> list[str]:
-        """Have a call return results of its function, and return their edges."""
-        edges = []
-        for edge, dtype in results:
-            edges.append(nodes.edge(call, "output", len(call.attr["Tout"].list.type)))
-            call.attr["Tout"].list.type.append(dtype.as_datatype_enum)
-            inside.add_result(edge, dtype)
-        call.attr["f"].func.name = self._added(inside.function)
-        call.attr.pop("_output_shapes", None)
-        return edges
+        conditional: Any,
+        bodies: Mapping[str, Nodes],
+        results: Mapping[str, Mapping[_Path, Returned]],
+    ) -> list[Returned]:
+        """Have a conditional return lists with results of its branches, and return these."""
+        made = []
+        for role, one in [(role, one) for role, own in results.items() for one in own.values()]:
+            for other, inside in bodies.items():
+                edge = one.edge
+                if other != role or not one.is_list:
+                    edge = _empty_list(inside, ADDED, one.dtype)
+                    edge = _appended(inside, edge, one) if other == role else edge
+                inside.add_result(edge, tf.variant)
+            edge = _further_output(nodes, conditional, tf.variant)
+            made.append(replace(one, edge=edge, is_list=True))
+        for role, function in returning(conditional).items():
+            function.name = self._added(bodies[role].function)
+        return made
 
     def _copied(self, name: str) -> Any:
         function = type(self._functions[name]).FromString(self._functions[name].SerializeToString())
@@ -256,11 +346,54 @@ class _Rewriting:
         return name
 
 
-def _by_first(paths: Iterable[_Path]) -> dict[str, list[_Path]]:
-    found: dict[str, list[_Path]] = {}
+def _by_caller(paths: Iterable[_Path]) -> dict[str, dict[str, list[_Path]]]:
+    """Return the rests of paths by the name of their first operation, and its function's role."""
+    found: dict[str, dict[str, list[_Path]]] = {}
     for first, *rest in paths:
-        found.setdefault(first, []).append(tuple(rest))
+        name, role = split_role(first)
+        found.setdefault(name, {}).setdefault(role, []).append(tuple(rest))
     return found
+
+
+def _empty_list(nodes: Nodes, name: str, dtype: tf.DType, most: str | None = None) -> str:
+    """Add an empty list to nodes, and return its edge.
+
+    Args:
+        most: The edge of the largest number of its elements. None: any number.
+    """
+    shape = nodes.edge(nodes.constant(f"{name}/shape", -1, tf.int32))
+    types = {"element_dtype": dtype, "shape_type": tf.int32}
+    made = nodes.add(f"{name}/list", "EmptyTensorList", [shape, most or shape], **types)
+    return nodes.edge(made, "handle")
+
+
+def _appended(nodes: Nodes, to: str, one: Returned) -> str:
+    """Append a tensor, or all tensors of a list, to a list, and return the new one's edge."""
+    if one.is_list:
+        joined = nodes.add(
+            f"{ADDED}/join", "TensorListConcatLists", [to, one.edge], element_dtype=one.dtype
+        )
+        return nodes.edge(joined, "output")
+    push = nodes.add(f"{ADDED}/push", "TensorListPushBack", [to, one.edge], element_dtype=one.dtype)
+    return nodes.edge(push, "output_handle")
+
+
+def _stacked(nodes: Nodes, edge: str, one: Returned) -> Returned:
+    """Add the stack of a list to nodes, and return it."""
+    shape = nodes.edge(nodes.constant(f"{ADDED}/shape", -1, tf.int32))
+    stack = nodes.add(f"{ADDED}/stack", "TensorListStack", [edge, shape], element_dtype=one.dtype)
+    stack.attr["num_elements"].i = -1
+    return Returned(nodes.edge(stack, "tensor"), one.dtype)
+
+
+def _further_output(nodes: Nodes, node: Any, dtype: tf.DType) -> str:
+    """Add a result to a node that runs functions, and return its edge."""
+    edge = nodes.edge(node, "output", len(node.attr["Tout"].list.type))
+    node.attr["Tout"].list.type.append(dtype.as_datatype_enum)
+    if "output_shapes" in node.attr and node.attr["output_shapes"].list.shape:
+        node.attr["output_shapes"].list.shape.add()
+    node.attr.pop("_output_shapes", None)
+    return edge
 
 
 def _append_inputs(node: Any, edges: Sequence[str]) -> None:
@@ -298,7 +431,7 @@ def _steps(nodes: Nodes, loop: Any, limits: Sequence[Limit] | None) -> str:
 
 # ---- loops of TensorFlow 1
 
-VALUE, CONDITION, STACK = "value:0", "condition:0", f"{ADDED}/stack:0"
+VALUE, CONDITION, LIST = "value:0", "condition:0", f"{ADDED}/end:0"
 """Names of tensors for `add_steps`: the two that it takes, and the one that it gives."""
 
 
@@ -326,11 +459,7 @@ def add_steps(part: Any, loop_nodes: Mapping[str, Any], condition: str, dtype: t
         "push", "TensorListPushBack", [nodes.edge(switch, index=1), VALUE], element_dtype=dtype
     )
     nodes.add("next", "NextIteration", [nodes.edge(push)], T=tf.variant)
-    end = nodes.add("exit", "Exit", [nodes.edge(switch)], T=tf.variant)
-    stack = nodes.add(
-        f"{ADDED}/stack", "TensorListStack", [nodes.edge(end), shape], element_dtype=dtype
-    )
-    stack.attr["num_elements"].i = -1
+    nodes.add(f"{ADDED}/end", "Exit", [nodes.edge(switch)], T=tf.variant)
 
 
 def _entrance(nodes: Mapping[str, Any], condition: str) -> Any:

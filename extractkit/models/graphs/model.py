@@ -13,6 +13,7 @@ import tensorflow as tf
 from extractkit.core.catalog import VARIABLES, Catalog, Edges, Kind, Layout, TensorRecord
 from extractkit.core.job import OPENVINO
 from extractkit.core.requests import Value
+from extractkit.core.spec import Dim
 from extractkit.core.targets import BoundTarget
 from extractkit.core.transforms import Masked
 from extractkit.core.values import Array, add_to_digest, digest_of_plain_data
@@ -52,8 +53,8 @@ from extractkit.models.graphs.targets import check_losses
 from extractkit.models.process import configure
 from extractkit.models.signature import tied
 
-_INNER = "it is made inside a loop or nested function, where gradients are not computed"
-_INNER_TARGET = "the target {!r} is made inside a loop or nested function"
+_INNER = "it is made inside a loop, branch or nested function, where gradients are not computed"
+_INNER_TARGET = "the target {!r} is made inside a loop, branch or nested function"
 
 TextEncoder = Callable[[Sequence[Sample]], Sequence[Encoded]]
 
@@ -285,7 +286,10 @@ class GraphModel(HasCheckpoints, ChecksSizes):
             return tensor
         value = self._values[fetch.address]
         if isinstance(value, InnerTensor) and isinstance(fetch.request, Value):
-            tensor = tf.ensure_shape(tensor, value.sizes)  # lists do not know it
+            layout = fetch.layout
+            if layout is not None and fetch.address in self._records.whole:
+                layout = replace(layout, whole=True)  # its axis of samples is yet to be added
+            tensor = _of_list(tensor, value, layout, samples, lengths)
         if fetch.address in self._records.whole and not fetch.request.in_stored_order:
             tensor = tf.expand_dims(tensor, 0)
         if tensor.shape.rank is None and fetch.layout is not None:
@@ -379,6 +383,37 @@ class GraphModel(HasCheckpoints, ChecksSizes):
 def _position(tensor: Any) -> Sequence[int]:
     """Return the position of a tensor among the results of its operation, or inside that."""
     return tensor.position if isinstance(tensor, InnerTensor) else (tensor.value_index,)
+
+
+def _of_list(
+    tensor: tf.Tensor,
+    inner: InnerTensor,
+    layout: Layout | None,
+    samples: tf.Tensor,
+    lengths: Mapping[str, tf.Tensor],
+) -> tf.Tensor:
+    """Return an inner tensor with its shape, which lists do not know, least of all empty ones."""
+    if layout is None:
+        return tensor
+    if layout.dims[layout.axis is not None].size is None:
+        others = [_size(dim, samples, lengths) for dim in layout.dims[1:]]
+        if layout.split and layout.axis is not None:
+            others[layout.axis] *= samples
+        elif not layout.whole and layout.axis is not None:
+            others.insert(layout.axis, samples)
+        empty, found = tf.stack([0, *others[1:]]), tf.shape(tensor)
+        tensor = tf.reshape(tensor, tf.where(found[0] == 0, empty, found))
+    return tensor if inner.sizes is None else tf.ensure_shape(tensor, inner.sizes)
+
+
+def _size(dim: Dim, samples: tf.Tensor, lengths: Mapping[str, tf.Tensor]) -> Any:
+    """Return the length of an axis of a value that is not there: 0 if only the model knows it."""
+    if dim.factors:
+        sizes = [_size(factor, samples, lengths) for factor in dim.factors]
+        return tf.reduce_prod(tf.stack(sizes))
+    if dim.samples:
+        return samples
+    return tf.reduce_max(lengths[dim.free]) if dim.free else dim.size or 0
 
 
 Call = Callable[[], Sequence[Array]]

@@ -23,13 +23,15 @@ from extractkit.models.graphs.function_nodes import typed
 from extractkit.models.graphs.loop_shapes import StepShapes, add_one_step
 from extractkit.models.graphs.loops import (
     CONDITION,
-    STACK,
+    LIST,
     VALUE,
+    Returned,
     add_steps,
     is_in_frame,
     is_inner,
     outermost,
     return_inner,
+    stacked,
 )
 from extractkit.models.tensorflow_internals import (
     capturing_graph,
@@ -226,16 +228,36 @@ def tensors_in_graph(
     inner = return_inner(part.graph_def, filter(is_inner, wanted))
     replaced = part.replaced(features)
     names = [name for name in dict.fromkeys(wanted) if name not in replaced]
-    imported = tf.graph_util.import_graph_def(
-        part.graph_def,
-        input_map=part.input_map(replaced),
-        return_elements=[inner.get(name, name) for name in names],
-        name=PREFIX,
+    rebuilt = {**replaced, **imported(part.graph_def, part.input_map(replaced), names, inner)}
+    return [rebuilt[name] for name in wanted]
+
+
+def imported(
+    graph_def: Any,
+    input_map: Mapping[str, tf.Tensor],
+    names: Sequence[str],
+    inner: Mapping[str, Returned],
+    prefix: str = PREFIX,
+) -> dict[str, tf.Tensor]:
+    """Import a graph into the current one, and return tensors by name.
+
+    Args:
+        names: Names of its tensors, and of inner tensors.
+        inner: What it returns for inner tensors; see `return_inner`.
+        prefix: The name scope of its nodes.
+    """
+    found = tf.graph_util.import_graph_def(
+        graph_def,
+        input_map=input_map,
+        return_elements=[inner[name].edge if name in inner else name for name in names],
+        name=prefix,
     )
     if inner:
         register_functions(tf.compat.v1.get_default_graph())
-    rebuilt = {**replaced, **dict(zip(names, imported, strict=True))}
-    return [rebuilt[name] for name in wanted]
+    return {
+        name: inner[name].tensor(tensor) if name in inner else tensor
+        for name, tensor in zip(names, found, strict=True)
+    }
 
 
 def inner_in_graph(graph_def: Any, names: Sequence[str]) -> dict[str, tf.Tensor]:
@@ -259,13 +281,8 @@ def inner_in_graph(graph_def: Any, names: Sequence[str]) -> dict[str, tf.Tensor]
             control = edge.startswith("^")
             find = graph.get_operation_by_name if control else graph.get_tensor_by_name
             taken[edge] = find(edge[1:] if control else _tensor_name(edge))
-    inner = return_inner(part, names)
     # The operations may consume each other, but their copies consume the original results.
-    imported = tf.graph_util.import_graph_def(
-        part, input_map=taken, return_elements=list(inner.values()), name=PREFIX
-    )
-    register_functions(graph)
-    return {**framed, **dict(zip(inner, imported, strict=True))}
+    return {**framed, **imported(part, taken, names, return_inner(part, names))}
 
 
 def _stacked(graph: tf.Graph, graph_def: Any, name: str) -> tf.Tensor:
@@ -273,15 +290,16 @@ def _stacked(graph: tf.Graph, graph_def: Any, name: str) -> tf.Tensor:
     _, condition, tensor = name.split(INSIDE)
     nodes = {node.name: node for node in graph_def.node}
     part = tf.compat.v1.GraphDef(versions=graph_def.versions)
-    add_steps(part, nodes, condition, graph.get_tensor_by_name(tensor).dtype)
+    dtype = graph.get_tensor_by_name(tensor).dtype
+    add_steps(part, nodes, condition, dtype)
     taken = {
         VALUE: graph.get_tensor_by_name(tensor),
         CONDITION: graph.get_tensor_by_name(f"{condition}:0"),
     }
-    (stack,) = tf.graph_util.import_graph_def(
-        part, input_map=taken, return_elements=[STACK], name=PREFIX
+    (steps,) = tf.graph_util.import_graph_def(
+        part, input_map=taken, return_elements=[LIST], name=PREFIX
     )
-    return stack
+    return stacked(steps, dtype)
 
 
 def needed_part(source: SourceGraph, features: Iterable[str], wanted: Sequence[str]) -> GraphPart:

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from extractkit.core.catalog import Kind, TensorRecord
-from extractkit.core.spec import SAMPLE, SAMPLES, STEP, TensorSpec
+from extractkit.core.spec import SAMPLE, SAMPLES, STEP, TAKEN, Dim, TensorSpec
 from extractkit.core.values import Array
 from extractkit.inputs import InputSpec, Signature
 from extractkit.models.axes import (
@@ -58,8 +58,8 @@ def spec_of(value: Any) -> TensorSpec:
     spec = TensorSpec.fixed(raw_dtype(value.dtype).name, static_shape(value))
     if not isinstance(value, InnerTensor) or spec.dims is None:
         return spec
-    others = len(spec.dims) - value.loops
-    return replace(spec, dims=with_names(spec.dims, (STEP,) * value.loops + (None,) * others))
+    others = len(spec.dims) - len(value.axes)
+    return replace(spec, dims=with_names(spec.dims, (*value.axes, *(None,) * others)))
 
 
 def raw(tensor: tf.Tensor) -> tf.Tensor:
@@ -139,13 +139,13 @@ class Found:
         return is_tensor(self.value)
 
     @property
-    def loops(self) -> int:
-        """The number of loops around it, each of which adds an axis in front."""
-        return self.value.loops if isinstance(self.value, InnerTensor) else 0
+    def in_front(self) -> int:
+        """The number of axes in front of those of one step; see `InnerTensor`."""
+        return len(self.value.axes) if isinstance(self.value, InnerTensor) else 0
 
     def with_names(self, names: Names | None) -> "Found":
         """Return it with these names of its axes in one step, if their number fits."""
-        names = None if names is None else (*(None,) * self.loops, *names)
+        names = None if names is None else (*(None,) * self.in_front, *names)
         spec = replace(self.record.spec, dims=with_names(self.record.spec.dims, names))
         return replace(self, record=replace(self.record, spec=spec))
 
@@ -194,7 +194,7 @@ def complete(
         if id(one) not in dims_of:
             records.append(one.record)
             continue
-        dims = dims_of[id(one)]
+        dims = _decided(dims_of[id(one)], one.value, dependent)
         given = one.value.name in fed
         depends = given or one.value.op.name in dependent
         if depends and signature.batch == 1:
@@ -211,6 +211,21 @@ def complete(
             )
         )
     return Records(tuple(records), frozenset(whole), frozenset(impure))
+
+
+def _decided(dims: Dims, value: Any, dependent: Container[str]) -> Dims:
+    """Return the dims, with those axes computed whose lengths branches decide by the inputs.
+
+    The values of a sample may decide, or the size of its batch. So a call has to take one sample.
+    """
+    if dims is None or not isinstance(value, InnerTensor):
+        return dims
+    if not any(one.name in dependent for one in value.deciding):
+        return dims  # the same for all samples, which a measurement shows
+    found = list(dims)
+    for at in value.varying:
+        found[at] = Dim.computed_from().named(value.axes[at])
+    return tuple(found)
 
 
 _MOVING = frozenset({"Transpose"})
@@ -325,7 +340,7 @@ def of_one_sample(dims: Dims) -> tuple[Dims, bool]:
     """
     if dims is None:
         return None, True
-    if dims and dims[0].size == 1:
+    if dims and dims[0].size == 1 and dims[0].name not in (STEP, TAKEN):
         return (SAMPLES, *dims[1:]), False
     return (SAMPLES, *dims), True
 
@@ -333,7 +348,27 @@ def of_one_sample(dims: Dims) -> tuple[Dims, bool]:
 def _inferred(
     source: SourceGraph, tensors: Sequence[AnyTensor], signature: Signature
 ) -> list[Dims]:
-    """Return the dims of every tensor, from the graph's shapes at several sizes."""
+    """Return the dims of every tensor, from the graph's shapes at several sizes.
+
+    Those in branches are inferred apart, since a branch may not take the sizes at which it does not
+    run.
+    """
+    inner = [getattr(one, "deciding", ()) for one in tensors]
+    if not any(inner):
+        return _inferred_together(source, tensors, signature)
+    groups: dict[object, list[int]] = {}
+    for at, deciding in enumerate(inner):
+        groups.setdefault(tensors[at].op.name if deciding else None, []).append(at)
+    found: dict[int, Dims] = {}
+    for group in groups.values():
+        dims = _inferred_together(source, [tensors[at] for at in group], signature)
+        found |= dict(zip(group, dims, strict=True))
+    return [found[at] for at in range(len(tensors))]
+
+
+def _inferred_together(
+    source: SourceGraph, tensors: Sequence[AnyTensor], signature: Signature
+) -> list[Dims]:
     names = [tensor.name for tensor in tensors]
     trials = _trials(source, names, signature, candidate_sizes)
     trials = trials or _trials(source, names, signature, stepped_sizes)

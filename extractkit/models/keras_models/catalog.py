@@ -340,12 +340,12 @@ def _events(trace: Trace, owners: Mapping[Any, LayerCall]) -> list[tuple[LayerCa
 def _named(found: Found, call: LayerCall, port: str) -> Found:
     """Return an input or output of a layer with the names of its axes that its type shows."""
     dims = found.record.spec.dims
-    rank = None if dims is None else len(dims) - found.loops
+    rank = None if dims is None else len(dims) - found.in_front
     # States and gates have the axes of the output.
     own = "output" if found.record.kind is Kind.STATE else port
     found = found.with_names(names_of(call, own, rank))
     given = call.inputs.get(INPUT)
-    alike = port == "output" and keeps_axes(call.layer) and not found.loops
+    alike = port == "output" and keeps_axes(call.layer) and not found.in_front
     if alike and isinstance(given, tf.Tensor):
         return replace(found, like=given.name)
     return found

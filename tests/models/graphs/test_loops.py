@@ -12,7 +12,7 @@ import tensorflow as tf
 import extractkit
 from extractkit.core.requests import Value
 from extractkit.core.values import Array
-from extractkit.errors import BadSampleError, JobError, SelectionError
+from extractkit.errors import JobError, SelectionError
 from extractkit.models import Compilation, Fetch, Model
 from extractkit.models.frozen_graph import load as load_frozen
 from extractkit.models.functions import inputs_of, outputs_of
@@ -157,7 +157,7 @@ def halving(x: tf.Tensor) -> tf.Tensor:
 
 @pytest.fixture
 def halves(tmp_path: Path) -> tuple[Array, Any]:
-    x = np.array([[3.0], [9.0], [1.5], [30.0]], np.float32)
+    x = np.array([[0.5], [3.0], [9.0], [1.5], [30.0]], np.float32)
     function = tf.function(halving, input_signature=[tf.TensorSpec([None, 1], tf.float32)])
     run = extractkit.extract(
         selectors={"half": {"path": "*/half:0"}}, model=function, inputs=x, run_dir=tmp_path / "run"
@@ -176,12 +176,13 @@ def test_each_sample_has_its_own_number_of_steps_if_its_values_decide_it(
         while number > 1:
             number = number * np.float32(0.5)
             expected.append([number])
-        np.testing.assert_array_equal(run[key].sample(at), expected)
+        assert run[key].sample(at).shape == (len(expected), 1)
+        np.testing.assert_array_equal(run[key].sample(at), np.reshape(expected, (-1, 1)))
 
 
-def test_a_loop_without_steps_fails_with_the_reason(tmp_path: Path) -> None:
+def test_a_loop_that_runs_no_step_for_any_sample_is_refused(tmp_path: Path) -> None:
     function = tf.function(halving, input_signature=[tf.TensorSpec([None, 1], tf.float32)])
-    with pytest.raises(BadSampleError, match="ran no step"):
+    with pytest.raises(SelectionError, match="not computed for any of the first samples"):
         extractkit.extract(
             selectors={"half": {"path": "*/half:0"}},
             model=function,
@@ -196,23 +197,38 @@ def test_xla_needs_a_number_of_steps_that_follows_from_the_inputs() -> None:
         values(model, "/half:0", mode="xla", x=np.full((2, 1), 9, np.float32))
 
 
-def test_a_value_that_changes_its_shape_fails_with_the_reason(tmp_path: Path) -> None:
-    def growing(x: tf.Tensor) -> tf.Tensor:
-        def body(step: tf.Tensor, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            return step + 1, tf.concat([y, x], 1, name="grown")
+def growing(x: tf.Tensor) -> tf.Tensor:
+    """A loop with two values that change their shapes, and others that do not."""
 
-        shapes = [tf.TensorShape([]), tf.TensorShape([None, None])]
-        return tf.while_loop(lambda step, _: step < 3, body, [0, x], shape_invariants=shapes)[1]
+    def body(step: tf.Tensor, y: tf.Tensor, z: tf.Tensor) -> Any:
+        grown = tf.concat([y, x], 1, name="grown")
+        return step + 1, tf.exp(grown, name="longer"), tf.multiply(z, 2.0, name="double")
 
+    shapes = [tf.TensorShape([]), tf.TensorShape([None, None]), tf.TensorShape([None, 2])]
+    loop = tf.while_loop(lambda step, *_: step < 3, body, [0, x, x], shape_invariants=shapes)
+    return loop[2]
+
+
+def test_a_value_that_changes_its_shape_is_refused_with_the_reason(tmp_path: Path) -> None:
     function = tf.function(growing, input_signature=[tf.TensorSpec([None, 2], tf.float32)])
-    reason = r"another shape at another step: \[1,4\] vs\. \[1,6\]\. Select values that have one"
-    with pytest.raises(BadSampleError, match=reason):
-        extractkit.extract(
-            selectors={"grown": {"path": "*/grown:0"}},
-            model=function,
-            inputs=np.zeros((3, 2), np.float32),
-            run_dir=tmp_path / "run",
-        )
+    common = {"model": function, "inputs": np.ones((3, 2), np.float32)}
+    reason = r"'while/body/while/grown:0' is inside a loop, and has another shape at another step"
+    with pytest.raises(SelectionError, match=reason):
+        extractkit.extract(selectors={"grown": {"path": "*/grown:0"}}, run_dir=tmp_path, **common)
+
+
+def test_the_rest_of_a_loop_is_extracted_without_values_that_change_their_shape(
+    tmp_path: Path,
+) -> None:
+    function = tf.function(growing, input_signature=[tf.TensorSpec([None, 2], tf.float32)])
+    x = np.ones((3, 2), np.float32)
+    run = extractkit.extract(["selectors=ops"], model=function, inputs=x, run_dir=tmp_path / "run")
+    (double,) = [key for key in run if key.endswith("/double:0")]
+    expected = np.array([2, 4, 8])[:, None] * np.ones(2)
+    np.testing.assert_array_equal(run[double].sample(1), expected)
+    reasons = {one.address: one.reason for one in run.manifest.unextractable}
+    changing = {address for address, why in reasons.items() if "another shape at another" in why}
+    assert {"while/body/while/grown:0", "while/body/while/longer:0"} <= changing
 
 
 @pytest.mark.parametrize("limit", [2**40, None])
@@ -234,10 +250,11 @@ def test_limits_of_64_bits_are_no_lengths_of_lists(limit: int | None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("steps", "reason"), [(0, "ran no step"), (2, r"another shape at another step: \[1,4\] vs")]
+    ("steps", "reason"),
+    [(0, "not computed for any"), (2, r"another shape at another step: \[1,4\] vs")],
 )
 def test_a_loop_of_version_1_fails_with_the_reason(steps: int, reason: str, tmp_path: Path) -> None:
-    def growing() -> None:
+    def build() -> None:
         tf.compat.v1.disable_control_flow_v2()
         try:
             x = tf.compat.v1.placeholder(tf.float32, [None, 2], name="x")
@@ -252,8 +269,8 @@ def test_a_loop_of_version_1_fails_with_the_reason(steps: int, reason: str, tmp_
         finally:
             tf.compat.v1.enable_control_flow_v2()
 
-    path = frozen(growing, ["y"], tmp_path / "graph.pb")
-    with pytest.raises(BadSampleError, match=reason):
+    path = frozen(build, ["y"], tmp_path / "graph.pb")
+    with pytest.raises(SelectionError, match=reason):
         extractkit.extract(
             ["model=frozen_graph", f"model.path={path}"],
             selectors={"grown": {"path": "*grown:0"}},
@@ -285,10 +302,10 @@ def test_gradients_of_and_by_values_in_a_loop_are_refused(tmp_path: Path) -> Non
 
     target = {"of": {"tensor": ":output", "index": 0}}
     by = refusal({"path": "*/Tanh:0", "gradient": target})
-    assert "made inside a loop or nested function, where gradients are not computed" in by
+    assert "made inside a loop, branch or nested function, where gradients are not computed" in by
     target = {"of": {"tensor": "while/body/while/Tanh:0", "index": [0, 0]}}
     of = refusal({"path": ":input.x", "gradient": target})
-    assert "the target 'while/body/while/Tanh:0' is made inside a loop" in of
+    assert "the target 'while/body/while/Tanh:0' is made inside a loop, branch" in of
 
 
 @pytest.mark.parametrize("version", [1, 2])
