@@ -61,12 +61,12 @@ def load(directory: Path) -> HandwrittenModel:
     return HandwrittenModel(tokenizer, packer, states, _Probabilities(backbone), first)
 
 
-class _Probabilities(keras.Model):
+class _Probabilities(keras.Model):  # type: ignore[misc]
     """Calls the layers of a BERT again, since the functional model has no such outputs."""
 
     def __init__(self, backbone: Any) -> None:
         super().__init__(name="probabilities")
-        self.embeddings = keras.Model(backbone.input, backbone.transformer_layers[0].input)
+        self.embeddings = keras.Model(backbone.input, backbone.transformer_layers[0].input[0])
         self.encoders = backbone.transformer_layers
 
     def call(self, inputs: Any) -> list[Any]:
@@ -117,7 +117,8 @@ def _written(
             batch = texts[start : start + BATCH_SIZE]
             given = model.inputs(batch)
             returned = network.predict_on_batch(given)
-            for index, values in enumerate(returned):
+            layers = returned if isinstance(returned, list) else [returned]
+            for index, values in enumerate(layers):
                 stored = of(values, given)
                 if not start:
                     shape = (len(texts), *stored.shape[1:])

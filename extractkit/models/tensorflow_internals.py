@@ -133,7 +133,9 @@ def with_constants_for_variables(function: Any) -> Any:
     Uses `convert_variables_to_constants_v2`, which no public module exports, and assigns to
     `FuncGraph.variables`, since a graph does not list variables that were captured by handle.
     """
-    return convert_to_constants.convert_variables_to_constants_v2(function, lower_control_flow=False)
+    return convert_to_constants.convert_variables_to_constants_v2(
+        function, lower_control_flow=False
+    )
 
 
 def has_gradient(op_type: str) -> bool | None:

@@ -21,7 +21,7 @@ from extractkit.models.graphs import (
     short_paths,
 )
 from extractkit.models.graphs.control_flow import control_flow, nested_graphs
-from extractkit.models.graphs.loops import InnerTensors, of_steps, role_of
+from extractkit.models.graphs.loops import InnerTensors, of_steps
 from extractkit.models.graphs.purity import unfit_operations
 from extractkit.models.graphs.rebuilding import static_shape
 from extractkit.models.graphs.records import Found, spec_of
@@ -275,8 +275,8 @@ def _nested(
         caller = nested.caller
         outer = within.get(caller.graph)
         path = paths[caller.name] if outer is None else f"{outer}/{escaped(caller.name)}"
-        role = role_of(nested)
-        within[nested.graph] = path if role in ("", "f") else f"{path}/{role}"
+        role = "" if nested.role == "f" else nested.role
+        within[nested.graph] = f"{path}/{role}" if role else path
         for operation in nested.graph.get_operations():
             # Placeholders of a function's graph are its arguments.
             if operation.type == "Placeholder":

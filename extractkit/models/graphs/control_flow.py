@@ -12,11 +12,19 @@ down, or tests whether the number is at least 0.
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import tensorflow as tf
 
-from extractkit.models.graphs import AnyGraph, AnyOperation, AnyTensor, static_value
+from extractkit.models.graphs import (
+    CONDITIONALS,
+    AnyGraph,
+    AnyOperation,
+    AnyTensor,
+    static_value,
+)
+from extractkit.models.graphs.function_nodes import functions_of
 from extractkit.models.tensorflow_internals import graph_of
 
 _REASONS = {
@@ -25,6 +33,7 @@ _REASONS = {
     "Case": "made inside a branch's own graph, which may not run",
 }
 _NESTED_FUNCTION = "made inside a nested function's own graph"
+_DEAD = "made inside a branch that does not run: {predicate!r} is {value}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +49,35 @@ class NestedGraph:
     graph: tf.Graph
     caller: AnyOperation
     reason: str
+
+    @cached_property
+    def role(self) -> str:
+        """The role of its function for the operation; see `functions_of`."""
+        functions = functions_of(self.caller.node_def)
+        return next((role for role, one in functions.items() if one.name == self._name), "")
+
+    @cached_property
+    def why_dead(self) -> str | None:
+        """The reason if it is a branch that a constant excludes; None for any other graph."""
+        if self.caller.type not in CONDITIONALS:
+            return None
+        predicate = self.caller.inputs[0]
+        value = static_value(predicate)
+        if value is None:
+            return None
+        functions = functions_of(self.caller.node_def)
+        if "then_branch" in functions:
+            taken = "then_branch" if value else "else_branch"
+        else:  # any other number is that of the last branch
+            at = int(value)
+            taken = f"branches.{at if 0 <= at < len(functions) else len(functions) - 1}"
+        if functions[taken].name == self._name:
+            return None
+        return _DEAD.format(predicate=predicate.op.name, value=value)
+
+    @property
+    def _name(self) -> str:
+        return str(getattr(self.graph, "name", ""))
 
 
 def nested_graphs(graph: AnyGraph, made: Mapping[str, tf.Graph]) -> list[NestedGraph]:
@@ -191,7 +229,6 @@ _BETWEEN_STEPS = ("Enter", "Switch", "Exit", "NextIteration", "LoopCond")
 
 _LOOP = "made inside a loop, once for each iteration"
 _BRANCH = "made inside a branch, which may not run"
-_DEAD = "made inside a branch that does not run: {predicate!r} is {value}"
 
 
 @dataclass(frozen=True, eq=False)

@@ -30,7 +30,6 @@ from extractkit.models.graphs.control_flow import NestedGraph
 from extractkit.models.graphs.function_nodes import (
     ADDED,
     Nodes,
-    functions_of,
     outputs_of,
     returning,
     split_role,
@@ -61,9 +60,8 @@ class InnerTensors:
         self._graph = graph
         self._reasons = reasons or {}
         self._nested = {one.graph: one for one in nested}
-        self._roles = {one.graph: role_of(one) for one in nested}
         self._returning = {
-            one.graph for one in nested if self._roles[one.graph] in returning(one.caller.node_def)
+            one.graph for one in nested if one.role in returning(one.caller.node_def)
         }
         library = graph.as_graph_def().library.function if nested else ()
         self._types = {
@@ -88,7 +86,9 @@ class InnerTensors:
             return tensor, None
         for one in callers:
             if one.graph not in self._returning:
-                return tensor, _CONDITION if self._roles[one.graph] == "cond" else one.reason
+                return tensor, _CONDITION if one.role == "cond" else one.reason
+            if one.why_dead is not None:
+                return tensor, one.why_dead
         outermost, innermost = callers[0].caller, callers[-1]
         if outermost.outputs and (why := self._reasons.get(outermost.outputs[0].name)):
             return tensor, why
@@ -97,7 +97,7 @@ class InnerTensors:
                 return tensor, one.reason
         if (place := self._place(tensor)) is None:
             return tensor, innermost.reason
-        path = [with_role(one.caller.name, self._roles[one.graph]) for one in callers]
+        path = [with_role(one.caller.name, one.role) for one in callers]
         axes, varying = leading_axes([one.caller.type for one in callers])
         deciding = tuple(self._deciding(one, outermost) for one in callers)
         return InnerTensor(
@@ -126,13 +126,6 @@ class InnerTensors:
         """Return whether the definition of an operation's function has it under the same name."""
         types = self._types.get(operation.graph.name, {})
         return bool(types.get(operation.name) == operation.type)
-
-
-def role_of(nested: NestedGraph) -> str:
-    """Return the role of a function for the operation that runs it; see `functions_of`."""
-    functions = functions_of(nested.caller.node_def)
-    name = getattr(nested.graph, "name", "")
-    return next((role for role, one in functions.items() if one.name == name), "")
 
 
 def of_steps(tensor: Any, condition: str) -> InnerTensor:

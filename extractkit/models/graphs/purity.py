@@ -5,8 +5,8 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import Any
 
 from extractkit.models.failures import unknown_operation_advice
-from extractkit.models.graphs import AnyGraph, readable, static_value
-from extractkit.models.graphs.control_flow import NestedGraph, nested_graphs
+from extractkit.models.graphs import AnyGraph, readable
+from extractkit.models.graphs.control_flow import nested_graphs
 from extractkit.models.graphs.feeding import advised_inputs, reading_operations
 from extractkit.models.graphs.rebuilding import SourceGraph, unknown_operation_of
 
@@ -122,23 +122,12 @@ def _operations_inside(graph: AnyGraph) -> dict[str, list[Any]]:
     # A nested graph comes after the graph of its caller.
     for nested in nested_graphs(graph, {}):
         within = nested.caller.graph
-        if (within is not graph and within not in outermost) or _never_runs(nested):
+        if (within is not graph and within not in outermost) or nested.why_dead is not None:
             continue
         caller = outermost.get(within, nested.caller.name)
         outermost[nested.graph] = caller
         inside[caller] += nested.graph.get_operations()
     return inside
-
-
-def _never_runs(nested: NestedGraph) -> bool:
-    """Return whether a graph is the side of a branch that a constant excludes."""
-    if nested.caller.type.removeprefix("Stateless") != "If":
-        return False
-    decided = static_value(nested.caller.inputs[0])
-    if decided is None:
-        return False
-    taken = "then_branch" if decided else "else_branch"
-    return bool(nested.caller.node_def.attr[taken].func.name != getattr(nested.graph, "name", ""))
 
 
 def run_after(graph: AnyGraph, fed: Container[str] = frozenset()) -> dict[str, list[Any]]:
