@@ -110,14 +110,17 @@ def test_numpy_in_float64(
 def test_each_step_of_the_loop(
     model: SessionModel, path: Path, samples: dict[str, np.ndarray]
 ) -> None:
-    """The new states of all layers, also of samples that have ended."""
-    made = [f"rnn/while/rnn/multi_rnn_cell/cell_{at}/cell_{at}/gru_cell/add:0" for at in range(3)]
+    """The new states and the gates of all layers, also of samples that have ended."""
+    path_of = "rnn/while/rnn/multi_rnn_cell/cell_{0}/cell_{0}/gru_cell"
+    ports = ("hidden", "gate.r", "gate.z", "gate.h")
+    made = [f"{path_of.format(at)}:{port}" for at in range(3) for port in ports]
     fetches = [Fetch(Value(address)) for address in (*made, OUTPUTS[1])]
     lengths = {"time": np.full(SAMPLES, STEPS, np.int32)}
     *found, probs = model.program(fetches, Compilation())(samples, lengths)
     expected = list(steps(weights(path), *samples.values()))
-    for layer, value in enumerate(found):
-        wanted = np.stack([states[layer] for _, states in expected])
+    for at, value in enumerate(found):
+        layer, port = divmod(at, len(ports))
+        wanted = np.stack([cells[layer][port] for _, cells in expected])
         np.testing.assert_allclose(value, wanted, atol=1e-5)
     np.testing.assert_allclose(probs, forward(weights(path), *samples.values())[1], atol=1e-5)
 
@@ -173,7 +176,7 @@ def forward(
 ) -> tuple[Array, Array]:
     """The top layer's states, zero after each sample's end, and the scores: (time, samples, …)."""
     made = steps(weights, inputs, lengths, state)
-    tops = np.stack([np.where(going, states[-1], 0) for going, states in made])
+    tops = np.stack([np.where(going, cells[-1][0], 0) for going, cells in made])
     scores = sigmoid(tops @ weights["fully_connected/weights"] + weights["fully_connected/biases"])
     powers = np.exp(scores)
     return tops, powers / powers.sum(-1, keepdims=True)
@@ -181,27 +184,30 @@ def forward(
 
 def steps(
     weights: dict[str, Array], inputs: np.ndarray, lengths: np.ndarray, state: np.ndarray
-) -> Iterator[tuple[npt.NDArray[np.bool_], list[Array]]]:
-    """Which samples go on, and what the cells make, at each step."""
+) -> Iterator[tuple[npt.NDArray[np.bool_], list[tuple[Array, ...]]]]:
+    """Which samples go on, and what the cells make, at each step; see `cell`."""
     states = np.split(state[:, 0].astype(np.float64), [512, 768], axis=1)
     for step in range(inputs.shape[1]):
         going = (step < lengths)[:, None]
         below = inputs[:, step].astype(np.float64)
         made = []
         for layer, before in enumerate(states):
-            below = cell(weights, f"rnn/multi_rnn_cell/cell_{layer}/gru_cell", below, before)
+            made.append(cell(weights, f"rnn/multi_rnn_cell/cell_{layer}/gru_cell", below, before))
+            below = made[-1][0]
             states[layer] = np.where(going, below, before)
-            made.append(below)
         yield going, made
 
 
-def cell(weights: dict[str, Array], name: str, below: Array, state: Array) -> Array:
-    """One step of a GRU cell as TensorFlow 1 had it: the reset gate comes before the product."""
+def cell(weights: dict[str, Array], name: str, below: Array, state: Array) -> tuple[Array, ...]:
+    """One step of a GRU cell as TensorFlow 1 had it: the reset gate comes before the product.
+
+    The new state, the reset and update gates, and the candidate.
+    """
     gates = np.concatenate([below, state], 1) @ weights[f"{name}/gates/kernel"]
     reset, update = np.split(sigmoid(gates + weights[f"{name}/gates/bias"]), 2, axis=1)
     candidate = np.concatenate([below, reset * state], 1) @ weights[f"{name}/candidate/kernel"]
     candidate = np.tanh(candidate + weights[f"{name}/candidate/bias"])
-    return update * state + (1 - update) * candidate
+    return update * state + (1 - update) * candidate, reset, update, candidate
 
 
 def sigmoid(x: Array) -> Array:

@@ -5,14 +5,15 @@ of a function are prefixed by the operation that runs it: `while/body/Add:0`, `c
 """
 
 import re
-from collections.abc import Container, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 
 from extractkit.core.catalog import Kind, TensorRecord, address_of, escape
 from extractkit.core.spec import TensorSpec
 from extractkit.models.graphs import (
+    LOOPS,
     AnyGraph,
     AnyTensor,
     escaped,
@@ -25,6 +26,12 @@ from extractkit.models.graphs.loops import InnerTensors, of_steps
 from extractkit.models.graphs.purity import unfit_operations
 from extractkit.models.graphs.rebuilding import static_shape
 from extractkit.models.graphs.records import Found, spec_of
+from extractkit.models.graphs.recurrent_cells import (
+    RecurrentCell,
+    cells_of_body,
+    cells_of_frames,
+    fused_states,
+)
 from extractkit.models.naming import Ports
 
 _REFERENCES = ("Variable", "VariableV2", "AutoReloadVariable")
@@ -135,6 +142,9 @@ def find_operations(
                 found.append(_found(address, kind, tensor, facts.reasons.get(tensor.name)))
             else:
                 found.append(_found(address, kind, of_steps(tensor, condition), None))
+        found += _fused(paths[operation.name], operation, ports)
+    for cell in cells_of_frames(graph) if facts.steps else ():
+        found += _states(escaped(cell.scope), cell, ports, lambda tensor: _of_frame(tensor, facts))
     found += _nested(graph, paths, ports, facts.reasons)
     found += _named("output", Kind.MODEL_OUTPUT, outputs, facts.reasons) if signature else []
     for name, variable in variables:
@@ -286,3 +296,52 @@ def _nested(
                 address = ports.unique(address_of(path, str(tensor.value_index)))
                 value, reason = inner.of(tensor)
                 yield _found(address, Kind.OP, value, reason)
+            yield from _fused(f"{within[nested.graph]}/{escaped(operation.name)}", operation, ports)
+        if caller.type in LOOPS:
+            for cell in cells_of_body(nested.graph):
+                path = _joined(within[nested.graph], cell.scope)
+                yield from _states(path, cell, ports, inner.of)
+
+
+def _joined(path: str, scope: str) -> str:
+    """Return the path of a scope in a loop's body, without the loop's own names in it.
+
+    The operations of a body are mostly in a scope of the loop's name.
+    """
+    around, inside = path.split("/")[:-1], escaped(scope).split("/")
+    alike = (size for size in range(len(inside), 0, -1) if around[-size:] == inside[:size])
+    return "/".join([path, *inside[next(alike, 0) :]]).rstrip("/")
+
+
+def _states(
+    path: str,
+    cell: RecurrentCell,
+    ports: Ports,
+    in_loop: Callable[[AnyTensor], tuple[Any, str | None]],
+) -> Iterator[Found]:
+    """Yield records of the states and gates of a cell.
+
+    Args:
+        in_loop: Returns what gives a tensor's values at all steps, and why they cannot be
+            extracted.
+    """
+    for port, tensor in cell.tensors.items():
+        value, reason = in_loop(tensor)
+        address = ports.unique(address_of(path, port))
+        yield replace(_found(address, Kind.STATE, value, reason), again=True)
+
+
+def _of_frame(tensor: AnyTensor, facts: GraphFacts) -> tuple[Any, str | None]:
+    condition = facts.steps.get(tensor.name)
+    if condition is None:
+        return tensor, facts.reasons.get(tensor.name)
+    return of_steps(tensor, condition), None
+
+
+def _fused(path: str, operation: Any, ports: Ports) -> Iterator[Found]:
+    """Yield records of the states and gates that a fused operation does not return."""
+    for port, reason in fused_states(operation).items():
+        address = ports.unique(address_of(path, port))
+        one = _found(address, Kind.STATE, operation.outputs[0], reason)
+        unknown = replace(one.record.spec, dims=None)
+        yield replace(one, record=replace(one.record, spec=unknown), again=True)

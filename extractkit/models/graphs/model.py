@@ -154,7 +154,7 @@ class GraphModel(HasCheckpoints, ChecksSizes):
             "addresses": [
                 [one.record.address, positions[one.value.op.name], *_position(one.value)]
                 for one in self.found
-                if one.in_graph and one.value.graph is self.graph.graph
+                if one.in_graph and one.value.graph is self.graph.graph and not one.again
             ],
             "signature": signature,
             "preprocessing": self.preprocessing,

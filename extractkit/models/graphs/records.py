@@ -126,12 +126,14 @@ class Found:
         like: The name of a tensor with the same axes; None if none is known.
         taken: The tensors and variables of the layer call that it is the result of. None: those
             that its operation consumes.
+        again: Whether it is a second name for a tensor that is listed as an operation, too.
     """
 
     record: TensorRecord
     value: Any
     taken: Sequence[Any] | None = None
     like: str | None = None
+    again: bool = False
 
     @property
     def in_graph(self) -> bool:
@@ -186,7 +188,7 @@ def complete(
     inferred = _inferred(source, [one.value for one in reachable], signature)
     named = _named(source.graph, reachable)
     dims_of = {
-        id(one): with_names(dims, named.get(one.value.name))
+        id(one): with_names(dims, named.get(one.value.name) or _leading(one, dims))
         for one, dims in zip(reachable, inferred, strict=True)
     }
     records, whole = [], set()
@@ -226,6 +228,14 @@ def _decided(dims: Dims, value: Any, dependent: Container[str]) -> Dims:
     for at in value.varying:
         found[at] = Dim.computed_from().named(value.axes[at])
     return tuple(found)
+
+
+def _leading(found: Found, dims: Dims) -> Names | None:
+    """Return the names of steps and branches, if only inference has shown the tensor's rank."""
+    if dims is None or not isinstance(found.value, InnerTensor):
+        return None
+    axes = found.value.axes
+    return (*axes, *(None,) * (len(dims) - len(axes)))
 
 
 _MOVING = frozenset({"Transpose"})

@@ -12,12 +12,15 @@ from extractkit.core.catalog import Kind, Scope, TensorRecord, address_of, escap
 from extractkit.core.spec import SAMPLE, TensorSpec
 from extractkit.errors import ConfigError, ModelError, choices
 from extractkit.inputs import InputSpec, Signature
+from extractkit.models.graphs import is_handle
 from extractkit.models.graphs.loops import InnerTensors
 from extractkit.models.graphs.rebuilding import static_shape
 from extractkit.models.graphs.records import Found, spec_of
+from extractkit.models.graphs.recurrent_cells import fused_states
 from extractkit.models.keras_internals import layers_in
 from extractkit.models.keras_models.dialects import KERAS_3, Dialect, dialect_of
 from extractkit.models.keras_models.layer_axes import keeps_axes, names_of, names_of_operation
+from extractkit.models.keras_models.recurrent_states import unnamed_states
 from extractkit.models.keras_models.tracing import LayerCall, Trace
 from extractkit.models.naming import Paths, Ports, base_name
 from extractkit.models.signature import INPUT_AXES, Declared, InputSetting, chosen, signature_of
@@ -210,10 +213,6 @@ def _input_names(structure: Any) -> list[str]:
     return names
 
 
-# Values of these types are handles and cannot be copied out.
-_HANDLES = (tf.resource, tf.variant)
-
-
 _KINDS = {"inputs": Kind.LAYER_INPUT, "outputs": Kind.LAYER_OUTPUT, "states": Kind.STATE}
 
 
@@ -238,6 +237,7 @@ def find_tensors(trace: Trace) -> list[Found]:
         for name, tensor in trace.inputs.items()
     ]
     owners = _owners(trace)
+    unnamed = unnamed_states(trace, owners)
     for call, event in _events(trace, owners):
         place = places[call]
         if isinstance(event, tf.Operation):
@@ -250,6 +250,9 @@ def find_tensors(trace: Trace) -> list[Found]:
             for port, tensor in getattr(call, event).items():
                 one = _found(place, _escape_port(port), kind, tensor)
                 found.append(replace(_named(one, call, port), taken=taken))
+        for port, tensor in unnamed.get(call, ()) if event == "states" else ():
+            one = _found(place, port, Kind.STATE, tensor)
+            found.append(replace(_named(one, call, port), again=True))
     found += [
         _found(places[model], _escape_port(port), Kind.MODEL_OUTPUT, tensor)
         for port, tensor in model.outputs.items()
@@ -358,10 +361,14 @@ def _operation(place: _Place, operation: Any, call: LayerCall) -> list[Found]:
     found = [
         _found(place, port, Kind.OP, tensor, operation.type)
         for port, tensor in zip(ports, operation.outputs, strict=False)
-        if tensor.dtype not in _HANDLES
+        if not is_handle(tensor.dtype)
     ]
-    names = names_of_operation(call, operation)
-    return [found[0].with_names(names), *found[1:]] if found else []
+    if found:
+        found[0] = found[0].with_names(names_of_operation(call, operation))
+    inside = fused_states(operation).items()
+    first = operation.outputs[0] if inside else None
+    hidden = [_found(place, port, Kind.STATE, first, fused=why) for port, why in inside]
+    return found + [replace(one, again=True) for one in hidden]
 
 
 def _input_port(name: str) -> str:
@@ -373,8 +380,19 @@ def _escape_port(port: str) -> str:
     return ".".join(escape(part) for part in port.split("."))
 
 
-def _found(place: _Place, port: str, kind: Kind, value: Any, op_type: str | None = None) -> Found:
-    if isinstance(value, tf.Tensor):
+def _found(
+    place: _Place,
+    port: str,
+    kind: Kind,
+    value: Any,
+    op_type: str | None = None,
+    fused: str | None = None,
+) -> Found:
+    """Return the record of a value, or of a part of it that its fused operation does not return."""
+    reason: str | None
+    if fused is not None:
+        reason, spec = fused, TensorSpec(value.dtype.name, None)
+    elif isinstance(value, tf.Tensor):
         value, reason = place.tensors.of(value)
         spec = spec_of(value)
     else:

@@ -1,18 +1,24 @@
 """States and gates of recurrent cells, by the names of the literature.
 
 Keras computes each gate by calling an activation of the cell. The order is the same in all
-implementations of a cell. These calls are recorded while a cell's call is traced.
+implementations of a cell. These calls are recorded while a cell's call is traced. Cells that are
+not layers of Keras are recognized by their equations; see `graphs.recurrent_cells`.
 """
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 
+from extractkit.models.graphs import LOOPS
+from extractkit.models.graphs.recurrent_cells import cells_of_body
 from extractkit.models.keras_models.dialects import kinds_of
+
+if TYPE_CHECKING:
+    from extractkit.models.keras_models.tracing import LayerCall, Trace
 
 
 @dataclass(frozen=True)
@@ -93,3 +99,23 @@ def _named(
     for name in cell.gates:
         found[f"gate.{name.lower()}"] = next(results[name.isupper()], None)
     return {port: one for port, one in found.items() if isinstance(one, tf.Tensor)}
+
+
+def unnamed_states(
+    trace: "Trace", owners: Mapping[Any, "LayerCall"]
+) -> dict["LayerCall", list[tuple[str, tf.Tensor]]]:
+    """Return the states and gates of cells in loops whose calls were not recorded, by port.
+
+    They belong to the call that computes them: the fused LSTM of tf-keras, or a cell of one's own.
+
+    Args:
+        owners: The innermost call that created each operation.
+    """
+    known = {tensor.graph for call in trace.calls for tensor in call.states.values()}
+    found: dict[LayerCall, list[tuple[str, tf.Tensor]]] = {}
+    for nested in trace.nested:
+        if nested.caller.type in LOOPS and nested.graph not in known:
+            for cell in cells_of_body(nested.graph):
+                if (call := owners.get(cell.tensors["hidden"].op)) is not None:
+                    found.setdefault(call, []).extend(cell.tensors.items())
+    return found

@@ -312,14 +312,23 @@ def test_gates_follow_the_activations_of_the_cell(tmp_path: Path) -> None:
 
 
 class Scaled(layers.LSTMCell):
-    """A cell whose computation is overridden: its calls of activations may mean anything."""
+    """A cell whose computation is overridden, so that only its equations show the gates."""
 
     def call(self, x: Any, states: Any, training: bool = False) -> Any:
         return super().call(2 * x, states)
 
 
-def test_a_cell_that_overrides_its_computation_has_no_named_states() -> None:
-    model = live_model(around(layers.RNN(Scaled(4), name="rnn"), 6, 3))
+def test_a_cell_that_overrides_its_computation_has_states_by_its_equations(tmp_path: Path) -> None:
+    model = around(layers.RNN(Scaled(4), name="rnn"), 6, 3)
+    found = named_states(model, tmp_path / "run")
+    expected = lstm_by_hand(model.get_weights(), 2 * X)
+    assert list(found) == list(expected)
+    for name, value in expected.items():
+        np.testing.assert_allclose(np.asarray(found[name]), value, atol=1e-5, err_msg=name)
+
+
+def test_a_cell_of_other_equations_has_no_named_states() -> None:
+    model = live_model(around(layers.RNN(Leaky(), name="rnn"), 6, 3))
     assert not [record for record in model.catalog.records if record.kind is Kind.STATE]
 
 
