@@ -3,10 +3,12 @@
 Modules that take long to import are imported late, so that `--help` and `show` respond at once.
 """
 
+import errno
 import sys
 import traceback
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 from extractkit import errors
 from extractkit.advice import command
@@ -85,6 +87,10 @@ def report(error: BaseException) -> int:
     if _interrupted(error):
         sys.stderr.write("extractkit: interrupted\n")
         return INTERRUPTED
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        # No file that exists has such a name, so it is one that the user gave.
+        name = max(Path(str(error.filename)).parts, key=len)[:60]
+        error = ConfigError(f"'{name}…' cannot be looked up: {error.strerror}")
     if isinstance(error, ExtractkitError):
         sys.stderr.write(printable(f"extractkit: {error}\n"))
     else:

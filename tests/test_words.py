@@ -27,7 +27,7 @@ ALLOWED = {
         r"the fingerprint of a SavedModel",
         r"""["'`](inputs\.)?fingerprint["'`]""",
     ],
-    "tell": [r"file\.tell\(\)"],
+    "tell": [r"file\.tell\(\)", r"def tell\(self\)"],
     "finalize": [
         r"weakref\.finalize",
         r"\bfinalize_(state|variable_values)\b",

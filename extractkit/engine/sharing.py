@@ -355,6 +355,8 @@ class _Trial:
         A model may treat long samples in another way than their beginnings.
         """
         by_size = sorted(filter(_has_elements, samples), key=elements)
+        if not by_size:
+            return None
         chosen = {id(one): one for one in (by_size[0], by_size[len(by_size) // 2], by_size[-1])}
         alone = self._runnable([*chosen.values()])
         if len(alone) < len(chosen):

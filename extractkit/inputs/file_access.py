@@ -134,6 +134,7 @@ def find_file(given: PathLike, suffix: str, key: str = "inputs.path") -> Path:
     """
     path = Path(given).expanduser()
     at = f"{key}={str(given)!r}"
+    _check_name(path, at)
     if path.is_dir():
         names = [name for name in _names(path) if name.endswith(suffix)]
         inside = f" {choices('', names)}" if names else ""
@@ -220,6 +221,7 @@ def _absolute(path: Path) -> Path:
 
 def _expand(given: PathLike, suffix: str) -> list[Path]:
     path = Path(given).expanduser()
+    _check_name(path, f"inputs.path={str(given)!r}")
     # A name with such a character may be an existing file, not a pattern.
     if path.exists() or _GLOB_SIGNS.isdisjoint(str(path)):
         return [find_file(given, suffix)]
@@ -229,6 +231,18 @@ def _expand(given: PathLike, suffix: str) -> list[Path]:
     if not files:
         raise _missing(f"inputs.path={str(given)!r}", path, verb="matches no file")
     return [find_file(file, suffix) for file in files]
+
+
+def _check_name(path: Path, at: str) -> None:
+    """Refuse a path that cannot be looked up: one that is too long, or in a closed folder.
+
+    Raises:
+        InputError: it is such a path.
+    """
+    try:
+        path.exists()
+    except OSError as error:
+        raise InputError(f"{at} cannot be looked up: {error.strerror}") from error
 
 
 def _missing(at: str, path: Path, verb: str = "does not exist") -> InputError:

@@ -31,7 +31,7 @@ VALUE_PACKAGES = (
 
 PACKAGES = (
     *("extractkit", *VALUE_PACKAGES),
-    *("hydra-core", "omegaconf", "openvino", "safetensors", "protobuf", "pyarrow"),
+    *("hydra-core", "omegaconf", "safetensors", "protobuf", "pyarrow"),
 )
 """Packages whose version a run records."""
 

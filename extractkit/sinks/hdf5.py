@@ -126,7 +126,7 @@ class Hdf5Sink:
         def build(file: Any) -> None:
             for key, value in values.items():
                 try:
-                    self._add(file, key, value)
+                    self.add(file, key, value)
                 except (TypeError, ValueError, OSError, RuntimeError) as error:
                     raise JobError(f"sinks.hdf5 cannot store {key!r}: {error}") from error
 
@@ -180,7 +180,7 @@ class Hdf5Sink:
             return {}
         return {INDEX: file_image(lambda file: build_index(file, directory, tensors, shards))}
 
-    def _add(self, file: Any, key: str, value: Values) -> None:
+    def add(self, file: Any, key: str, value: Values) -> None:
         for name, array in value.parts().items():
             path = f"{key}/{name}" if name else key
             if array.dtype.kind in "OSU":

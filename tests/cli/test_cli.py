@@ -339,3 +339,13 @@ def test_the_advice_to_list_tensors_finds_the_same_configuration(
         *("--trust", "own", "model=reference"),
     ]
     assert program(*shlex.split(listed)).returncode == cli.DONE
+
+
+@pytest.mark.parametrize(
+    "arguments", [["join", "n" * 300], ["plan", "selectors=layers", f"run_dir={'n' * 300}"]]
+)
+def test_a_name_that_is_too_long_is_a_mistake(program: Program, arguments: list[str]) -> None:
+    done = program(*arguments, *(["model=reference"] if "plan" in arguments else []))
+    assert done.returncode == cli.MISTAKEN
+    (line,) = done.stderr.splitlines()
+    assert line == f"extractkit: '{'n' * 60}…' cannot be looked up: File name too long"

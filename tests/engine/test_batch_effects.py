@@ -315,3 +315,8 @@ def test_values_that_represent_infinity_are_not_around_others(seed: int) -> None
         one[0] = 1.0
         other = one * (1 + 1e-3 * draw.normal(size=size))
         assert difference(one, other) == far_apart(one, other)
+
+
+def test_samples_without_elements_need_no_measurement(tmp_path: Path) -> None:
+    run = executed(tmp_path / "run", job({"path": "embedding:output"}, inputs=("", "", "")))
+    assert [run["embedding:output"].sample(at).shape for at in range(3)] == [(0, 4)] * 3

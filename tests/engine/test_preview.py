@@ -79,7 +79,7 @@ def test_json_is_plain_data(tmp_path: Path) -> None:
             "key": "embedding:output", "address": "embedding:output", "kind": "layer_output",
             "selectors": ["s0"], "dtype": "float32", "dims": ["sample", "token", None],
             "shape": [None, None, 4], "bytes": 20 * 64 * 16, "measured": False,
-            "statistics": [], "gradient": None,
+            "statistics": [], "request": {},
         }
     ]  # fmt: skip
     assert plan["shards"] == [{"start": 0, "stop": 10}, {"start": 10, "stop": 20}]

@@ -437,3 +437,10 @@ def test_what_is_no_name_is_reported(arguments: dict[str, object], said: str) ->
     with pytest.raises(InputError) as caught:
         Texts(**arguments).bind(ReferenceModel().signature)  # type: ignore[arg-type]
     assert str(caught.value) == said
+
+
+@pytest.mark.parametrize("path", ["n" * 300, ["n" * 300], "n" * 300 + "*"])
+def test_a_name_that_is_too_long_is_refused(path: object) -> None:
+    assert re.fullmatch(
+        r"inputs\.path='n{300}\*?' cannot be looked up: File name too long", refusal(path)
+    )

@@ -82,16 +82,24 @@ def walked(path: Path) -> tuple[dict[str, str], dict[str, set[str]]]:
 
 def assert_as_walked(catalog: Catalog, path: Path) -> None:
     types, consumed = walked(path)
+    tensors = {
+        record.address: record.name for record in catalog.records
+    }  # a state is a second name
+
+    def consumers(names: set[str]) -> set[str]:
+        return {address for address, tensor in tensors.items() if consumed[tensor] & names}
+
     for kind in sorted(set(types.values()) - {"Const", "Placeholder"}):
         of_kind = {name for name, one in types.items() if one == kind} & set(catalog)
-        feeding = {taken for name in of_kind for taken in consumed[name]} & set(catalog)
-        following = {name for name in catalog if consumed[name] & of_kind}
+        taken = {tensor for name in of_kind for tensor in consumed[name]}
+        feeding = {address for address, tensor in tensors.items() if tensor in taken}
+        following = consumers(of_kind)
         if feeding:
             assert set(selected(catalog, feeds={"op_type": kind})) == feeding
         if following:
             assert set(selected(catalog, consumes={"op_type": kind})) == following
             # And one further: what consumes what consumes such an operation.
-            second = {name for name in catalog if consumed[name] & following}
+            second = consumers({tensors[address] for address in following})
             if second:
                 nested = {"consumes": {"op_type": kind}}
                 assert set(selected(catalog, consumes=nested)) == second

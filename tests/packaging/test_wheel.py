@@ -125,6 +125,8 @@ def test_lock_pins_files_by_hash_and_names_no_place(lock: Path) -> None:
 
 def test_locks_bring_in_no_second_framework() -> None:
     for lock in LOCKS:
+        if lock.name == "peers.txt":
+            continue  # the frameworks that benchmarks compare with
         pinned = {pin.split("==")[0] for pin in pins(lock)}
         assert not pinned & {"torch", "jax", "sentence-transformers"}
         assert ("transformers" in pinned) == (lock.name == "hugging-face.txt")

@@ -382,7 +382,7 @@ def test_arrays_are_part_of_the_file_without_a_copy(compression: str | None) -> 
     expected = BytesIO()
     with h5py.File(expected, "w") as file:
         for key, value in values.items():
-            sink._add(file, key, value)
+            sink.add(file, key, value)
     assert b"".join(buffers) == expected.getvalue()
 
 

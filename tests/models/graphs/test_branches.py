@@ -1,8 +1,10 @@
 """Values inside branches, compared with those of the same function run eagerly on each sample."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -122,3 +124,30 @@ def test_a_branch_has_its_role_in_the_address(runs: dict[str, Any]) -> None:
     assert "while/body/while/cond/else_branch/while/cond/odd:0" in keys
     assert "/then_branch/cond_1/while/body/cond_1/while/halved:0" in keys
     assert "switch_case/indexed_case/branches.4/switch_case/indexed_case/case4:0" in keys
+
+
+class Folded(keras.layers.Layer):
+    """A branch that the values of the whole batch choose."""
+
+    def call(self, x: Any) -> Any:
+        return keras.ops.cond(keras.ops.sum(x) > 0, lambda: keras.ops.sin(x), lambda: x - 1)
+
+
+def test_a_branch_of_a_keras_layer_is_taken_for_each_sample_alone(tmp_path: Path) -> None:
+    inputs = keras.Input((3,), name="x")
+    model = keras.Model(inputs, Folded(name="fold")(inputs))
+    run = extractkit.extract(
+        model=model,
+        inputs=X,
+        selectors={"inner": {"op_type": "Sin"}, "out": {"path": "fold:output"}},
+        run_dir=tmp_path / "run",
+    )
+    view = run["fold:op/Sin"]
+    assert view.dims[:2] == ("sample", "taken")
+    for at, sample in enumerate(X):
+        positive = sample.sum() > 0
+        expected = np.sin(sample)[None] if positive else np.zeros((0, 3))
+        assert view.sample(at).shape == expected.shape
+        np.testing.assert_allclose(view.sample(at), expected, rtol=1e-6)
+        output = np.sin(sample) if positive else sample - 1
+        np.testing.assert_allclose(run["fold:output"].sample(at), output, rtol=1e-6)

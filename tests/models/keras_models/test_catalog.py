@@ -23,7 +23,6 @@ FUNCTIONAL = (
     "control_flow",
 )
 CONDITION = "made inside a loop's condition, which runs once more than the loop has steps"
-BRANCH = "made inside a branch's own graph, which may not run"
 
 
 def wrapped(name: str) -> KerasModel:
@@ -180,12 +179,11 @@ def test_inside_an_rnns_loop_everything_has_an_axis_of_steps() -> None:
     [
         ("loop", {"Tanh"}, None),
         ("scan", {"Less"}, CONDITION),
-        ("branch", {"Sin", "Cos"}, BRANCH),
-        ("nested", {"Elu"}, None),
-        ("nested", {"MatMul"}, BRANCH),
+        ("branch", {"Sin", "Cos"}, None),
+        ("nested", {"Elu", "MatMul"}, None),
     ],
 )
-def test_branches_and_conditions_without_layers_are_listed_with_the_reason(
+def test_loops_and_branches_without_layers_are_listed(
     layer: str, op_types: set[str], reason: str | None
 ) -> None:
     records = [r for r in wrapped("control_flow").catalog.records if r.layer == layer]
