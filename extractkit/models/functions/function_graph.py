@@ -284,7 +284,7 @@ def _shorten_names(function: Any) -> None:
             names = [prefix + renamed(one.removeprefix(prefix)) for one in groups]
             node.attr[COLOCATION].list.s[:] = [one.encode() for one in names]
     for results in (function.ret, function.control_ret):
-        for key in results:
+        for key in list(results):  # assigning to a map of protobuf disturbs its iteration
             results[key] = renamed(results[key])
 
 
