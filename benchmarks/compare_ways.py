@@ -59,6 +59,7 @@ class Way:
 
 WAYS: Mapping[str, Way] = {
     "extractkit": Way("extractkit_jobs", Path(sys.executable), ("graph",)),
+    "extractkit, OpenVINO": Way("extractkit_jobs", Path(sys.executable), ("openvino",)),
     "bare TensorFlow": Way("bare", Path(sys.executable)),
     "Keras loop": Way("keras_loop", Path(sys.executable)),
     "TensorFlow by hand": Way("tensorflow_loop", Path(sys.executable)),
@@ -72,7 +73,7 @@ class _Process:
     """A way that waits for works. What its libraries report goes to a file."""
 
     def __init__(self, way: Way, assets: Path) -> None:
-        self._log = assets / f"{way.module}.log"
+        self._log = assets / f"{'-'.join([way.module, *way.arguments])}.log"
         with self._log.open("w") as log:
             self._process = subprocess.Popen(
                 [str(way.python), "-m", f"benchmarks.ways.{way.module}", assets, *way.arguments],

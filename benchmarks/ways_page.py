@@ -17,7 +17,12 @@ from benchmarks.compare_ways import BASE, ROOT, WAYS, WORKS
 FIGURES = ROOT / "benchmarks/ways.json"
 PAGE = ROOT / "docs/explanation/speed.md"
 PICTURE = ROOT / "docs/_static/speed.svg"
-COLOURS = {"extractkit": "#d55e00", "bare TensorFlow": "#999999", BASE: "#cccccc"}
+COLOURS = {
+    "extractkit": "#d55e00",
+    "extractkit, OpenVINO": "#e69f00",
+    "bare TensorFlow": "#999999",
+    BASE: "#cccccc",
+}
 OTHERS = ("#0072b2", "#56b4e9", "#009e73", "#cc79a7")
 
 Rounds = Mapping[str, Mapping[str, Sequence[float]]]

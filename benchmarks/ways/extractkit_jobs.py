@@ -95,8 +95,14 @@ def _work(name: str, assets: Assets) -> Work:
     return Work(job.run, job.totals)
 
 
+NOT_COMPILED = ("lstm", "tflite", "weights")  # a loop, no graph of TensorFlow, nothing to compute
+
 if __name__ == "__main__":
     serve(
-        {name: partial(_work, name) for name in SELECTORS},
+        {
+            name: partial(_work, name)
+            for name in SELECTORS
+            if COMPILER == "graph" or name not in NOT_COMPILED
+        },
         ["extractkit", "tensorflow", "keras"],
     )
