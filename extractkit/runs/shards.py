@@ -8,6 +8,7 @@ import io
 import logging
 import re
 from collections.abc import Collection, Iterable, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -155,21 +156,25 @@ class Storing:
             JobError: the disk refuses.
         """
         shard, files = one.shard, {}
-        for name, sink in self.sinks.items():
-            buffers = serialized_by(sink, one.values)
-            files[name] = self._written(shard_file(shard, sink.suffix), *buffers)
-            del buffers
-        carried = partial = None
-        if one.state is not None:
-            carried = self._written(state_file(shard), to_bytes(one.state))
-        if one.statistics:
-            partial = self._written(statistics_file(shard), serialized(one.statistics))
+        # Digests are computed while the disk writes. There is nothing else to do at a run's end.
+        with ThreadPoolExecutor(1, "extractkit-digests") as beside:
+            values = beside.submit(digest, one.values.items())
+            for name, sink in self.sinks.items():
+                buffers = serialized_by(sink, one.values)
+                files[name] = self._written(beside, shard_file(shard, sink.suffix), *buffers)
+                del buffers
+            carried = partial = None
+            if one.state is not None:
+                carried = self._written(beside, state_file(shard), to_bytes(one.state))
+            if one.statistics:
+                content = serialized(one.statistics)
+                partial = self._written(beside, statistics_file(shard), content)
         return Entry(
             shard.key,
             shard.start,
             shard.stop,
             files,
-            digest(one.values.items()),
+            values.result(),
             one.stats,
             {str(index): reason for index, reason in one.missing.items()},
             {} if one.compute_seconds is None else {"compute": one.compute_seconds},
@@ -178,13 +183,13 @@ class Storing:
             partial,
         )
 
-    def _written(self, name: str, *content: Buffer) -> StoredFile:
-        path = self.directory / name
+    def _written(self, beside: Executor, name: str, *content: Buffer) -> StoredFile:
+        path, file = self.directory / name, beside.submit(StoredFile.of, name, *content)
         if self.writer is None:
             write_durably(path, *content)
         else:
             write_apart(path, *content, writer=self.writer)
-        return StoredFile.of(name, *content)
+        return file.result()
 
 
 def check_stored(directory: Path, entry: Entry, writer: str) -> None:
