@@ -14,8 +14,16 @@ NAMES = {
     "hydra._internal.hydra:ConfigLoaderImpl": _LOADING,
     "hydra._internal.hydra:Hydra.get_mode": _MODE,
     "hydra._internal.config_loader_impl:ConfigLoaderImpl": _LOADING,
-    "hydra._internal.config_loader_impl:ConfigLoaderImpl._load_configuration_impl": _LOADING,
-    "hydra._internal.config_loader_impl:ConfigLoaderImpl._process_config_searchpath": _LOADING,
+    **{
+        f"hydra._internal.config_loader_impl:ConfigLoaderImpl.{method}": _LOADING
+        for method in (
+            "_load_configuration_impl",
+            "_process_config_searchpath",
+            "_compose_config_from_defaults_list",
+        )
+    },
+    "hydra.core.default_element:ResultDefault.config_path": _LOADING,
+    "hydra.core.default_element:ResultDefault.package": _LOADING,
     "hydra._internal.config_repository:ConfigRepository.load_config": _LOADING,
     "hydra.core.config_search_path:ConfigSearchPath": _LOADING,
     "hydra._internal.core_plugins.basic_launcher:BasicLauncher": _LOADING,
