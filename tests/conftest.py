@@ -7,11 +7,13 @@ import secrets
 import signal
 import sys
 from collections.abc import Callable, Generator
+from functools import cache
 from pathlib import Path
 
 import hypothesis
 import pytest
 
+from extractkit.runs import environment
 from tests.preloaded import only_for, programs
 
 # Ray reads these when it is imported. Clusters of these tests have a token of their own, so that
@@ -22,6 +24,14 @@ os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 # The gate has a process for each core. Two threads of BLAS for each would wait for each other,
 # busily, and double the time of small products. Tests about threads ask for more.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+# Each job records the state of the checkout around the working directory. It stays the same while
+# the tests run, and git looks at a thousand files for it.
+_state = environment.git_state
+_state_around = cache(lambda _: _state())
+environment.git_state = lambda directory=None: (
+    _state(directory) if directory else _state_around(Path.cwd())
+)
 
 REQUIRE = "EXTRACTKIT_REQUIRE_REAL_MODELS"
 

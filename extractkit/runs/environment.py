@@ -90,19 +90,11 @@ def git_state(directory: Path | None = None) -> GitState | None:
 
     Returns None without git, a checkout or a commit, or if git takes more than ten seconds.
     """
-    revision = _git("rev-parse", "--verify", "HEAD", directory=directory)
-    changes = _git("status", "--porcelain", directory=directory)
-    if revision is None or changes is None:
-        return None
-    return GitState(revision.strip(), bool(changes.strip()))
-
-
-def _git(*arguments: str, directory: Path | None) -> str | None:
     # Recording a run must neither wait for another git's lock nor take it.
     environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
     try:
         finished = subprocess.run(
-            ["git", *arguments],
+            ["git", "status", "--porcelain=v2", "--branch", "--no-ahead-behind"],
             cwd=directory,
             env=environment,
             capture_output=True,
@@ -112,7 +104,11 @@ def _git(*arguments: str, directory: Path | None) -> str | None:
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    return finished.stdout
+    lines = finished.stdout.splitlines()
+    revision = next(line for line in lines if line.startswith("# branch.oid ")).split()[2]
+    if revision == "(initial)":
+        return None
+    return GitState(revision, dirty=any(not line.startswith("#") for line in lines))
 
 
 def host() -> dict[str, object]:
