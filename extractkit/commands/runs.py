@@ -60,9 +60,7 @@ def show(arguments: Sequence[str]) -> bool:
         write_json({**plain(found), "drift": plain(drift)})
     else:
         unfinished = found.status is not manifest.Status.FINISHED
-        committed = (
-            len(journal.read(directory / JOURNAL, brief=True).by_shard()) if unfinished else None
-        )
+        committed = len(journal.places(directory / JOURNAL)) if unfinished else None
         statistics = None if unfinished else read_statistics(directory, found)
         write_rendered(overview(directory, found, committed, drift, statistics))
     return True

@@ -155,6 +155,8 @@ def positions_in(key: str) -> tuple[Position, ...]:
 
 def over_axes(shards: Sequence[Shard], axes: Sequence[OuterAxis]) -> tuple[Shard, ...]:
     """Return shards at every position along outer axes, the first axis slowest."""
+    if not axes:
+        return tuple(shards)
     outer = product(*(axis.positions for axis in axes))
     return tuple(replace(shard, outer=at) for at in outer for shard in shards)
 

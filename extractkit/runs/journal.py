@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from extractkit.core.checkpoints import AXIS
 from extractkit.core.shards import Shard, positions_in
 from extractkit.core.value_checks import EXAMINATION, ValueChecks
 from extractkit.errors import RunDirectoryError
-from extractkit.runs.files import StoredFile, lines_of
+from extractkit.runs.files import LONGEST_LINE, StoredFile, lines_of, reading
 from extractkit.runs.schema import canonical_json, decode, plain
 from extractkit.runs.upgrades import (
     FIRST_RECORDED,
@@ -28,6 +28,8 @@ SCHEMA = 7
 _SCHEMA = "schema"
 _CHECKSUM = "checksum"
 _CHECKSUM_LENGTH = 16
+_BEFORE = f'"{_CHECKSUM}":"'.encode()
+_BEFORE_KEY = f'"{_SCHEMA}":{SCHEMA},"shard":"'.encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,11 +173,7 @@ def read(path: Path, *, salvage: bool = False, brief: bool = False) -> Journal:
     for number, line in enumerate(_lines(path), start=1):
         if unread:
             if not salvage:
-                raise RunDirectoryError(
-                    f"{path}, line {number - 1} is damaged (its checksum does not match). More "
-                    f"lines follow it, so this is not an interrupted write. Store its shard "
-                    f"again: {command('resume', path.parent)}"
-                )
+                raise _damaged(path, number - 1)
             damaged.append(number - 1)
             size += len(unread)
             unread = b""
@@ -188,6 +186,91 @@ def read(path: Path, *, salvage: bool = False, brief: bool = False) -> Journal:
             size += len(line)
     torn = unread.decode(errors="replace").rstrip("\n") if unread else None
     return Journal(tuple(entries), torn, size, tuple(damaged))
+
+
+class Listed(Mapping[Shard, Entry]):
+    """The entries of some shards of a journal, each parsed when it is looked up.
+
+    A run of many shards is opened so: one parsed entry takes more time and memory than one line.
+    """
+
+    def __init__(
+        self, path: Path, places: Mapping[Shard, int], check: Callable[[Entry], None]
+    ) -> None:
+        """Read from the journal at `path`.
+
+        Args:
+            places: where the line of each shard begins.
+            check: raises RunDirectoryError for an entry that the run cannot have.
+        """
+        self._path = path
+        self._places = places
+        self._check = check
+
+    def only(self, shards: Iterable[Shard]) -> "Listed":
+        """Return the entries of some of these shards."""
+        return Listed(self._path, {one: self._places[one] for one in shards}, self._check)
+
+    def __getitem__(self, shard: Shard) -> Entry:
+        place = self._places[shard]
+        try:
+            with reading(self._path) as file:
+                file.seek(place)
+                line = file.readline(LONGEST_LINE).removesuffix(b"\n")
+        except FileNotFoundError:
+            line = b""
+        entry = entry_of(line, f"{self._path}, shard {shard.key!r}", brief=True)
+        if entry is None or entry.shard != shard.key:
+            raise RunDirectoryError(
+                f"{self._path} has changed since the run was opened. Open it again: "
+                f"extractkit.open({str(self._path.parent)!r})"
+            )
+        self._check(entry)
+        return entry
+
+    def __contains__(self, shard: object) -> bool:
+        return shard in self._places
+
+    def __iter__(self) -> Iterator[Shard]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
+def places(path: Path) -> dict[str, int]:
+    """Return where the line of each committed shard begins, by the shard's key.
+
+    Checks each line against its checksum. Its fields are checked when it is looked up.
+
+    Raises:
+        RunDirectoryError: a line other than the last one is damaged, or was written by a newer
+            extractkit.
+    """
+    found: dict[str, int] = {}
+    place = damaged = 0
+    for number, line in enumerate(_lines(path), start=1):
+        if damaged:
+            raise _damaged(path, damaged)
+        key = _key(line[:-1], f"{path}, line {number}") if line.endswith(b"\n") else None
+        if key is None:
+            damaged = number
+        else:
+            found[key] = place
+        place += len(line)
+    return found
+
+
+def _key(line: bytes, at: str) -> str | None:
+    """Return the key of a line's shard, or None if the line is damaged."""
+    if not _is_intact(line):
+        return None
+    # Quotes within texts are escaped, so this is a key of the line and nothing else.
+    at_key = line.find(_BEFORE_KEY) + len(_BEFORE_KEY)
+    if at_key >= len(_BEFORE_KEY):
+        return line[at_key : line.find(b'"', at_key)].decode(errors="replace")
+    entry = entry_of(line, at, brief=True)  # of another version
+    return None if entry is None else entry.shard
 
 
 def value_stats(path: Path, committed: Mapping[Shard, Entry]) -> dict[str, ValueChecks]:
@@ -216,6 +299,14 @@ def value_stats(path: Path, committed: Mapping[Shard, Entry]) -> dict[str, Value
     return found
 
 
+def _damaged(path: Path, number: int) -> RunDirectoryError:
+    return RunDirectoryError(
+        f"{path}, line {number} is damaged (its checksum does not match). More lines follow it, so "
+        f"this is not an interrupted write. Store its shard again: "
+        f"{command('resume', path.parent)}"
+    )
+
+
 def _lines(path: Path) -> Iterator[bytes]:
     try:
         yield from lines_of(path)
@@ -242,15 +333,29 @@ def _version(record: Mapping[str, object], at: str) -> int:
 
 def _whole(line: bytes) -> dict[str, object] | None:
     """Parse a line that is byte for byte as `Entry.to_line` writes it; return None otherwise."""
+    if not _is_intact(line):
+        return None
     try:
         record = json.loads(line)
-        if not isinstance(record, dict):
-            return None
-        record.pop(_CHECKSUM, None)
-        expected = line_of(record)
     except (ValueError, RecursionError):
         return None
-    return record if line == expected.encode(errors="surrogatepass") else None
+    if not isinstance(record, dict) or record.pop(_CHECKSUM, None) is None:
+        return None
+    return record
+
+
+def _is_intact(line: bytes) -> bool:
+    """Check the bytes of a line against its checksum, without parsing them.
+
+    Keys are sorted, so the checksum is where it was added to the line over which it was computed.
+    """
+    at = line.find(_BEFORE)
+    end = at + len(_BEFORE) + _CHECKSUM_LENGTH
+    if at < 0 or line[end : end + 2] != b'",':
+        return False
+    content = hashlib.sha256(line[:at])
+    content.update(line[end + 2 :])
+    return content.hexdigest()[:_CHECKSUM_LENGTH].encode() == line[end - _CHECKSUM_LENGTH : end]
 
 
 def line_of(record: Mapping[str, object]) -> str:

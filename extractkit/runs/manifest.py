@@ -9,6 +9,7 @@ import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from functools import cached_property
 from pathlib import Path
 
 from extractkit.advice import command
@@ -319,7 +320,7 @@ class Manifest:
         """
         return bool(self.files) or self.plan is None
 
-    @property
+    @cached_property
     def shards(self) -> tuple[Shard, ...]:
         """All shards of the finished run: by outer axes, the constants before the ranges.
 
@@ -338,7 +339,7 @@ class Manifest:
         """The shards with samples."""
         return tuple(shard for shard in self.shards if len(shard))
 
-    @property
+    @cached_property
     def planned_shards(self) -> tuple[Shard, ...]:
         """The shards of all parts of the job together."""
         return over_axes(self._extents, self.outer_axes)

@@ -26,7 +26,7 @@ from extractkit.errors import (
 )
 from extractkit.runs import JOURNAL, SAMPLES, journal, manifest
 from extractkit.runs.drift import Drift, read_drift
-from extractkit.runs.journal import Journal
+from extractkit.runs.journal import Journal, Listed
 from extractkit.runs.manifest import Manifest, Status
 from extractkit.runs.samples import MISSING, Samples, why_missing
 from extractkit.runs.shards import check_names
@@ -266,6 +266,8 @@ def open_run(
 ) -> Run:
     """Open a run directory. Reads the manifest and the journal only.
 
+    The entry of a shard is parsed and checked when its values are first read.
+
     Args:
         path: the run directory.
         sink: the sink that reads the values; None: the first sink of the run's configuration.
@@ -279,24 +281,26 @@ def open_run(
     """
     directory = Path(path)
     found = manifest.read(directory)
-    written = journal.read(directory / JOURNAL, brief=True)
-    entries = written.by_shard()
-    if found.training is not None:
-        # A step that is being recorded is not among the checkpoints yet.
-        entries = {shard: entries[shard] for shard in found.shards if shard in entries}
-    missing = [shard.key for shard in found.shards if shard not in entries]
-    if found.status is Status.FINISHED and missing:
+    planned, places = found.shards, journal.places(directory / JOURNAL)
+    # A step of a training that is being recorded is in the journal, but not planned yet.
+    committed = {shard: place for shard in planned if (place := places.get(shard.key)) is not None}
+    if found.status is Status.FINISHED and len(committed) < len(planned):
+        missing = [shard.key for shard in planned if shard not in committed]
         raise RunDirectoryError(
             f"{directory} is recorded as finished, but {JOURNAL} lacks {len(missing)} of "
-            f"{len(found.shards)} shards, the first being {missing[0]!r}: it is damaged"
+            f"{len(planned)} shards, the first being {missing[0]!r}: it is damaged"
         )
     sinks = found.sinks
-    for entry in written.entries:
-        check_names(directory, entry, sinks)
+    entries = Listed(
+        directory / JOURNAL, committed, lambda entry: check_names(directory, entry, sinks)
+    )
     name = next(iter(sinks))
     reader = sink_of(found, name, Trust(tuple(trust))) if sink is None else sink
-    committed = Committed(directory, found.status, found.samples, entries, name, reader, check)
-    return Run(directory, found, committed)
+    return Run(
+        directory,
+        found,
+        Committed(directory, found.status, found.samples, entries, name, reader, check),
+    )
 
 
 def sink_of(manifest: Manifest, name: str, trust: Trust = NO_TRUST) -> Sink:

@@ -19,7 +19,7 @@ from extractkit.core.targets import GRADIENT
 from extractkit.core.values import Array, Dense, Values, from_stored, varies
 from extractkit.errors import RunDirectoryError
 from extractkit.runs.files import reading
-from extractkit.runs.journal import Entry
+from extractkit.runs.journal import Entry, Listed
 from extractkit.runs.manifest import RunTensor, Status
 from extractkit.sinks import Sink
 
@@ -48,20 +48,23 @@ class Committed:
     sink: Sink
     check: bool = True
     outer: tuple[Position, ...] = ()
-    _checked: set[Shard] = field(default_factory=set)
+    _paths: dict[Shard, Path] = field(default_factory=dict)
 
     def at(self, position: Position) -> "Committed":
         """Return the shards at one position along the next outer axis."""
-        return replace(
-            self, entries=self._by_position.get(position, {}), outer=(*self.outer, position)
-        )
+        shards, entries = self._by_position.get(position, []), self.entries
+        if isinstance(entries, Listed):
+            entries = entries.only(shards)
+        else:
+            entries = {shard: entries[shard] for shard in shards}
+        return replace(self, entries=entries, outer=(*self.outer, position))
 
     @cached_property
-    def _by_position(self) -> dict[Position, dict[Shard, Entry]]:
-        found: dict[Position, dict[Shard, Entry]] = {}
-        for shard, entry in self.entries.items():
+    def _by_position(self) -> dict[Position, list[Shard]]:
+        found: dict[Position, list[Shard]] = {}
+        for shard in self.entries:
             for position in shard.outer:
-                found.setdefault(position, {})[shard] = entry
+                found.setdefault(position, []).append(shard)
         return found
 
     @cached_property
@@ -76,20 +79,22 @@ class Committed:
         Raises:
             RunDirectoryError: the shard is not committed, or its file is missing or damaged.
         """
+        if (known := self._paths.get(shard)) is not None:
+            return known
         entry = self.entries.get(shard)
         if entry is None or self.sink_name not in entry.files:
             raise RunDirectoryError(
                 f"{self.directory} has no shard {shard.key!r} (status: {self.status})"
             )
         file = entry.files[self.sink_name]
-        if shard not in self._checked:
-            if self.check:
-                file.check(self.directory)
-            else:
-                with suppress(FileNotFoundError), reading(self.directory / file.name):
-                    pass  # refuses a pipe, for example, which would block its reader
-            self._checked.add(shard)
-        return self.directory / file.name
+        path = self.directory / file.name
+        if self.check:
+            file.check(self.directory)
+        else:
+            with suppress(FileNotFoundError), reading(path):
+                pass  # refuses a pipe, for example, which would block its reader
+        self._paths[shard] = path
+        return path
 
     def constant(self, key: str) -> Array:
         """Return the value of a tensor that does not depend on the inputs."""

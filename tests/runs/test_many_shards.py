@@ -15,6 +15,8 @@ import pytest
 import extractkit
 from extractkit.core.value_checks import EXAMINATION
 from extractkit.core.values import Dense
+from extractkit.errors import RunDirectoryError
+from extractkit.runs import journal
 from extractkit.runs import manifest as manifests
 from extractkit.runs.checking.files import damage
 from extractkit.runs.checking.verification import verify
@@ -115,6 +117,38 @@ def test_four_times_the_shards_are_four_times_the_work(
     few = calls(work(tmp_path / "few", FEW))
     many = calls(work(tmp_path / "many", MANY))
     assert many < 1.1 * few * MANY / FEW
+
+
+def test_opening_parses_no_entry_and_a_sample_that_of_its_shard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun(tmp_path / "run", FEW, FEW).finish()
+    parsed, own = [], journal.entry_of
+
+    def counting(line: bytes, at: str, *, brief: bool = False) -> journal.Entry | None:
+        parsed.append(at)
+        return own(line, at, brief=brief)
+
+    monkeypatch.setattr(journal, "entry_of", counting)
+    run = extractkit.open(tmp_path / "run")
+    assert isinstance(run, extractkit.Run)
+    view = run[POOLED]
+    assert (len(view), view.shape, parsed) == (FEW, (FEW, 4), [])
+    assert view.sample(7)[0] == view[7, 0] == 7.5
+    assert len(parsed) == 1
+
+
+def test_a_journal_that_changed_since_the_run_was_opened_is_refused(tmp_path: Path) -> None:
+    begun(tmp_path / "run", 2, 2).finish()
+    run = extractkit.open(tmp_path / "run")
+    path = tmp_path / "run/journal.jsonl"
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[::-1])[1:])
+    with pytest.raises(RunDirectoryError) as caught:
+        np.asarray(run[POOLED])
+    assert str(caught.value) == (
+        f"{path} has changed since the run was opened. Open it again: "
+        f"extractkit.open({str(tmp_path / 'run')!r})"
+    )
 
 
 @pytest.mark.parametrize("shards", [FEW, MANY])

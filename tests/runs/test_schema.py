@@ -1,11 +1,14 @@
 """Dataclasses as JSON."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from extractkit.errors import RunDirectoryError
 from extractkit.runs.schema import canonical, decode, document, plain
@@ -27,6 +30,7 @@ class Outer:
     pair: tuple[int, str]
     inner: Mapping[str, Inner]
     anything: object
+    ranges: tuple[tuple[int, int], ...] = ((0, 2), (2, 3))
 
 
 OUTER = Outer(("a",), (1, "b"), {"x": Inner(1, None), "y": Inner(2, 0.5)}, [1, {"a": None}])
@@ -35,6 +39,7 @@ DATA = {
     "pair": [1, "b"],
     "inner": {"x": {"number": 1, "ratio": None}, "y": {"number": 2, "ratio": 0.5}},
     "anything": [1, {"a": None}],
+    "ranges": [[0, 2], [2, 3]],
 }
 
 
@@ -50,6 +55,8 @@ def test_values_become_json_and_come_back() -> None:
         ({"names": "a"}, r"^file.names is 'a', which is not a list$"),
         ({"names": [1]}, r"^file.names\[0\] is 1, which is not a text$"),
         ({"pair": [1]}, r"^file.pair has 1 entries in place of 2$"),
+        ({"ranges": [[0, 2], [2, 3, 4]]}, r"^file.ranges\[1\] has 3 entries in place of 2$"),
+        ({"ranges": [[0, 2], [2, True]]}, r"^file.ranges\[1\]\[1\] is True, which is not of type"),
         ({"inner": {"x": {"number": True, "ratio": None}}}, r"^file.inner.x.number is True"),
         ({"inner": {"x": {"number": 1}}}, r"^file.inner.x lacks 'ratio'$"),
     ],
@@ -77,6 +84,24 @@ def test_an_object_without_a_form_is_refused() -> None:
 def test_canonical_text_does_not_depend_on_the_order_but_a_document_keeps_it() -> None:
     assert canonical({"b": 1, "a": "é"}) == canonical({"a": "é", "b": 1}) == '{"a":"é","b":1}'
     assert document({"b": 1, "a": 2}) == b'{\n "b": 1,\n "a": 2\n}\n'
+
+
+PLAIN = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text()
+    | st.lists(st.lists(st.integers() | st.booleans(), min_size=2, max_size=2)),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.text(), PLAIN))
+def test_a_document_is_indented_as_python_does_it(data: dict[str, object]) -> None:
+    text = json.dumps(plain(data), indent=1, ensure_ascii=False)
+    assert document(data) == f"{text}\n".encode(errors="surrogatepass")
 
 
 def test_a_name_that_is_no_utf8_has_a_document() -> None:
