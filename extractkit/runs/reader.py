@@ -13,10 +13,11 @@ from extractkit.core.component import Component, require
 from extractkit.core.selectors import parse_selector
 from extractkit.core.shards import OuterAxis
 from extractkit.core.spec import SAMPLE, TensorSpec, unique_dims
-from extractkit.core.statistics.examples import Examples, Places, examples
+from extractkit.core.statistics.examples import Examples, Places, examples, token_axes
 from extractkit.core.statistics.results import Statistics
 from extractkit.core.transforms import Operand
 from extractkit.core.trust import NO_TRUST, Trust
+from extractkit.core.values import Array
 from extractkit.errors import (
     RunDirectoryError,
     SelectionError,
@@ -114,11 +115,7 @@ class Run(Mapping[str, TensorView]):
             UnknownTensorError: there are no such results, or the run has checkpoints:
                 `run.at(checkpoint).examples(…)`.
         """
-        if self.checkpoints:
-            raise UnknownTensorError(
-                f"{self.path} has {len(self.checkpoints)} checkpoints. Look at one: "
-                f"run.at({self.checkpoints[-1]!r}).examples({key!r})"
-            )
+        self._check_one_checkpoint(f"examples({key!r})")
         results = self.statistics[key]["top"]
         (recorded,) = (one for one in self.manifest.statistics if one.key == key)
         places = Places(recorded.spec.sample_shape[:-1])
@@ -126,6 +123,51 @@ class Run(Mapping[str, TensorView]):
             spec = TensorSpec(recorded.record.spec.dtype, layout.dims)
             places = Places.of(Operand.of(spec, key), recorded.transforms, places.sizes)
         return examples(results, places, self.samples, unit, smallest=smallest)
+
+    def by_token(
+        self, key: str, sample: int, axis: str | int | None = None
+    ) -> list[tuple[str, Array]]:
+        """Return the values of a sample at each of its tokens, beside the token's text.
+
+        Args:
+            key: the key of a tensor with an axis of tokens. Slices of this axis are followed.
+            sample: the index of the sample.
+            axis: the axis of the tokens, by name or by number in stored order. Attention has two,
+                `query` and `key`.
+
+        Returns:
+            One pair for each token: its text, and the values there, without that axis.
+
+        Raises:
+            UnknownTensorError: the tensor has no such axis or several, the sample has no tokens or
+                no values, or the run has checkpoints: `run.at(checkpoint).by_token(…)`.
+            IndexError: there is no such sample.
+        """
+        self._check_one_checkpoint(f"by_token({key!r}, {sample})")
+        view = self[key]
+        places = _along_tokens(view)
+        chosen = [at for at in places if axis is None or axis in (at, view.dims[at])]
+        if len(chosen) != 1:
+            raise UnknownTensorError(_no_one_axis(view, [*places], axis))
+        row, at = self.samples[sample], chosen[0]
+        kept, values = places[at].kept(row), np.moveaxis(view.sample(sample), at - 1, 0)
+        if (reason := self.missing.get(int(row["index"]))) is not None:
+            raise UnknownTensorError(f"sample {sample} of {self.path} has no values: {reason}")
+        if kept is None or len(kept) != len(values):
+            raise UnknownTensorError(
+                f"{self.path} has no tokens of sample {sample} along axis {view.dims[at] or at!r} "
+                f"of {view.key!r}. Samples have tokens if a tokenizer that belongs to the model "
+                f"takes their text, as with model=bert inputs=texts"
+            )
+        texts = [str(row["tokens"][number]) for number in kept]
+        return list(zip(texts, values, strict=True))
+
+    def _check_one_checkpoint(self, call: str) -> None:
+        if self.checkpoints:
+            raise UnknownTensorError(
+                f"{self.path} has {len(self.checkpoints)} checkpoints. Look at one: "
+                f"run.at({self.checkpoints[-1]!r}).{call}"
+            )
 
     @cached_property
     def drift(self) -> Drift | None:
@@ -255,6 +297,36 @@ class Run(Mapping[str, TensorView]):
             for alias in {view.record.address, view.record.name} if not view.request else ():
                 found.setdefault(alias, []).append(view)
         return {alias: views[0] for alias, views in found.items() if len(views) == 1}
+
+
+def _along_tokens(view: TensorView) -> dict[int, Places]:
+    """Return the stored axes that tokens are along, each with the way to its tokens."""
+    layout = Layout.of(view.record)
+    if view.constant or layout is None or view.transforms is None or view.result:
+        return {}
+    tensor = Operand.of(TensorSpec(view.record.spec.dtype, layout.dims), view.key)
+    sizes = view.spec.sample_shape
+    found = (Places.of(tensor, view.transforms, sizes, at) for at in token_axes(tensor))
+    return {one.axis + 1: one for one in found if one.slices is not None and one.axis is not None}
+
+
+def _no_one_axis(view: TensorView, found: list[int], axis: str | int | None) -> str:
+    """Return why no axis of tokens is chosen, or several are."""
+    has = f"{view.key!r} has dims {list(view.dims)}"
+    if not found:
+        return f"{has}, and tokens are along none of them"
+    names = [view.dims[at] for at in found]
+    known = [
+        at if name is None or names.count(name) > 1 else name
+        for at, name in zip(found, names, strict=True)
+    ]
+    if axis is None or axis in names:
+        return (
+            f"{has}, and tokens are along {' and '.join(map(repr, known))}. Choose one: "
+            f"run.by_token({view.key!r}, SAMPLE, axis={known[0]!r})"
+        )
+    advice = choices(str(axis), map(str, known))
+    return f"axis={axis!r}: {has}, and tokens are not along this one. {advice}"
 
 
 def open_run(

@@ -9,6 +9,7 @@ import pytest
 
 import extractkit
 from extractkit.core.statistics.examples import Example, Examples, Places
+from extractkit.errors import UnknownTensorError
 from extractkit.testing.reference import ReferenceModel
 from tests.engine.checkpoint_examples import files, over
 from tests.engine.examples import executed
@@ -90,6 +91,58 @@ def test_examples_are_those_of_a_search_with_their_tokens(case: str, tmp_path: P
                 assert one.position == ((position,) if isinstance(kept, list) else ())
                 assert one.token == (kept[position] if isinstance(kept, list) else kept)
     assert list(examples()) == [one for unit in range(width) for one in examples(unit)]
+
+
+@pytest.mark.parametrize("case", TOKENS)
+def test_values_are_read_beside_their_tokens(case: str, tmp_path: Path) -> None:
+    do, tokens = TOKENS[case]
+    run = extracted(tmp_path / "run", do)
+    key = "embedding:output@rows"
+    for sample, text in enumerate(TEXTS):
+        if tokens is None or isinstance(kept := tokens(text), str):
+            with pytest.raises(UnknownTensorError, match="tokens are along none of them"):
+                run.by_token(key, sample)
+            continue
+        found = run.by_token(key, sample)
+        assert [token for token, _ in found] == kept
+        for (_, value), expected in zip(found, run[key].sample(sample), strict=True):
+            np.testing.assert_array_equal(value, expected)
+
+
+def test_one_of_two_axes_of_tokens_is_chosen(tmp_path: Path) -> None:
+    key = "attention:op/Softmax"
+    selectors = {"maps": {"path": key, "do": [{"slice": {2: "1:"}}]}}
+    run = extractkit.extract(
+        model=ReferenceModel(), inputs=TEXTS, selectors=selectors, run_dir=tmp_path / "run"
+    )
+    whole = run[key].sample(1)
+    for axis, kept, values in ((1, TEXTS[1], whole), (2, TEXTS[1][1:], whole.T)):
+        found = run.by_token(key, 1, axis)
+        assert [token for token, _ in found] == list(kept)
+        np.testing.assert_array_equal([value for _, value in found], values)
+    with pytest.raises(UnknownTensorError, match=r"along 1 and 2. Choose one: .*, axis=1\)"):
+        run.by_token(key, 1)
+    with pytest.raises(
+        UnknownTensorError, match=r"axis='query': .*not along.* Available: '1', '2'"
+    ):
+        run.by_token(key, 1, "query")
+    with pytest.raises(IndexError):
+        run.by_token(key, len(TEXTS), 1)
+
+
+def test_samples_without_tokens_or_values_have_none_to_show(tmp_path: Path) -> None:
+    arrays = [np.arange(3, dtype=np.int32), np.zeros((2, 2), np.int32)]
+    run = extractkit.extract(
+        model=ReferenceModel(),
+        inputs=arrays,
+        selectors={"rows": {"path": "embedding:output"}},
+        runtime={"bad_samples": "skip"},
+        run_dir=tmp_path / "run",
+    )
+    with pytest.raises(UnknownTensorError, match="no tokens of sample 0 along axis 'token'"):
+        run.by_token("embedding:output", 0)
+    with pytest.raises(UnknownTensorError, match=r"sample 1 of .* has no values: "):
+        run.by_token("embedding:output", 1)
 
 
 def test_examples_print_as_a_table(tmp_path: Path) -> None:

@@ -120,6 +120,7 @@ class Places:
         tensor: Operand,
         transforms: Sequence[object],
         sizes: tuple[int | None, ...],
+        along: int | None = None,
     ) -> "Places":
         """Follow the axis of the tokens through the transforms of a tensor.
 
@@ -127,13 +128,14 @@ class Places:
             tensor: the tensor in stored order, before the transforms.
             transforms: as `do` has them.
             sizes: those of the axes between samples and features, after the transforms.
+            along: the number of the axis, one of `token_axes`; None: the only one.
         """
         nowhere = cls(sizes)
         pipeline = Pipeline.parse({DO: list(transforms)}, tensor.source)
         # What a plugin does to an axis is unknown.
         if not all(is_own(step.name) for step in pipeline.steps):
             return nowhere
-        tokens = [number for number, axis in enumerate(tensor.axes) if axis.dim.free == _TOKEN]
+        tokens = token_axes(tensor) if along is None else [along]
         if len(tokens) != 1:
             return nowhere
         operand = tensor
@@ -160,15 +162,20 @@ class Places:
         Args:
             position: an element of the axes between samples and features, in C order.
         """
-        kept: Array | None = None
-        if self.slices is not None and (count := _tokens(row)) is not None:
-            kept = np.arange(count)
-            for one in self.slices:
-                kept = kept[one] if isinstance(one, int) else kept[slice(*one)]
+        kept = self.kept(row)
         index = self._index(position, None if kept is None else kept.size)
         if kept is None or index is None:
             return index or (position,), None
         return index, int(kept if self.axis is None else kept[index[self.axis]])
+
+    def kept(self, row: Row) -> Array | None:
+        """Return the numbers of the tokens that slices keep; None if there are no tokens."""
+        if self.slices is None or (count := _tokens(row)) is None:
+            return None
+        kept = np.arange(count)
+        for one in self.slices:
+            kept = kept[one] if isinstance(one, int) else kept[slice(*one)]
+        return kept
 
     def _index(self, position: int, tokens: int | None) -> tuple[int, ...] | None:
         """Return the index along each axis; None if only the model knows a size."""
@@ -182,6 +189,11 @@ class Places:
             position, own = divmod(position, known)
             index.append(own)
         return (position, *reversed(index))
+
+
+def token_axes(tensor: Operand) -> list[int]:
+    """Return the numbers of the axes that tokens are along; attention has two of them."""
+    return [number for number, axis in enumerate(tensor.axes) if axis.dim.free == _TOKEN]
 
 
 def _tokens(row: Row) -> int | None:
