@@ -350,7 +350,11 @@ class EstimatesWork(Protocol):
     """The ability to estimate the work for a batch, optional for a `Program`."""
 
     def work(self, features: Mapping[str, Array]) -> Work:
-        """Return the work for one batch."""
+        """Return the work for one batch.
+
+        Raises:
+            NotCompiledError: The program cannot compute the batch, or leaves it to TensorFlow.
+        """
         ...
 
 

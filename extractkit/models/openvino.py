@@ -2,8 +2,8 @@
 
 OpenVINO computes integers of 64 bits in 32, doubles in floats, and compares integers as floats.
 Only graphs whose values cannot depend on this are taken, and integers are checked in every batch.
-What a compiled graph does not check or computes differently, such as indices out of range and NaN,
-is left to TensorFlow, batch by batch. So the values of a batch depend on nothing else.
+Batches with indices out of range, NaN or infinity, with which a compiled graph computes otherwise,
+are left to TensorFlow. So the values of a batch depend on nothing else.
 """
 
 import tempfile
@@ -24,6 +24,7 @@ from extractkit.errors import JobError, MissingExtraError
 from extractkit.models import EstimatesWork, NotCompiledError, Program, Work
 from extractkit.models.failures import error_summary
 from extractkit.models.graphs.frozen import FrozenGraph, data_flow
+from extractkit.models.openvino_ranges import LIMIT, checks
 from extractkit.models.process import INTRA_OP, environment
 
 LARGEST = 1 << 22
@@ -60,8 +61,8 @@ _CONTROL = frozenset(
 
 _CALLS = "is a loop, a branch or a call"
 
-_OUTSIDE = "extractkit_outside"
-"""The name of the operation that finds indices out of range."""
+_CHECKS = "extractkit_checks"
+"""The name of a tensor whose elements are below `LIMIT` for batches that OpenVINO may compute."""
 
 
 def installed() -> bool:
@@ -104,11 +105,8 @@ class OpenVinoProgram(EstimatesWork):
         self, features: Mapping[str, Array], lengths: Mapping[str, Array]
     ) -> Sequence[Array]:
         """Run the model on one batch; see `Program`."""
-        fed = self.feed(features)
-        if not all(map(_same_in_openvino, fed.values())):
-            return self._plain(features, lengths)
         try:
-            values = self.compiled(fed)
+            values = self._values(self.feed(features))
         except RuntimeError as error:
             self._plain(features, lengths)  # explains what is wrong with a sample
             raise JobError(
@@ -121,7 +119,18 @@ class OpenVinoProgram(EstimatesWork):
 
     def work(self, features: Mapping[str, Array]) -> Work:
         """See `EstimatesWork`."""
-        return self.compiled.work(self.feed(features))
+        fed = self.feed(features)
+        try:
+            if self._values(fed) is not None:
+                return self.compiled.work(fed)
+            reason = "it leaves the values of the first batch to TensorFlow"
+        except RuntimeError as error:
+            reason = f"it fails on the first batch ({error_summary(error)})"
+        raise NotCompiledError(self.model, OPENVINO, reason)
+
+    def _values(self, fed: Mapping[str, Array]) -> Sequence[Array] | None:
+        """Return the tensors of a batch. None if TensorFlow has to compute them."""
+        return self.compiled(fed) if all(map(_same_in_openvino, fed.values())) else None
 
     @cached_property
     def _plain(self) -> Program:
@@ -132,12 +141,11 @@ def _same_in_openvino(value: Array) -> bool:
     """Return whether OpenVINO computes with a value as TensorFlow does."""
     if not value.size:
         return False
-    if value.dtype.kind == "f":
-        # ReLU and others turn a NaN into 0. A sum is not finite if an element is not.
-        return bool(np.isfinite(value.sum(dtype=np.float64)))
-    return value.dtype.kind == "b" or bool(
-        value.min() >= -LARGEST and value.max() <= LARGEST  # Python's numbers, of any size
-    )
+    if value.dtype.kind == "b":
+        return True
+    limit = LIMIT if value.dtype.kind == "f" else LARGEST
+    # Python's numbers, of any size. NaN is within no limits.
+    return bool(value.min() >= -limit and value.max() <= limit)
 
 
 class CompiledGraph:
@@ -160,14 +168,14 @@ class CompiledGraph:
 
         _check_effects(model, frozen)
         frozen = data_flow(frozen)
-        guarded = _guarded(model, frozen)
+        checked = _checked(model, frozen)
         converted = _converted(model, frozen.graph)
         positions = {
             name: at for at, one in enumerate(converted.outputs) for name in one.get_names()
         }
         # Names are lost where a pattern is replaced, but not the order of the results.
         self._positions = [_position(model, one, positions) for one in frozen.outputs]
-        self._outside = positions[f"{_OUTSIDE}:0"] if guarded else None
+        self._checks = positions[f"{_CHECKS}:0"] if checked else None
         self.patterns = simplify(converted)
         self._converted = converted
         by_tensor = {tensor.name: name for name, tensor in frozen.inputs.items()}
@@ -180,7 +188,9 @@ class CompiledGraph:
         self._request = self._compiled.create_infer_request()
 
     def __call__(self, fed: Mapping[str, Array]) -> list[Array] | None:
-        """Return the outputs, valid until the next call. None if an index is out of range.
+        """Return the outputs, valid until the next call. None if TensorFlow has to compute them.
+
+        It has to if an index is out of range, or a float may not be finite.
 
         Raises:
             RuntimeError: OpenVINO cannot compute this batch.
@@ -192,8 +202,10 @@ class CompiledGraph:
             value = np.ascontiguousarray(fed[name])
             self._request.set_tensor(port, openvino.Tensor(value, shared_memory=True))
         self._request.infer()
-        if self._outside is not None and self._request.get_output_tensor(self._outside).data.any():
-            return None
+        if self._checks is not None:
+            found = self._request.get_output_tensor(self._checks).data
+            if not (found < LIMIT).all():  # NaN is not
+                return None
         return [
             self._request.get_output_tensor(at).data.astype(dtype, copy=False)
             for at, dtype in zip(self._positions, self._dtypes, strict=True)
@@ -301,11 +313,11 @@ def _depend(tensors: Iterable[tf.Tensor], inputs: Container[str]) -> bool:
     return False
 
 
-def _guarded(model: str, frozen: FrozenGraph) -> bool:
-    """Check that OpenVINO computes what TensorFlow does, and add a check of indices to the graph.
+def _checked(model: str, frozen: FrozenGraph) -> bool:
+    """Check that OpenVINO computes what TensorFlow does, and add checks of a batch to the graph.
 
     Returns:
-        Whether the graph has indices to check.
+        Whether there is anything to check in a batch.
 
     Raises:
         NotCompiledError: It does not.
@@ -331,18 +343,35 @@ def _guarded(model: str, frozen: FrozenGraph) -> bool:
     for tensor in (*frozen.inputs.values(), *frozen.outputs):
         if (why := _unlike(tensor.dtype)) is not None:
             raise NotCompiledError(model, OPENVINO, f"{tensor.name!r} {why}")
-    if not indexed:
-        return False
+    inputs = [one.name for one in frozen.inputs.values()]
+    needed = checks(frozen.graph, inputs, largest)
     with frozen.graph.as_default():
-        found = [_out_of_range(operation) for operation in indexed]
-        tf.identity(tf.cast(tf.reduce_any(tf.stack(found)), tf.int32), name=_OUTSIDE)
-    return True
+        added = [
+            *map(_sum_of_sizes, needed.within),
+            *(_failing(tf.equal(tf.size(one), 0)) for one in needed.filled),
+            *map(_out_of_range, indexed),
+        ]
+        if added:
+            tf.stack(added, name=_CHECKS)
+    return bool(added)
+
+
+def _sum_of_sizes(tensor: tf.Tensor) -> tf.Tensor:
+    """Return the sum of the absolute values, since a maximum ignores NaN."""
+    if tensor.shape.rank is None:
+        tensor = tf.reshape(tensor, [-1])
+    return tf.reduce_sum(tf.abs(tensor), list(range(tensor.shape.rank)))
+
+
+def _failing(condition: tf.Tensor) -> tf.Tensor:
+    """Return more than `LIMIT` if a condition holds, otherwise 0."""
+    return tf.cast(condition, tf.float32) * (2 * LIMIT)
 
 
 def _out_of_range(gather: Any) -> tf.Tensor:
     values, indices, axis = gather.inputs
     size = tf.cast(tf.gather(tf.shape(values), axis), indices.dtype)
-    return tf.reduce_any((indices < 0) | (indices >= size))
+    return _failing(tf.reduce_any((indices < 0) | (indices >= size)))
 
 
 def _different(operation: Any, largest: dict[str, int]) -> str | None:

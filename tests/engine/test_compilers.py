@@ -120,6 +120,29 @@ def test_auto_takes_openvino_only_where_it_pays(
     assert (taken.compile, taken.declined) == ("openvino", None)
 
 
+def test_auto_leaves_a_model_that_is_not_finite_to_tensorflow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(compilers, "WORTH", 0)
+    monkeypatch.setattr(compilers, "WORTH_EACH", 0)
+    x = X.copy()
+    x[3, 0] = np.nan
+    declined = prepare(job(x=x, compile="auto")).declined
+    assert declined == "it leaves the values of the first batch to TensorFlow"
+
+
+def test_auto_leaves_a_batch_on_which_openvino_fails_to_tensorflow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("Exception from src/core: out of luck")
+
+    monkeypatch.setattr(openvino.CompiledGraph, "__call__", fail)
+    monkeypatch.setattr(compilers, "WORTH", 0)
+    declined = prepare(job(compile="auto")).declined
+    assert str(declined).startswith("it fails on the first batch (")
+
+
 def test_auto_without_the_extra_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(openvino, "find_spec", lambda name: None)
     declined = prepare(job(compile="auto")).declined

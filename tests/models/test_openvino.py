@@ -14,7 +14,15 @@ import tensorflow as tf
 from extractkit.core.requests import Value
 from extractkit.core.values import Array
 from extractkit.errors import MissingExtraError, SampleError
-from extractkit.models import Compilation, Fetch, Model, NotCompiledError, bert, openvino
+from extractkit.models import (
+    Compilation,
+    Fetch,
+    Model,
+    NotCompiledError,
+    bert,
+    openvino,
+    openvino_ranges,
+)
 from extractkit.models.graphs.frozen import FrozenGraph
 from extractkit.models.in_memory import live_model
 from extractkit.runs.comparing.measures import compare_arrays
@@ -238,8 +246,70 @@ def test_a_token_out_of_range_fails_as_in_tensorflow() -> None:
             program({"tokens": tokens}, lengths)
 
 
+GOOD = np.array([[1, 2, 3, 4], [0.5, 0.25, 7, 1e-3]], np.float32)
+NEGATIVE, ZERO, HUGE = GOOD * [[1], [-1]], GOOD * 0, GOOD * np.float32(3e11)
+NOT_FINITE: dict[str, tuple[Callable[[tf.Tensor], tf.Tensor], Array]] = {
+    "root": (lambda x: tf.nn.relu(tf.sqrt(x)), NEGATIVE),
+    "logarithm": (lambda x: tf.reduce_max(tf.math.log(x), 1), NEGATIVE),
+    "power": (lambda x: tf.clip_by_value(tf.pow(x, 0.3), 0, 9), NEGATIVE),
+    "quotient": (lambda x: tf.minimum(1.0, x / x), ZERO),
+    "infinite quotient": (lambda x: tf.nn.relu6((x + 1) / x), ZERO),
+    "inverse root": (lambda x: tf.cast(tf.math.rsqrt(x) > 1, tf.float32), ZERO),
+    "exponential": (lambda x: tf.nn.relu(tf.exp(x) - tf.exp(x)), HUGE),
+    "product": (lambda x: tf.nn.relu(x * x * x * x - x * x * x * x), HUGE),
+    "matrix product": (lambda x: tf.nn.relu(tf.matmul(x * x * x, x, transpose_b=True)), HUGE),
+    "mean of nothing": (lambda x: tf.nn.relu(tf.reduce_mean(x[:, 4:], 1)), GOOD),
+    "maximum of nothing": (lambda x: tf.exp(tf.reduce_max(x[:, 4:], 1)), GOOD),
+    "unknown": (lambda x: tf.nn.relu(tf.math.acosh(x)), ZERO),
+    "a constant": (lambda x: tf.exp(tf.where(x < 0, tf.constant(-np.inf), x)), NEGATIVE),
+    "an input": (lambda x: tf.nn.relu(x), GOOD * np.float32(np.nan)),
+}
+
+
+@pytest.mark.parametrize("name", NOT_FINITE)
+def test_what_is_not_finite_is_left_to_tensorflow(name: str) -> None:
+    """OpenVINO's ReLU, maxima, clipping and exponential lose NaN."""
+    compute, bad = NOT_FINITE[name]
+    graph = compiled(compute, x=GOOD)
+    program = openvino.OpenVinoProgram(
+        "net", graph, lambda features: features, lambda values, *_: values, lambda: lambda *_: []
+    )
+    assert list(program({"x": bad.astype(np.float32)}, {})) == []
+    if "nothing" not in name and name != "a constant":
+        (found,) = graph({"x": GOOD + 1}) or []
+        np.testing.assert_allclose(found, compute(tf.constant(GOOD + 1)), rtol=1e-5, atol=1e-6)
+
+
+FINITE: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
+    "masked attention": lambda x: tf.nn.softmax(x + tf.where(x > 1, 0.0, tf.float32.min)),
+    "layer normalisation": lambda x: normalized(x[:, None, :], [-1], -0.5),
+    "power": lambda x: tf.nn.gelu(x, approximate=True),
+    "quotient": lambda x: x / (1.0 + tf.abs(x)),
+    "logarithm": lambda x: tf.math.log(tf.nn.softmax(x) + 1e-6),
+    "convolution": lambda x: tf.nn.conv1d(x[..., None], tf.ones([3, 1, 2]), 1, "SAME"),
+    "einsum": lambda x: tf.einsum("ab,cb->ac", x, tf.constant(np.eye(4, dtype=np.float32))),
+}
+
+
+@pytest.mark.parametrize("name", FINITE)
+def test_what_is_finite_for_all_inputs_needs_no_check(name: str) -> None:
+    with tf.Graph().as_default() as graph:
+        x = tf.compat.v1.placeholder(tf.float32, [None, 4])
+        FINITE[name](x)
+    assert openvino_ranges.checks(graph, [x.name], {}) == openvino_ranges.Checks([], [])
+
+
+def test_checks_bound_what_follows() -> None:
+    """A check of a tensor serves all operations after it."""
+    with tf.Graph().as_default() as graph:
+        x = tf.compat.v1.placeholder(tf.float32, [None, 4])
+        y = tf.identity(x * x, name="square")
+        tf.nn.relu(y * y * y) + tf.sqrt(2.0 * tf.identity(y))
+    found = openvino_ranges.checks(graph, [x.name], {})
+    assert ([one.op.name for one in found.within], found.filled) == (["square"], [])
+
+
 def test_nan_stays_nan() -> None:
-    """OpenVINO's ReLU turns it into 0."""
     layers = [keras.Input((4,)), keras.layers.ReLU(), keras.layers.Dense(2)]
     model = live_model(keras.Sequential(layers), name="net")
     (name,) = (spec.name for spec in model.signature.specs)
@@ -304,7 +374,9 @@ def test_a_real_model_has_the_values_of_tensorflow(load: Callable[[Path], Model]
         and not str(record.op_type).startswith("FusedBatchNorm")
     ]
     fetches = [Fetch(Value(record.address)) for record in records]
-    values = [model.program(fetches, how)(*batch.arguments) for how in (BY_OPENVINO, BY_TENSORFLOW)]
+    programs: list[Any] = [model.program(fetches, how) for how in (BY_OPENVINO, BY_TENSORFLOW)]
+    assert programs[0].work(batch.features).returned > 0  # not left to TensorFlow
+    values = [program(*batch.arguments) for program in programs]
     for record, one, other in zip(records, *values, strict=True):
         assert one.shape == other.shape, record.address
         apart = compare_arrays(one, other)
@@ -325,6 +397,7 @@ def test_minilm_has_the_values_of_tensorflow() -> None:
     assert program.compiled.patterns == {
         "LayerNormalization": 13, "ExactGelu": 6, "DenseOfLastAxis": 12, "EinsumDense": 24,
     }  # fmt: skip
+    assert program.work(batch.features).multiplications > 0  # not left to TensorFlow
     expected = model.program(fetches, BY_TENSORFLOW)(*batch.arguments)
     for one, other in zip(program(*batch.arguments), expected, strict=True):
         apart = compare_arrays(one, other)
