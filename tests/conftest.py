@@ -109,6 +109,14 @@ def _no_wait_for_the_disk() -> Generator[None]:
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Generator[None]:
+    """Programs that tests start keep catalogs of models apart from the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def preloaded(tmp_path_factory: pytest.TempPathFactory, light: Path) -> Generator[Path]:
     """A folder of programs for PATH that have TensorFlow imported."""

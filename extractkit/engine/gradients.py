@@ -29,7 +29,7 @@ from extractkit.models import (
 
 
 def offered(
-    model: Model,
+    model: Model | None,
     catalog: Catalog,
     selectors: Iterable[Selector],
     *,
@@ -39,6 +39,7 @@ def offered(
     """Return what a model computes in place of values, by the names of selectors that ask for it.
 
     Args:
+        model: the model; None if no selector asks for gradients.
         catalog: the tensors that they select from.
         alone: whether each call of the model takes one sample.
         totals: whether the gradients of a batch may be one sum, if only the total is wanted.
@@ -49,6 +50,7 @@ def offered(
     found: dict[str, Bound] = {}
     for one in selectors:
         if one.gradient is not None:
+            assert model is not None
             only = totals and only_total(one)
             found[one.name] = _offered(model, catalog, one, one.gradient, alone, only)
         elif one.rollout:

@@ -20,7 +20,7 @@ from extractkit.engine.conformity import check_plugins
 from extractkit.engine.failing_samples import try_out
 from extractkit.engine.gradients import label_spec, offered, with_measured_targets
 from extractkit.engine.measure import Measured, lacks_value, measure_axes
-from extractkit.engine.model_cache import forget, model_of
+from extractkit.engine.model_cache import CatalogFile, forget, model_of
 from extractkit.engine.samples import Record, Surveyor
 from extractkit.errors import ConfigError, InputError, SelectionError
 from extractkit.inputs import Inputs, Scanning, Source
@@ -182,16 +182,27 @@ class Opened:
 
 
 def list_tensors(job: Job) -> Listing:
-    """Load the model and match the selectors, without opening inputs.
+    """Match the selectors with the model's tensors, without opening inputs.
+
+    The model is loaded, unless its catalog is known from an earlier time.
 
     Raises:
         UserError: the model cannot be loaded, or a selector matches nothing.
     """
+    # Only the model itself knows which of its gradients it can compute.
+    gradients = any(one.gradient is not None for one in job.selectors)
+    kept = None if gradients else CatalogFile.of(job.model)
+    model, found = None, None if kept is None else kept.read()
     with without_collections():
-        model, _ = _loaded(job)
-        catalog = model.catalog.listed_by(job.listing)
+        if found is None:
+            model, _ = _loaded(job)
+            found = model.catalog
+        catalog = found.listed_by(job.listing)
         bound = offered(model, catalog, job.selectors, alone=True)
-        return Listing(catalog, _matches(catalog, job.selectors, bound))
+        listing = Listing(catalog, _matches(catalog, job.selectors, bound))
+        if kept is not None and model is not None:
+            kept.write(model)
+        return listing
 
 
 def open_job(

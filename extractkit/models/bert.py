@@ -61,7 +61,7 @@ def load(
         ModelError: keras-hub cannot read a BERT with a tokenizer from the path.
         ConfigError: `max_length` is not between 2 and what the model has positions for.
     """
-    directory = str(_installed_weights()) if path is None else path
+    directory = str(installed_weights()) if path is None else path
     require_keras_hub("bert", "bert")
     if "://" not in directory:
         refuse_unreachable(directory)
@@ -121,7 +121,7 @@ def load(
     return model
 
 
-def _installed_weights() -> Path:
+def installed_weights() -> Path:
     """Return the folder with MiniLM's weights, without importing the package."""
     spec = importlib.util.find_spec(_WEIGHTS_PACKAGE)
     for location in (spec.submodule_search_locations or ()) if spec else ():
