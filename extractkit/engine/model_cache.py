@@ -24,7 +24,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import extractkit
 from extractkit.core.catalog import Catalog, Edges, Kind, Scope, TensorRecord
 from extractkit.core.component import Component
 from extractkit.core.job import Runtime
@@ -338,7 +337,7 @@ def _private_folder() -> Path | None:
 
 def _own_code() -> Sequence[Sequence[object]]:
     """Return the state of extractkit's own modules, which may change without a release."""
-    root = Path(extractkit.__file__).parent
+    root = Path(__file__).parents[1]
     found = []
     for path in sorted(root.rglob("*.py")):
         status = path.stat()
