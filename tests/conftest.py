@@ -119,9 +119,16 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Generator[None]:
 
 @pytest.fixture(scope="session")
 def preloaded(tmp_path_factory: pytest.TempPathFactory, light: Path) -> Generator[Path]:
-    """A folder of programs for PATH that have TensorFlow imported."""
+    """A folder of programs for PATH that have TensorFlow imported, as have the workers of jobs.
+
+    `tests/cli/test_workers.py` also starts workers as they are.
+    """
+    from extractkit.engine.distributed import processes  # few tests have workers
+
     folder = tmp_path_factory.mktemp("bin")
-    with programs(folder, _HEAVY, _python_of_children(light)) as folder:
+    worker = [("-c", processes.PROGRAM)]
+    python = only_for("python-of-workers", worker, folder, _python_of_children(light))
+    with programs(folder, _HEAVY, python) as folder:
         yield folder
 
 

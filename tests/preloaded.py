@@ -91,14 +91,17 @@ def programs(folder: Path, modules: Sequence[str], python: Path = _PYTHON) -> It
         server.wait()
 
 
-def only_for(name: str, calls: Sequence[tuple[str, str]], folder: Path) -> Path:
-    """Write a `python` that answers some calls as the folder's does, and the rest by itself.
+def only_for(
+    name: str, calls: Sequence[tuple[str, str]], folder: Path, otherwise: Path = _PYTHON
+) -> Path:
+    """Write a `python` that answers some calls as the folder's does, and hands on the rest.
 
     Args:
         name: of the program, which is written into the folder.
         calls: the first two arguments of each, as `("-m", MODULE)`.
+        otherwise: The `python` for other calls.
     """
-    only = _ONLY.format(python=str(_PYTHON), calls=tuple(calls))
+    only = _ONLY.format(python=str(otherwise), calls=tuple(calls))
     _write(folder / name, only + _call(folder, "python"))
     return folder / name
 
