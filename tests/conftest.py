@@ -49,7 +49,11 @@ _LIGHT = (
     *("extractkit.config.app", "extractkit.config.compose", "extractkit.display.progress"),
     "extractkit.engine.distributed.processes",
     *("extractkit.models.litert.examination", "extractkit.models.weight_files.hdf5_listing"),
+    "hydra_plugins.hydra_joblib_launcher.joblib_launcher",
+    *("hydra_plugins.hydra_submitit_launcher.submitit_launcher", "submitit.core.submission"),
 )
+# Processes in which launchers run jobs: of joblib and submitit.
+_LAUNCHED = (("-m", "joblib.externals.loky.backend.popen_loky_posix"), ("-u", "-m"))
 # What a job imports that computes with TensorFlow. Hydra imports its plugins for every job.
 _HEAVY = (
     *("h5py", "hydra.main", "keras_hub", "matplotlib.figure", "rich.progress", "rich.tree"),
@@ -134,8 +138,9 @@ def preloaded(tmp_path_factory: pytest.TempPathFactory, light: Path) -> Generato
 
 @pytest.fixture(scope="session")
 def light(tmp_path_factory: pytest.TempPathFactory) -> Generator[Path]:
-    """A folder of programs that have imported what needs no TensorFlow."""
-    with programs(tmp_path_factory.mktemp("light"), _LIGHT) as folder:
+    """A folder of programs that have imported what needs no TensorFlow, as have their launchers."""
+    folder = tmp_path_factory.mktemp("light")
+    with programs(folder, _LIGHT, only_for("python-of-launchers", _LAUNCHED, folder)) as folder:
         yield folder
 
 

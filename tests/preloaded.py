@@ -216,6 +216,9 @@ def _answer(given: list[int], text: bytes) -> None:
 
 def _run(arguments: list[str]) -> None:
     """Do what `python` does with these arguments."""
+    if arguments[0] == "-u":
+        sys.stdout.reconfigure(write_through=True)
+        del arguments[0]
     if arguments[0] == "-P":
         del sys.path[0]
         _code(arguments[1:])

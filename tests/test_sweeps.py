@@ -447,7 +447,12 @@ def test_launchers_run_the_same_sweep(launcher: str, program: Program, place: Pa
     assert statuses(place / "s") == ["finished", "failed", "finished", "failed"]
 
 
-@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"], indirect=True)
+@pytest.mark.parametrize(
+    "launcher",
+    # Submitit waits for 15 seconds until it believes that a process is dead.
+    ["joblib", pytest.param("submitit_local", marks=pytest.mark.thorough)],
+    indirect=True,
+)
 def test_a_job_whose_process_dies_does_not_take_the_index_along(
     launcher: str, program: Program, place: Path
 ) -> None:
