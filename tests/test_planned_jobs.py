@@ -77,3 +77,32 @@ def test_a_sweep_begins_wherever_hydra_s_mode_is_set(
     )
     assert not failures
     assert len(limits) == jobs
+
+
+def test_a_job_is_composed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A resolver of the user's own that chooses an option is asked once."""
+    monkeypatch.chdir(tmp_path)
+    asked: list[str] = []
+
+    def answered(option: str) -> str:
+        asked.append(option)
+        return option
+
+    OmegaConf.register_new_resolver("answered", answered)
+    targets: list[str] = []
+    try:
+        launch(
+            [
+                "model=keras",
+                "model.path=net.keras",
+                "selectors=outputs",
+                "inputs=${answered:random}",
+            ],
+            lambda composed: targets.append(composed.job.inputs.target),
+            lambda error: pytest.fail(str(error)),
+            dry=True,
+        )
+    finally:
+        OmegaConf.clear_resolver("answered")
+    assert targets == ["extractkit.inputs.random.Random"]
+    assert asked == ["random"]
