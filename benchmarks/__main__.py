@@ -10,6 +10,7 @@ from benchmarks import (
     loops,
     memory,
     pooled,
+    reading_back,
     scale,
     statistics_memory,
     training,
@@ -29,6 +30,7 @@ BENCHMARKS = {
     "checkpoints": checkpoints.main,
     "training": training.main,
     "scale": scale.main,
+    "reading_back": reading_back.main,
 }
 
 if __name__ == "__main__":

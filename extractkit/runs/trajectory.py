@@ -1,4 +1,4 @@
-"""Lazy views of tensors along outer axes, such as that of checkpoints, in front of all others."""
+"""Lazy views of constants, and of tensors along outer axes, such as that of checkpoints."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
@@ -8,9 +8,77 @@ from typing import Any, NoReturn
 import numpy as np
 
 from extractkit.core.shards import OuterAxis
-from extractkit.core.values import Array
+from extractkit.core.values import Array, Dense, from_stored, varies
 from extractkit.runs.manifest import Manifest, RunTensor
-from extractkit.runs.views import Committed, Positions, TensorView, rows_to_read, view_of
+from extractkit.runs.views import Committed, Positions, TensorView, rows_to_read
+
+
+class ConstantView(TensorView):
+    """A tensor of a run that does not depend on the inputs: (*shape). It has no samples."""
+
+    @property
+    def constant(self) -> bool:
+        """Whether the tensor does not depend on the inputs, and so has no sample axis."""
+        return True
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        """The shape, which is read with the value if it is not recorded."""
+        stored = self._stored.spec.sample_shape
+        known = tuple(size for size in stored if size is not None)
+        return self._value.shape if varies(stored) else known
+
+    @cached_property
+    def lengths(self) -> Positions:
+        """No lengths, since no axis varies from sample to sample: int64 (first axis, 0)."""
+        return np.zeros((len(self), 0), np.int64)
+
+    def sample(self, index: int) -> NoReturn:
+        """Raise an error.
+
+        Raises:
+            IndexError: always.
+        """
+        raise IndexError(self._has_no_samples)
+
+    def by_shard(self) -> NoReturn:
+        """Raise an error.
+
+        Raises:
+            IndexError: always.
+        """
+        raise IndexError(self._has_no_samples)
+
+    def padded(self, fill: object = None) -> Array:
+        """Return the value."""
+        return self._value
+
+    def __len__(self) -> int:
+        if not self.dims:
+            raise TypeError(f"{self.key!r} is a single number: it has no length")
+        return self.shape[0]
+
+    def __iter__(self) -> Iterator[Array]:
+        """Yield the value along its first axis."""
+        yield from self._value
+
+    def __getitem__(self, index: Any) -> Array:
+        return np.asarray(self._value[index], self.dtype)
+
+    @property
+    def _has_no_samples(self) -> str:
+        return f"{self.key!r} is constant: it has no samples, use np.asarray(view)"
+
+    @cached_property
+    def _value(self) -> Array:
+        return from_stored(
+            Dense(self._committed.constant(self.key)), self._stored.spec.dtype
+        ).values
+
+
+def view_of(tensor: RunTensor, committed: Committed) -> TensorView:
+    """Return the view of a tensor at one position of the outer axes."""
+    return (ConstantView if tensor.stored.constant else TensorView)(tensor, committed)
 
 
 class TrajectoryView(TensorView):

@@ -1,13 +1,14 @@
 """Lazy views of a run's tensors, which behave like arrays and read on access."""
 
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
+from itertools import pairwise
 from pathlib import Path
 from types import EllipsisType
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,14 +17,17 @@ from extractkit.core.catalog import TensorRecord
 from extractkit.core.shards import CONSTANTS_SHARD, Position, Shard
 from extractkit.core.spec import TensorSpec, numpy_dtype
 from extractkit.core.targets import GRADIENT
-from extractkit.core.values import Array, Dense, Values, from_stored, varies
+from extractkit.core.values import Array, Dense, Values, from_stored, ragged_shapes, varies
 from extractkit.errors import RunDirectoryError
 from extractkit.runs.files import reading
 from extractkit.runs.journal import Entry, Listed
 from extractkit.runs.manifest import RunTensor, Status
-from extractkit.sinks import Sink
+from extractkit.sinks import Located, LocatesValues, Sink, check_range
 
 Positions = npt.NDArray[np.int64]
+
+LOCATED = 4096
+"""How many tensors of shards are located at a time. A ragged one takes some bytes a sample."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,11 +104,11 @@ class Committed:
         """Return the value of a tensor that does not depend on the inputs."""
         return self.sink.read_constant(self.path(replace(CONSTANTS_SHARD, outer=self.outer)), key)
 
-    def read(self, key: str, rows: Positions) -> Iterator[tuple[slice, Positions, Values]]:
-        """Yield the values of some samples (ascending), one shard at a time.
+    def parts(self, rows: Positions) -> Iterator[tuple[slice, Shard, int, int]]:
+        """Divide some samples (ascending) by shards.
 
-        Each item is the slice of `rows` that the shard holds, their positions in the values, and
-        the values.
+        Each item is the slice of `rows` that a shard holds, the shard, and the first of them and
+        the end of the last, counted within the shard.
 
         Raises:
             RunDirectoryError: a sample's shard is not committed.
@@ -114,16 +118,62 @@ class Committed:
             shard = self._shard_of(int(rows[done]))
             end = int(np.searchsorted(rows, shard.stop))
             first, last = int(rows[done]), int(rows[end - 1])
-            values = self.sink.read(
-                self.path(shard), key, first - shard.start, last + 1 - shard.start
-            )
-            yield slice(done, end), rows[done:end] - first, values
+            yield slice(done, end), shard, first - shard.start, last + 1 - shard.start
             done = end
+
+    def read(self, key: str, rows: Positions) -> Iterator[tuple[slice, Positions, Values]]:
+        """Yield the values of some samples (ascending), one shard at a time.
+
+        Each item is the slice of `rows` that the shard holds, their positions in the values, and
+        the values.
+
+        Raises:
+            RunDirectoryError: a sample's shard is not committed.
+        """
+        for part, shard, start, stop in self.parts(rows):
+            if (located := self.located(shard, key)) is None:
+                values = self.sink.read(self.path(shard), key, start, stop)
+                yield part, rows[part] - (shard.start + start), values
+                continue
+            for run in consecutive(rows, part):
+                own = rows[run] - shard.start
+                yield run, own - own[0], located.read(int(own[0]), int(own[-1]) + 1)
+
+    def one(self, key: str, row: int) -> Values:
+        """Return the values of one sample alone.
+
+        Raises:
+            RunDirectoryError: its shard is not committed.
+        """
+        shard = self._shard_of(row)
+        at = row - shard.start
+        if (located := self.located(shard, key)) is not None:
+            return located.read(at, at + 1)
+        return self.sink.read(self.path(shard), key, at, at + 1)
+
+    @cached_property
+    def located(self) -> Callable[[Shard, str], Located | None]:
+        """Where a shard holds a tensor, found once; None if its sink has to read it."""
+        sink = self.sink
+
+        @lru_cache(maxsize=LOCATED)
+        def locate(shard: Shard, key: str) -> Located | None:
+            found = sink.locate(self.path(shard), key) if isinstance(sink, LocatesValues) else None
+            if found is not None:
+                check_range(self.path(shard), key, 0, len(shard), len(found))
+            return found
+
+        return locate
 
     def shapes(self, key: str) -> Iterator[tuple[Shard, Positions]]:
         """Yield each committed shard with the shapes of its samples, int64 (samples, rank)."""
         for shard in self.shards:
-            yield shard, self.sink.read_shapes(self.path(shard), key, 0, len(shard))
+            located = self.located(shard, key)
+            if located is not None and located.offsets is not None:
+                fixed = located.rows.shape[1:]
+                yield shard, ragged_shapes(located.offsets, located.shapes, fixed)
+            else:
+                yield shard, self.sink.read_shapes(self.path(shard), key, 0, len(shard))
 
     def require_all(self) -> None:
         """Check that every sample is committed.
@@ -254,9 +304,9 @@ class TensorView:
         Raises:
             IndexError: there is no such sample, or the tensor is constant.
         """
-        row = np.array([range(len(self))[index]])
-        ((_, _, values),) = self._read(row)
-        return values.sample(0)
+        row = range(len(self))[index]
+        values = self._committed.one(self.key, row)
+        return from_stored(values, self._stored.spec.dtype).sample(0)
 
     def by_shard(self) -> Iterator[tuple[int, Values]]:
         """Yield the first sample and the values of each shard, one in memory at a time.
@@ -287,6 +337,8 @@ class TensorView:
         rows = self._wanted(first)
         if rows is None:
             return np.asarray(self.padded()[index], self.dtype)
+        if not rest and rows.ndim == 1 and (np.diff(rows) > 0).all():
+            return self._rows(rows)  # read into place, without a copy
         unique, own = rows_to_read(first, rows)
         return np.asarray(self._rows(unique)[(own, *rest)], self.dtype)
 
@@ -317,17 +369,22 @@ class TensorView:
         """Return the rows that an index on the first axis names, or None if it covers more axes."""
         if first is None or isinstance(first, EllipsisType | bool | np.bool):
             return None
-        numbers = np.arange(len(self))
+        count = len(self)
         if isinstance(first, slice):
-            return numbers[first]
+            return np.arange(*first.indices(count))
         array = np.asarray(first)
         if array.dtype == bool and array.ndim != 1:
             return None
-        return np.asarray(numbers[first])
+        if array.dtype.kind == "i" and array.size and -count <= array.min() <= array.max() < count:
+            return np.where(array < 0, array + count, array)
+        return np.asarray(np.arange(count)[first])
 
     def _rows(self, rows: Positions, fill: object = None) -> Array:
         """Return some samples (ascending, each once), padded."""
         shape = (len(rows), *self.shape[1:])
+        fixed = not varies(self._stored.spec.sample_shape)
+        if fixed and self._read_into(result := np.empty(shape, self.dtype), rows):
+            return result
         result = np.full(shape, self.blank if fill is None else fill, self.dtype)
         for part, positions, values in self._read(rows):
             if isinstance(values, Dense):
@@ -339,73 +396,22 @@ class TensorView:
                 result[own] = value
         return result
 
-
-class ConstantView(TensorView):
-    """A tensor of a run that does not depend on the inputs: (*shape). It has no samples."""
-
-    @property
-    def constant(self) -> bool:
-        """Whether the tensor does not depend on the inputs, and so has no sample axis."""
+    def _read_into(self, result: Array, rows: Positions) -> bool:
+        """Read samples of one shape straight into an array, if their values can be located."""
+        for part, shard, _, _ in self._committed.parts(rows):
+            located = self._committed.located(shard, self.key)
+            if located is None or not located.is_as(result):
+                return False
+            for run in consecutive(rows, part):
+                located.rows.read_into(result[run], int(rows[run.start]) - shard.start)
         return True
 
-    @cached_property
-    def shape(self) -> tuple[int, ...]:
-        """The shape, which is read with the value if it is not recorded."""
-        stored = self._stored.spec.sample_shape
-        known = tuple(size for size in stored if size is not None)
-        return self._value.shape if varies(stored) else known
 
-    @cached_property
-    def lengths(self) -> Positions:
-        """No lengths, since no axis varies from sample to sample: int64 (first axis, 0)."""
-        return np.zeros((len(self), 0), np.int64)
-
-    def sample(self, index: int) -> NoReturn:
-        """Raise an error.
-
-        Raises:
-            IndexError: always.
-        """
-        raise IndexError(self._has_no_samples)
-
-    def by_shard(self) -> NoReturn:
-        """Raise an error.
-
-        Raises:
-            IndexError: always.
-        """
-        raise IndexError(self._has_no_samples)
-
-    def padded(self, fill: object = None) -> Array:
-        """Return the value."""
-        return self._value
-
-    def __len__(self) -> int:
-        if not self.dims:
-            raise TypeError(f"{self.key!r} is a single number: it has no length")
-        return self.shape[0]
-
-    def __iter__(self) -> Iterator[Array]:
-        """Yield the value along its first axis."""
-        yield from self._value
-
-    def __getitem__(self, index: Any) -> Array:
-        return np.asarray(self._value[index], self.dtype)
-
-    @property
-    def _has_no_samples(self) -> str:
-        return f"{self.key!r} is constant: it has no samples, use np.asarray(view)"
-
-    @cached_property
-    def _value(self) -> Array:
-        return from_stored(
-            Dense(self._committed.constant(self.key)), self._stored.spec.dtype
-        ).values
-
-
-def view_of(tensor: RunTensor, committed: Committed) -> TensorView:
-    """Return the view of a tensor at one position of the outer axes."""
-    return (ConstantView if tensor.stored.constant else TensorView)(tensor, committed)
+def consecutive(rows: Positions, part: slice) -> Iterator[slice]:
+    """Divide a part of rows (ascending, each once) into slices of consecutive ones."""
+    ends = np.flatnonzero(np.diff(rows[part]) > 1) + part.start + 1
+    bounds = [part.start, *ends.tolist(), part.stop]
+    yield from (slice(a, b) for a, b in pairwise(bounds))
 
 
 def rows_to_read(first: Any, rows: npt.NDArray[np.intp]) -> tuple[Positions, Any]:
@@ -416,7 +422,7 @@ def rows_to_read(first: Any, rows: npt.NDArray[np.intp]) -> tuple[Positions, Any
     Args:
         rows: the rows that the index names.
     """
-    unique, inverse = np.unique(rows, return_inverse=True)
     if isinstance(first, slice):
-        return unique, slice(None) if (first.step or 1) > 0 else slice(None, None, -1)
+        return (rows, slice(None)) if (first.step or 1) > 0 else (rows[::-1], slice(None, None, -1))
+    unique, inverse = np.unique(rows, return_inverse=True)
     return unique, inverse.reshape(rows.shape) if rows.ndim else 0

@@ -1,6 +1,7 @@
 """Formats of stored values, and the protocol that every sink implements. NumPy only."""
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,8 +12,9 @@ import numpy.typing as npt
 
 from extractkit.core.shards import Shard
 from extractkit.core.spec import PER_SAMPLE, TensorSpec
-from extractkit.core.values import OFFSETS, SHAPES, Array, Values
+from extractkit.core.values import OFFSETS, SHAPES, Array, Dense, Ragged, Values
 from extractkit.errors import RunDirectoryError
+from extractkit.store.local import opened
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,98 @@ class SerializesBuffers(Protocol):
     def buffers(self, values: Mapping[str, Values]) -> Sequence[Buffer]:
         """Return what `serialize` returns, divided into buffers. Some are memory of the arrays."""
         ...
+
+
+@dataclass(frozen=True)
+class Extent:
+    """A part of a file that holds an array of numbers as they are in memory, in C order."""
+
+    path: Path
+    offset: int
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+    @property
+    def row(self) -> int:
+        """Size of a row in bytes."""
+        return count(self.shape[1:]) * self.dtype.itemsize
+
+    def read(self, start: int, stop: int) -> Array:
+        """Read rows start … stop-1.
+
+        Raises:
+            RunDirectoryError: the file is missing, or too short.
+        """
+        array = np.empty((stop - start, *self.shape[1:]), self.dtype)
+        self.read_into(array, start)
+        return array
+
+    def read_into(self, array: Array, start: int) -> None:
+        """Fill an array with rows from `start` on, see `read`."""
+        left = array.reshape(-1).view(np.uint8).data
+        at = self.offset + start * self.row
+        try:
+            descriptor = opened(self.path)
+        except FileNotFoundError as error:
+            raise RunDirectoryError(f"{self.path} is missing from its run") from error
+        try:
+            while left:
+                if not (done := os.preadv(descriptor, [left], at)):
+                    raise RunDirectoryError(f"{self.path} is damaged: it ends at {at} bytes")
+                left, at = left[done:], at + done
+        finally:
+            os.close(descriptor)
+
+
+@dataclass(frozen=True, eq=False)
+class Located:
+    """A tensor of a shard, whose samples can be read without looking into the file's format again.
+
+    Attributes:
+        rows: its values, or those of a ragged tensor.
+        offsets, shapes: those of a ragged tensor, as in `Ragged`.
+    """
+
+    rows: Extent
+    offsets: npt.NDArray[np.int64] | None = None
+    shapes: npt.NDArray[np.int64] | None = None
+
+    def __len__(self) -> int:
+        return self.rows.shape[0] if self.offsets is None else len(self.offsets) - 1
+
+    def is_as(self, array: Array) -> bool:
+        """Return True if all samples have the type and shape of an array's rows."""
+        of_sample = (self.rows.dtype, self.rows.shape[1:])
+        return self.offsets is None and of_sample == (array.dtype, array.shape[1:])
+
+    def read(self, start: int, stop: int) -> Values:
+        """Read samples start … stop-1, counted within the shard.
+
+        Raises:
+            RunDirectoryError: see `Extent.read`.
+        """
+        if self.offsets is None:
+            return Dense(self.rows.read(start, stop))
+        offsets = self.offsets[start : stop + 1]
+        shapes = None if self.shapes is None else self.shapes[start:stop]
+        rows = self.rows.read(int(offsets[0]), int(offsets[-1]))
+        return Ragged(rows, offsets - offsets[0], shapes)
+
+
+@runtime_checkable
+class LocatesValues(Protocol):
+    """The ability to find values in a file once and read them often, optional for a `ShardReader`.
+
+    What can be located is checked as `read` checks it.
+    """
+
+    def locate(self, path: Path, key: str) -> Located | None:
+        """Find a tensor in a shard file; None if its values are not stored as in memory."""
+        ...
+
+
+PLAIN = "iuf"
+"""Kinds of types whose values have any bits, so that they can be read without looking at them."""
 
 
 def serialized(sink: Sink, values: Mapping[str, Values]) -> Sequence[Buffer]:

@@ -49,12 +49,21 @@ from extractkit.core.values import (
     ragged_shapes,
 )
 from extractkit.errors import ConfigError, JobError, choices
-from extractkit.sinks import Buffer, StoredShard, StoredTensor, check_ragged, check_range, damaged
+from extractkit.sinks import (
+    Buffer,
+    Located,
+    StoredShard,
+    StoredTensor,
+    check_ragged,
+    check_range,
+    damaged,
+)
 from extractkit.sinks.hdf5_file import (
     PRESENT,
     add_bytes,
     add_strings,
     check_chunks,
+    extent,
     file_buffers,
     file_image,
     holds_bytes,
@@ -143,6 +152,16 @@ class Hdf5Sink:
             offsets, shapes = _offsets(path, key, parts, start, stop)
             rows = _rows(parts[VALUES], key, int(offsets[0]), int(offsets[-1]))
         return Ragged(rows, offsets - offsets[0], shapes)
+
+    def locate(self, path: Path, key: str) -> Located | None:
+        """Find a tensor in a shard; None if its values are compressed, strings or booleans."""
+        with opened(path) as file:
+            parts = stored(file, key)
+            if (rows := extent(parts[VALUES if VALUES in parts else ""])) is None:
+                return None
+            if "" in parts:
+                return Located(rows)
+            return Located(rows, *_offsets(path, key, parts, 0, len(parts[OFFSETS]) - 1))
 
     def read_shapes(self, path: Path, key: str, start: int, stop: int) -> npt.NDArray[np.int64]:
         """Read the shapes of samples start … stop-1, int64 (samples, rank)."""

@@ -35,7 +35,7 @@ from extractkit.core.values import (
     encoded,
 )
 from extractkit.errors import RunDirectoryError, choices
-from extractkit.sinks import Buffer, check_layout, count, damaged
+from extractkit.sinks import PLAIN, Buffer, Extent, check_layout, count, damaged
 
 _BYTES = h5py.vlen_dtype(np.uint8)
 
@@ -310,6 +310,14 @@ def check_dataset(dataset: Any, key: str) -> None:
         raise damaged(path, key, f"{list(dataset.shape)} {dataset.dtype} is more than it holds")
     if text and declared:
         _check_texts(dataset, path, key)
+
+
+def extent(dataset: Any) -> Extent | None:
+    """Return where a checked dataset is in its file; None if HDF5 has to convert its values."""
+    offset = dataset.id.get_offset()
+    if offset is None or not dataset.shape or dataset.dtype.kind not in PLAIN:
+        return None
+    return Extent(Path(dataset.file.filename), offset, dataset.dtype, dataset.shape)
 
 
 def check_chunks(dataset: Any, key: str, start: int, stop: int) -> None:

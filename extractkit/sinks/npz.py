@@ -11,6 +11,7 @@ the strings: the end of each in NAME+bytes.
 """
 
 import io
+import struct
 import tokenize
 import zipfile
 import zlib
@@ -38,6 +39,9 @@ from extractkit.core.values import (
 )
 from extractkit.errors import JobError, RunDirectoryError, choices
 from extractkit.sinks import (
+    PLAIN,
+    Extent,
+    Located,
     StoredShard,
     StoredTensor,
     check_layout,
@@ -66,6 +70,9 @@ UNREADABLE = (
     zlib.error,
 )
 """Exceptions that zipfile and NumPy raise for files that they cannot read."""
+
+_LOCAL_HEADER = struct.Struct("<26x2H")
+"""What precedes a file in an archive ends with the lengths of its name and of what follows that."""
 
 
 def member(key: str, part: str = "") -> str:
@@ -108,6 +115,17 @@ class NpzSink:
             offsets, shapes = _offsets(archive, key, start, stop)
             rows = _read(archive, key, VALUES, int(offsets[0]), int(offsets[-1]))
             return Ragged(rows, offsets - offsets[0], shapes)
+
+    def locate(self, path: Path, key: str) -> Located | None:
+        """Find a tensor in a shard; None if its values are strings or booleans."""
+        with _opened(path) as archive:
+            if _dense(archive, key):
+                rows = _extent(archive, key, "")
+                return None if rows is None else Located(rows)
+            samples = _samples(archive, key, OFFSETS) - 1
+            offsets, shapes = _offsets(archive, key, 0, samples)
+            rows = _extent(archive, key, VALUES)
+            return None if rows is None else Located(rows, offsets, shapes)
 
     def read_shapes(self, path: Path, key: str, start: int, stop: int) -> npt.NDArray[np.int64]:
         """Read the shapes of samples start … stop-1, int64 (samples, rank)."""
@@ -233,6 +251,25 @@ def _samples(archive: zipfile.ZipFile, key: str, part: str = "") -> int:
     if not shape:
         raise damaged(_path(archive), key, "it has no axis of samples")
     return shape[0]
+
+
+def _extent(archive: zipfile.ZipFile, key: str, part: str) -> Extent | None:
+    """Return where an array is in its file; None for strings, booleans and single values."""
+    if _strings(archive, key, part):
+        return None
+    path, info = _path(archive), archive.NameToInfo[_entry(key, part)]
+    with _entered(archive, key, part) as (file, size):
+        dtype, shape = _header(archive, key, file, size)
+        header = file.tell()
+    if dtype.kind not in PLAIN or not shape or not dtype.isnative:
+        return None
+    with path.open("rb") as raw:
+        raw.seek(info.header_offset)
+        local = _LOCAL_HEADER.unpack(raw.read(_LOCAL_HEADER.size))
+    begin = info.header_offset + _LOCAL_HEADER.size + sum(local) + header
+    if begin + size - header > path.stat().st_size:
+        raise damaged(path, key, "it is larger than its file")
+    return Extent(path, begin, dtype, shape)
 
 
 def _read(

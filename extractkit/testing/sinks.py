@@ -18,7 +18,7 @@ from extractkit.core.shards import Shard
 from extractkit.core.spec import TensorSpec
 from extractkit.core.values import Array, Dense, Ragged, Values, digest, sample_shapes
 from extractkit.errors import RunDirectoryError
-from extractkit.sinks import Sink, StoredShard, StoredTensor, serialized
+from extractkit.sinks import LocatesValues, Sink, StoredShard, StoredTensor, serialized
 
 DTYPES = (
     *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
@@ -116,6 +116,20 @@ class SinkContract:
                 assert len(found) == stop - start
                 for index in range(len(found)):
                     assert_same(found.sample(index), value.sample(start + index))
+
+    def test_located_values_are_those_that_are_read(self, tmp_path: Path) -> None:
+        values = example_values(samples=4)
+        path = self.written(tmp_path, values)
+        sink = self.sink()
+        if not isinstance(sink, LocatesValues):
+            return
+        for key in values:
+            if (located := sink.locate(path, key)) is None:
+                continue
+            assert len(located) == 4
+            for start, stop in [(0, 4), (1, 3), (2, 2)]:
+                pair = located.read(start, stop), self.sink().read(path, key, start, stop)
+                assert len({digest([(key, found)]) for found in pair}) == 1
 
     def test_shapes_come_back_without_the_values(self, tmp_path: Path) -> None:
         values = example_values()

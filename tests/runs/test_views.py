@@ -10,7 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from extractkit.core.values import Array
 from extractkit.runs.reader import Run, open_run
+from extractkit.sinks import Extent
 from extractkit.sinks.hdf5 import Hdf5Sink
 from tests.runs.examples import (
     ATTENTION,
@@ -97,35 +99,43 @@ def test_indices_that_numpy_refuses_are_refused(index: Any, run: Run) -> None:
 
 
 def test_only_the_shards_needed_are_read(run: Run) -> None:
-    original = Hdf5Sink.read
+    original = Extent.read_into
     seen: list[tuple[str, int, int]] = []
 
-    def read(self: Hdf5Sink, path: Path, key: str, start: int, stop: int) -> object:
-        seen.append((path.stem, start, stop))
-        return original(self, path, key, start, stop)
+    def read_into(self: Extent, array: Array, start: int) -> None:
+        seen.append((self.path.stem, start, len(array)))
+        original(self, array, start)
 
-    with mock.patch.object(Hdf5Sink, "read", read):
+    before = sum(LENGTHS[5:7])
+    with mock.patch.object(Extent, "read_into", read_into):
         run[HIDDEN][5:7, 0]
         run[HIDDEN].sample(-1)
-        run[POOLED][[1, 4]]
+        run[POOLED][[1, 3, 4]]
     assert seen == [
-        ("000000005-000000008", 0, 2),
-        ("000000005-000000008", 2, 3),
-        ("000000000-000000004", 1, 2),
+        ("000000005-000000008", 0, before),
+        ("000000005-000000008", before, LENGTHS[7]),
+        ("000000000-000000004", 1, 1),
+        ("000000000-000000004", 3, 1),
         ("000000004-000000005", 0, 1),
     ]
 
 
+def test_a_shard_is_looked_into_once_for_each_tensor(example: Example) -> None:
+    run = open_run(example.path)
+    with mock.patch.object(
+        Hdf5Sink, "locate", autospec=True, side_effect=Hdf5Sink.locate
+    ) as located:
+        for key in (HIDDEN, POOLED):
+            for _ in range(2):
+                np.asarray(run[key])
+                list(run[key])
+    assert located.call_count == 2 * 3
+
+
 def test_the_run_wide_length_is_found_without_reading_values_and_once(example: Example) -> None:
     view = open_run(example.path)[ATTENTION]
-    with (
-        mock.patch.object(Hdf5Sink, "read", side_effect=AssertionError("values were read")),
-        mock.patch.object(
-            Hdf5Sink, "read_shapes", autospec=True, side_effect=Hdf5Sink.read_shapes
-        ) as shapes,
-    ):
+    with mock.patch.object(Extent, "read_into", side_effect=AssertionError("values were read")):
         assert view.shape == view.shape == (8, 2, 5, 5)
-    assert shapes.call_count == 3
 
 
 @pytest.mark.parametrize("key", VARYING)

@@ -13,7 +13,7 @@ from extractkit.core.shards import Shard
 from extractkit.core.spec import TensorSpec
 from extractkit.core.values import Dense, Ragged, Values, digest, encoded, sample_shapes
 from extractkit.errors import RunDirectoryError
-from extractkit.sinks import Sink, StoredShard, StoredTensor
+from extractkit.sinks import LocatesValues, Sink, StoredShard, StoredTensor
 from extractkit.sinks.hdf5 import Hdf5Sink
 from extractkit.sinks.npz import NpzSink
 from extractkit.testing.sinks import example_values
@@ -58,6 +58,9 @@ def test_what_no_sink_has_written_is_refused(
     assert str(path) in str(caught.value)
     with suppress(RunDirectoryError):  # shapes alone do not tell what a chunk inflates to
         assert len(sink.read_shapes(path, KEY, 0, 1)) == 1
+    assert isinstance(sink, LocatesValues)
+    with suppress(RunDirectoryError):
+        assert sink.locate(path, KEY) is None
 
 
 @pytest.mark.parametrize("name", ["external link", "virtual", "never written", "huge shapes"])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from extractkit.core.values import Dense, Ragged, Values, digest, sample_shapes
-from extractkit.sinks import Sink
+from extractkit.sinks import LocatesValues, Sink
 from extractkit.sinks.hdf5 import Hdf5Sink
 from extractkit.sinks.npz import NpzSink
 from extractkit.testing.sinks import DTYPES, assert_same
@@ -61,6 +61,9 @@ def test_values_come_back(
     for key, value in values.items():
         whole = sink.read(path, key, 0, len(value))
         assert digest([(key, whole)]) == digest([(key, value)])
+        located = sink.locate(path, key) if isinstance(sink, LocatesValues) else None
+        if located is not None:
+            assert digest([(key, located.read(0, len(located)))]) == digest([(key, value)])
         bounds = sorted(data.draw(st.lists(st.integers(0, len(value)), min_size=2, max_size=3)))
         for start, stop in pairwise(bounds):
             part = sink.read(path, key, start, stop)
