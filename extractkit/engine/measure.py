@@ -10,10 +10,10 @@ from extractkit.core.catalog import Catalog, TensorRecord
 from extractkit.core.plan import PlannedTensor, check_keys, key_of, measured
 from extractkit.core.requests import Request, Value
 from extractkit.core.selectors import Selector
-from extractkit.core.spec import SAMPLES, Dim
+from extractkit.core.spec import SAMPLE, SAMPLES, Dim
 from extractkit.core.values import Array
 from extractkit.engine.batches import collate, encode
-from extractkit.engine.trials import LOOKED_AT, UNSEEN, Trials, tried
+from extractkit.engine.trials import LOOKED_AT, UNSEEN, Trials, front_of, tried
 from extractkit.errors import SelectionError
 from extractkit.inputs import Signature, Source
 from extractkit.models import Compilation, Encoded, Fetch, Model
@@ -226,7 +226,7 @@ def _measured_records(
 def _measure(signature: Signature, tensor: PlannedTensor, trials: Trials, found: _Found) -> None:
     """Enter what the shapes of a tensor show."""
     together, alone, alone_at = trials.of(tensor)
-    dims = _dims(signature, trials.sizes, together)
+    dims = _by_values_in_front(tensor, _dims(signature, trials.sizes, together))
     reason = "its number of axes changes with the inputs" if dims is None else None
     reason = reason or no_sample_axis_reason(dims or ())
     if reason is None and dims is not None and not _brings_its_rows(dims, alone):
@@ -238,6 +238,22 @@ def _measure(signature: Signature, tensor: PlannedTensor, trials: Trials, found:
     dims = infer_dims(trials.sizes_alone, alone_at)
     if dims is not None and len({len(shape) for shape in alone}) == 1:
         found.by_call[tensor.request] = _record(tensor.record, dims, alone)
+
+
+def _by_values_in_front(
+    tensor: PlannedTensor, dims: tuple[Dim, ...] | None
+) -> tuple[Dim, ...] | None:
+    """Return dims in which values decide the number of steps, if it changes with the samples.
+
+    More samples make another sum or maximum, at which a loop ends or a branch is taken.
+    """
+    front = front_of(tensor)
+    if dims is None or front is None or front >= len(dims):
+        return dims
+    first = dims[front]
+    if SAMPLE not in first.axes or first.counts_samples:
+        return dims
+    return (*dims[:front], Dim.computed_from(), *dims[front + 1 :])
 
 
 def _record(

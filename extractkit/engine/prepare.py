@@ -25,7 +25,7 @@ from extractkit.engine.sizes import SizeFaults, needed_addresses
 from extractkit.engine.stream import Stream, fetches
 from extractkit.errors import SampleError
 from extractkit.inputs import Source
-from extractkit.models import CarriesState, CarryingProgram, Program
+from extractkit.models import CarriesState, CarryingProgram, DecidesTogether, Program
 from extractkit.runs.manifest import SHARING
 
 
@@ -219,6 +219,8 @@ def sharing_of(
         return Shared(Sharing.IN_ORDER, why)
     if opened.alone or len(opened.source) < 2:
         return Shared(Sharing.ALONE, opened.why_alone)
+    if (decided := _decided_together(opened)) is not None:
+        return Shared(Sharing.ALONE, f"the values of a whole batch decide {decided}")
     program = _any_size(opened, program)
     measured = partial(
         measure_sharing, opened.model, program=program, tensors=varying, coarse=opened.coarse
@@ -237,6 +239,13 @@ def sharing_of(
             axis.use(0)
 
     return try_out(opened.model, opened.source, opened.bad_samples, attempt, varying)
+
+
+def _decided_together(opened: Opened) -> str | None:
+    """Return what the samples of a batch decide together, as a clause; None if nothing."""
+    if not isinstance(opened.model, DecidesTogether):
+        return None
+    return opened.model.decision(needed_addresses(opened.varying))
 
 
 def _any_size(opened: Opened, program: Program | None) -> Program:

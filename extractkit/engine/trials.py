@@ -75,7 +75,7 @@ class Trials:
 _Shapes = Mapping[Request, Shape]
 
 
-def _front(tensor: PlannedTensor) -> int | None:
+def front_of(tensor: PlannedTensor) -> int | None:
     """Return the position of the axis of steps, or of what a branch made; None without one."""
     dims = tensor.record.spec.dims or ()
     return next((at for at, dim in enumerate(dims) if dim.name in (STEP, TAKEN)), None)
@@ -83,7 +83,7 @@ def _front(tensor: PlannedTensor) -> int | None:
 
 def _empty(shape: Shape, tensor: PlannedTensor) -> bool:
     """Return whether a shape is that of a value that was not computed."""
-    front = _front(tensor)
+    front = front_of(tensor)
     if tensor.record.spec.dims is None:
         return shape in ((0,), (1, 0))
     return front is not None and front < len(shape) and shape[front] == 0

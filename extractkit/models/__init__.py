@@ -332,6 +332,22 @@ class ChecksSizes(Protocol):
         ...
 
 
+@runtime_checkable
+class DecidesTogether(Protocol):
+    """The ability to name what samples decide together by their values, optional for a `Model`.
+
+    A conditional takes one branch for a whole batch. Samples that share one may take another branch
+    than each of them alone.
+    """
+
+    def decision(self, addresses: Sequence[str]) -> str | None:
+        """Return what is decided so before one of these tensors, as a clause. None if nothing is.
+
+        For example: which branch 'cond' takes.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class Work:
     """The work of a program for one batch, from the sizes of its tensors.
@@ -452,8 +468,8 @@ class Model(HasCatalog, Encoder, Executor, Provenance, Protocol):
     """A loaded model.
 
     Its optional abilities are `HasOwnCall`, `HasCheckpoints`, `CarriesState`, `ConvertsArguments`,
-    `ChecksSizes`, and `Differentiates` or `LacksGradients`. A model has an ability if it defines
-    its members.
+    `ChecksSizes`, `DecidesTogether`, and `Differentiates` or `LacksGradients`. A model has an
+    ability if it defines its members.
     """
 
 

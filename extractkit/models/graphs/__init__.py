@@ -225,7 +225,8 @@ class InnerTensor:
         name: The names of the operations to go through, outermost first, and of the tensor.
         axes: The names of the axes in front of those of one step; see `leading_axes`.
         varying: The positions among them of those whose lengths branches decide.
-        deciding: The operations of the main graph that these branches depend on.
+        deciding: The tensors that decide which branches are taken, each in its own graph.
+        loops: The loops around it, outermost first, one for each axis of steps.
     """
 
     inner: tf.Tensor
@@ -233,7 +234,8 @@ class InnerTensor:
     name: str
     axes: tuple[str, ...]
     varying: frozenset[int] = frozenset()
-    deciding: tuple[AnyOperation, ...] = ()
+    deciding: tuple[AnyTensor, ...] = ()
+    loops: tuple[AnyOperation, ...] = ()
 
     @property
     def graph(self) -> AnyGraph:

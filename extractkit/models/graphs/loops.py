@@ -22,7 +22,6 @@ from extractkit.models.graphs import (
     INSIDE,
     LOOPS,
     AnyGraph,
-    AnyOperation,
     InnerTensor,
     leading_axes,
 )
@@ -99,18 +98,11 @@ class InnerTensors:
             return tensor, innermost.reason
         path = [with_role(one.caller.name, one.role) for one in callers]
         axes, varying = leading_axes([one.caller.type for one in callers])
-        deciding = tuple(self._deciding(one, outermost) for one in callers)
         return InnerTensor(
             *(tensor, outermost, INSIDE.join([*path, place]), axes, varying),
-            tuple(dict.fromkeys(one for one in deciding if one is not None)),
+            tuple(one.caller.inputs[0] for one in callers if one.caller.type in CONDITIONALS),
+            tuple(one.caller for one in callers if one.caller.type in LOOPS),
         ), None
-
-    def _deciding(self, nested: NestedGraph, outermost: AnyOperation) -> AnyOperation | None:
-        """Return the operation of the main graph that a branch depends on; None for others."""
-        if nested.caller.type not in CONDITIONALS:
-            return None
-        decided = nested.caller.inputs[0].op
-        return decided if nested.caller is outermost else outermost
 
     def _place(self, tensor: Any) -> str | None:
         """Return the tensor's name in its function: `op:0`, or the position of an argument.
@@ -134,7 +126,9 @@ def of_steps(tensor: Any, condition: str) -> InnerTensor:
     Args:
         condition: The name of the loop's `LoopCond`.
     """
-    return InnerTensor(tensor, tensor.op, INSIDE.join(["", condition, tensor.name]), (STEP,))
+    name = INSIDE.join(["", condition, tensor.name])
+    loop = tensor.graph.get_operation_by_name(condition)
+    return InnerTensor(tensor, tensor.op, name, (STEP,), loops=(loop,))
 
 
 def is_in_frame(name: str) -> bool:

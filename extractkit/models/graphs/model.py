@@ -21,6 +21,7 @@ from extractkit.inputs import Sample, Signature
 from extractkit.models import (
     CheckpointAxis,
     ChecksSizes,
+    DecidesTogether,
     Encoded,
     Fetch,
     HasCheckpoints,
@@ -60,7 +61,7 @@ TextEncoder = Callable[[Sequence[Sample]], Sequence[Encoded]]
 
 
 @dataclass(frozen=True, eq=False)
-class GraphModel(HasCheckpoints, ChecksSizes):
+class GraphModel(HasCheckpoints, ChecksSizes, DecidesTogether):
     """The base of models that are a graph. Subclasses provide the graph and run it.
 
     Attributes:
@@ -205,6 +206,14 @@ class GraphModel(HasCheckpoints, ChecksSizes):
         """
         names = [name for one in addresses if (name := self._graph_name(one)) is not None]
         return takes(self.graph, names, self.signature, sizes)
+
+    def decision(self, addresses: Sequence[str]) -> str | None:
+        """Return what the samples of a batch decide together before one of these tensors."""
+        decisions = self._records.decisions
+        if decisions is None:
+            return None
+        found = (decisions.before(self._values[one]) for one in addresses)
+        return next((one for one in found if one is not None), None)
 
     @property
     def differentiability(self) -> Differentiability:

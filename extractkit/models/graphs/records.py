@@ -35,6 +35,7 @@ from extractkit.models.graphs import (
     of_one_step,
     static_value,
 )
+from extractkit.models.graphs.decisions import Decisions
 from extractkit.models.graphs.feeding import given_names, part_specs
 from extractkit.models.graphs.purity import dependent_operations, impure_operations
 from extractkit.models.graphs.rebuilding import SourceGraph, StaticShapes, static_shape
@@ -161,11 +162,13 @@ class Records:
         whole: Addresses of tensors whose whole value belongs to one sample, if a call takes one
             sample. A sample axis is added in front of them.
         impure: Names of the operations whose tensors are not functions of the sample alone.
+        decisions: What the samples of a batch decide together. None for a model without a graph.
     """
 
     records: tuple[TensorRecord, ...]
     whole: frozenset[str]
     impure: frozenset[str]
+    decisions: Decisions | None = None
 
 
 def complete(
@@ -191,12 +194,14 @@ def complete(
         id(one): with_names(dims, named.get(one.value.name) or _leading(one, dims))
         for one, dims in zip(reachable, inferred, strict=True)
     }
+    rows = [one for one in reachable if (dims := dims_of[id(one)]) and dims[0].samples]
+    decisions = Decisions(source, frozenset(one.value.name for one in rows))
     records, whole = [], set()
     for one in found:
         if id(one) not in dims_of:
             records.append(one.record)
             continue
-        dims = _decided(dims_of[id(one)], one.value, dependent)
+        dims = _decided(dims_of[id(one)], one.value, decisions)
         given = one.value.name in fed
         depends = given or one.value.op.name in dependent
         if depends and signature.batch == 1:
@@ -212,22 +217,24 @@ def complete(
                 reason=reason,
             )
         )
-    return Records(tuple(records), frozenset(whole), frozenset(impure))
+    return Records(tuple(records), frozenset(whole), frozenset(impure), decisions)
 
 
-def _decided(dims: Dims, value: Any, dependent: Container[str]) -> Dims:
-    """Return the dims, with those axes computed whose lengths branches decide by the inputs.
+def _decided(dims: Dims, value: Any, decisions: Decisions) -> Dims:
+    """Return the dims, with those axes computed whose lengths the inputs decide.
 
-    The values of a sample may decide, or the size of its batch. So a call has to take one sample.
+    The values of a sample may decide which branch is taken or when a loop ends, or the size of its
+    batch. So a call has to take one sample.
     """
     if dims is None or not isinstance(value, InnerTensor):
         return dims
-    if not any(one.name in dependent for one in value.deciding):
-        return dims  # the same for all samples, which a measurement shows
-    found = list(dims)
-    for at in value.varying:
-        found[at] = Dim.computed_from().named(value.axes[at])
-    return tuple(found)
+    computed = {at for at, loop in enumerate(value.loops) if decisions.end(loop)}
+    if any(decisions.depends(one) for one in value.deciding):
+        computed |= value.varying  # otherwise the same for all samples, which a measurement shows
+    return tuple(
+        Dim.computed_from().named(value.axes[at]) if at in computed else dim
+        for at, dim in enumerate(dims)
+    )
 
 
 def _leading(found: Found, dims: Dims) -> Names | None:
