@@ -74,6 +74,10 @@ class Callback(TrainingCallback):
             raise ConfigError(
                 f"every={every!r} is neither 'epoch' nor a whole number of steps, 1 or more"
             )
+        if inputs is None:
+            raise ConfigError(
+                "inputs=None holds no samples. Give those to compute values of, such as x_test[:64]"
+            )
         if on_error not in ("raise", "warn"):
             raise ConfigError(f"on_error={on_error!r} is neither 'raise' nor 'warn'")
         super().__init__(every)

@@ -156,6 +156,17 @@ def parse_index(value: object, at: str) -> Index:
     )
 
 
+LOSS_ALIASES: Mapping[str, str] = {
+    "bce": "binary_crossentropy",
+    "kld": "kl_divergence",
+    "mae": "mean_absolute_error",
+    "mape": "mean_absolute_percentage_error",
+    "mse": "mean_squared_error",
+    "msle": "mean_squared_logarithmic_error",
+}
+"""Short names of losses that Keras knows, in small or capital letters."""
+
+
 def parse_loss(name: object, options: object, at: str) -> Loss:
     """Parse the name of a loss and its options.
 
@@ -176,7 +187,7 @@ def parse_loss(name: object, options: object, at: str) -> Loss:
             f"{{from_logits: true}}"
         )
     given = {str(key): _hashable(one) for key, one in options.items()}
-    return Loss(name, tuple(sorted(given.items())))
+    return Loss(LOSS_ALIASES.get(name.lower(), name), tuple(sorted(given.items())))
 
 
 def _hashable(value: Any) -> Any:

@@ -30,7 +30,7 @@ from extractkit.inputs.checks import (
 )
 from extractkit.inputs.conversion import CutStringsError, as_taken, converted
 from extractkit.inputs.file_access import contents
-from extractkit.inputs.labels import in_row, labels_of, without_labels
+from extractkit.inputs.labels import check_beside_inputs, in_row, labels_of, without_labels
 
 TEXT_COLUMN = "text"
 """The default of `inputs.column`."""
@@ -289,6 +289,7 @@ def bind_columns(
         InputError: They do not fit, or no sample can be read.
     """
     check_limit(limit)
+    check_beside_inputs(labels, signature.specs, columns)
     columns, column = without_labels(columns, labels, at)
     check_names(list(columns), signature, at)
     for spec in signature.specs:

@@ -30,7 +30,7 @@ from extractkit.inputs.conversion import (
     row_of,
     string_data,
 )
-from extractkit.inputs.labels import label_name, without_labels
+from extractkit.inputs.labels import check_beside_inputs, label_name, without_labels
 from extractkit.inputs.records import RecordSource, Scan, Spool, bind_records
 
 
@@ -64,6 +64,8 @@ class Elements:
         every = _named(element, several=several)
         if every is None:
             return self._single(index, element, text, at)
+        if self.columns is None and not text:
+            check_beside_inputs(self.labels, self.signature.specs, every)
         named, label = without_labels(every, self.labels, at)
         if text:
             positions = isinstance(element, tuple) and self.column not in named

@@ -12,6 +12,7 @@ import numpy as np
 from extractkit.core.picks import LABELS, LabelSpec
 from extractkit.core.values import Array, as_array
 from extractkit.errors import InputError, choices
+from extractkit.inputs import InputSpec
 from extractkit.inputs.conversion import check_unmasked
 
 T = TypeVar("T")
@@ -90,6 +91,27 @@ def check_available(labels: str, available: Iterable[str], at: str) -> None:
         raise InputError(f"{at} has no {labels!r} ({LABELS}). {choices(labels, there)}")
 
 
+def check_beside_inputs(
+    labels: str | None, inputs: Iterable[InputSpec], available: Iterable[str]
+) -> None:
+    """Check that labels are not what the model takes.
+
+    Args:
+        inputs: the model's inputs, which have the names of what they are read from.
+        available: the names of what there is.
+
+    Raises:
+        InputError: They are.
+    """
+    taken = [spec.name for spec in inputs]
+    if labels in taken:
+        others = choices("", [one for one in available if one not in taken])
+        raise InputError(
+            f"{LABELS}={labels} is an input of the model, and labels are read beside the inputs. "
+            f"Name something else. {others}"
+        )
+
+
 def label_of(value: object, spec: LabelSpec, at: str) -> Array:
     """Return the label of one sample in the form that a target takes.
 
@@ -114,14 +136,12 @@ def labels_of(values: Array, spec: LabelSpec, at: str) -> Array:
         InputError: They have another form.
     """
     takes = f"{spec}, which {spec.at} takes"
+    if spec.whole and values.dtype.kind == "f":
+        values = _as_whole(values)
     kinds = "biu" if spec.whole else "biuf"
     if values.dtype.kind not in kinds:
         named = _NAMES.get(values.dtype.kind, values.dtype)
-        advice = "Give numbers"
-        if values.dtype.kind == "f":
-            advice = f"If labels are whole numbers, in NumPy: array.astype({spec.dtype!r})"
-        elif values.dtype.kind in _NAMES and spec.whole:
-            advice = "Give the number of its class"
+        advice = "Give the number of its class" if spec.whole else "Give numbers"
         raise InputError(
             f"{at}: its label ({LABELS}), {_shown(values)}, is {named}, not {takes}. {advice}"
         )
@@ -133,6 +153,16 @@ def labels_of(values: Array, spec: LabelSpec, at: str) -> Array:
         raise InputError(f"{at}: its label ({LABELS}) is {wrong[0].item()}, not {takes}")
     return values.reshape(len(values), *spec.shape).astype(spec.dtype)
 
+
+def _as_whole(values: Array) -> Array:
+    """Return floats as whole numbers if all of them are, and otherwise those that are not."""
+    wide = values.astype(np.float64)
+    fractions = ~np.isfinite(wide) | (wide != np.trunc(wide)) | (np.abs(wide) > _EXACT)
+    return values[fractions] if fractions.any() else wide.astype(np.int64)
+
+
+_EXACT = 2.0**53
+"""Up to here, all whole numbers are floats of 64 bits."""
 
 _NAMES = {"O": "an object", "U": "text", "T": "text", "S": "bytes"}
 

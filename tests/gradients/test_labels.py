@@ -15,6 +15,7 @@ from keras import layers
 
 import extractkit
 from extractkit import cli
+from extractkit.core.picks import LOSS_ALIASES, parse_loss
 from extractkit.core.values import Array
 from extractkit.errors import BadSampleError, InputError, SelectionError
 from tests.advised import refused
@@ -361,6 +362,13 @@ def test_verify_recomputes_gradients_by_label(folder: Path, tmp_path: Path) -> N
     extracted(folder, tmp_path / "run", TARGETS["argmax against label"][0])
     found = extractkit.verify(tmp_path / "run", recompute=1)
     assert not found.failed, [str(one) for one in found.findings]
+
+
+def test_short_names_are_those_of_keras() -> None:
+    for short, name in LOSS_ALIASES.items():
+        for written in (short, short.upper()):
+            assert parse_loss(written, {}, "of").name == name
+            assert keras.losses.get(written) is getattr(keras.losses, name)
 
 
 REFUSED: Mapping[str, tuple[object, str]] = {

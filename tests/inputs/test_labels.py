@@ -173,10 +173,32 @@ def test_a_wrong_label_is_that_of_a_sample(name: str, make: Make, tmp_path: Path
 
 
 @sources
+def test_floats_that_are_whole_numbers_are_these(make: Make, tmp_path: Path) -> None:
+    whole = make(tmp_path, GOOD).bind(MODEL).digest
+    source = make(tmp_path, [float(str(one)) for one in GOOD]).bind(MODEL)
+    labels = [one.label for one in source.read(0, 4)]
+    assert [(one.dtype, one.item()) for one in labels if one is not None] == [
+        (np.int64, label) for label in GOOD
+    ]
+    assert (source.digest == whole) == (make in (npz, npy, hdf5))
+
+
+@sources
 def test_numbers_that_are_not_whole_are_refused(make: Make, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="not a whole number of 0 to 3, which selectors") as one:
-        make(tmp_path, (0.5, 1.0, 2.0, 3.0)).bind(MODEL)
-    assert "If labels are whole numbers, in NumPy: array.astype('int64')" in str(one.value)
+    for bad in (0.5, float("nan"), 2.0**53 + 2):
+        match = "not a whole number of 0 to 3, which selectors"
+        with pytest.raises(InputError, match=match):
+            make(tmp_path, (1.0, bad, 2.0, 3.0)).bind(MODEL).read(0, 4)
+
+
+@pytest.mark.parametrize("make", [npz, npy, parquet, mappings], ids=lambda one: one.__name__)
+def test_labels_that_are_an_input_are_refused(make: Make, tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        replace(make(tmp_path, GOOD), labels="x").bind(MODEL)  # type: ignore[type-var]
+    assert (
+        "inputs.labels=x is an input of the model, and labels are read beside the inputs. "
+        "Name something else. Available: 'y'"
+    ) in str(caught.value)
 
 
 @pytest.mark.parametrize("make", [parquet, json_lines, pairs, mappings, tfrecord])

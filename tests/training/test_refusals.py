@@ -42,6 +42,7 @@ def message(error: type[Exception], given: Any) -> str:
         ({"every": True}, "every=True is neither"),
         ({"every": 1.5}, "every=1.5 is neither"),
         ({"on_error": "ignore"}, "on_error='ignore' is neither 'raise' nor 'warn'"),
+        ({"inputs": None}, "inputs=None holds no samples. Give those to compute values of, such"),
         ({"selectors": "layer"}, "selectors=layer does not exist. Nearest: "),
         ({"selectors": {"a": {"pth": "x"}}}, "selectors.a.pth does not exist. Nearest: 'path'"),
         ({"runtime": {"batch": 3}}, "runtime.batch does not exist. Nearest: 'batch_size'"),
