@@ -18,7 +18,7 @@ from itertools import islice
 import numpy as np
 
 from extractkit.core.catalog import Layout, TensorRecord
-from extractkit.core.job import GRAPH
+from extractkit.core.job import GRAPH, OPENVINO
 from extractkit.core.requests import Value
 from extractkit.core.shards import Shard
 from extractkit.core.values import Array
@@ -33,7 +33,6 @@ from extractkit.models import (
     Fetch,
     HasOwnCall,
     NoOwnCallError,
-    NotCompiledError,
     OtherOutputsError,
     OwnCall,
     Program,
@@ -322,12 +321,11 @@ class _Comparison:
         """Computes the outputs together with everything extracted, which must not change them."""
         if self._carrying is not None:
             return self._carrying.from_initial
-        opened = self.prepared.opened
-        try:
-            return opened.model.program(self._fetches, opened.compilation)
-        except NotCompiledError:  # of an output that the job does not extract
-            graph = replace(opened.compilation, compile=GRAPH)
-            return opened.model.program(self._fetches, graph)
+        opened, compilation = self.prepared.opened, self.prepared.opened.compilation
+        if compilation.compile == OPENVINO:
+            # Compiling takes longer than the call, and the values of both have been compared.
+            compilation = replace(compilation, compile=GRAPH)
+        return opened.model.program(self._fetches, compilation)
 
     @cached_property
     def _carrying(self) -> CarryingProgram | None:
