@@ -97,6 +97,27 @@ class Times(Method):
 
 
 @dataclass(frozen=True)
+class Guided(Method):
+    """Guided backpropagation (Springenberg et al., 2015).
+
+    On the way back from the target, each ReLU passes positive gradients only. Times the enlarged
+    map of `Cam`, the result for an input is guided Grad-CAM.
+    """
+
+    name = "guided"
+    options = True
+
+    @classmethod
+    def parse(cls, value: object, at: str) -> "Guided":
+        """Parse `true`.
+
+        Raises:
+            ConfigError: it is something else.
+        """
+        return cls(at=_only_true(value, at))
+
+
+@dataclass(frozen=True)
 class Baseline:
     """The point at which the path of `Integrate` begins.
 
@@ -335,9 +356,7 @@ class Relevance(Method):
         Raises:
             ConfigError: it is something else.
         """
-        if value is not True:
-            raise ConfigError(f"{at}={value!r} is not true, which is all that it takes")
-        return cls(at=at)
+        return cls(at=_only_true(value, at))
 
     @property
     def options(self) -> object:
@@ -359,8 +378,14 @@ class Relevance(Method):
         return no_map(record)
 
 
+def _only_true(value: object, at: str) -> str:
+    if value is not True:
+        raise ConfigError(f"{at}={value!r} is not true, which is all that it takes")
+    return at
+
+
 _METHODS: Mapping[str, Callable[[Any, str], Method]] = {
-    one.name: one.parse for one in (Times, Integrate, Smooth, Cam, Relevance)
+    one.name: one.parse for one in (Times, Guided, Integrate, Smooth, Cam, Relevance)
 }
 
 
@@ -396,6 +421,7 @@ def method_text(written: Mapping[str, object]) -> str:
 
 _TITLES = {
     Times.name: "gradient × value",
+    Guided.name: "guided gradient",
     Integrate.name: "integrated gradient",
     Smooth.name: "smoothed gradient",
     Cam.name: "Grad-CAM",

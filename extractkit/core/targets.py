@@ -44,9 +44,9 @@ GRADIENT_KEY = Key(
     "model's only output, `{tensor: ADDRESS, index: 3}`, where `index` is one number for each axis "
     "(`label` for the sample's own, of `inputs.labels`) or `argmax`, and a second one may be "
     "subtracted: `minus: 5`; or `{loss: NAME, tensor: ADDRESS, options: {...}}`, a loss of Keras. "
-    "Beside it, a method of attribution: `times: value`, `integrate: {steps: 64, baseline: 0}`, "
-    "`smooth: {draws: 16, noise: 0.1, seed: 0}`, `cam: true`, or `relevance: true` of attention "
-    "maps",
+    "Beside it, a method of attribution: `times: value`, `guided: true`, "
+    "`integrate: {steps: 64, baseline: 0}`, `smooth: {draws: 16, noise: 0.1, seed: 0}`, "
+    "`cam: true`, or `relevance: true` of attention maps",
     Effect.RECORDED,
 )
 """The key of a selector for gradients."""

@@ -13,8 +13,10 @@ import tensorflow as tf
 from keras import layers
 
 import extractkit
+from extractkit.core.attribution import method_text
 from extractkit.core.values import Array
 from extractkit.engine import Summary
+from extractkit.errors import SelectionError
 from tests.engine.examples import Collected
 from tests.gradients.networks import session_of_tensorflow_1
 from tests.gradients.test_formats import ROWS, TOKENS, Computed, custom, recurrent, refusal
@@ -93,6 +95,104 @@ def test_gradient_times_value(tmp_path: Path) -> None:
     run = stored(tmp_path, ROWS, model=model, g={"kind": "model_input", "gradient": of})
     wanted = [row * gradient_at(chosen(model, row), row) for row in ROWS]
     near(samples(run, ":input.x@grad"), wanted)
+
+
+PIXELS = np.random.default_rng(5).normal(size=(5, 8, 8, 2)).astype("float32")
+
+
+def rectified() -> keras.Model:
+    keras.utils.set_random_seed(1)
+    given = keras.Input((8, 8, 2), name="pixels")
+    x = layers.Conv2D(6, 3, activation="relu", name="edges")(given)
+    x = layers.Conv2D(6, 3, activation="tanh", name="smooth")(x)
+    x = layers.Conv2D(6, 3, activation="relu6", name="parts")(8 * x)
+    pooled = layers.GlobalAveragePooling2D()(x)
+    hidden = layers.Dense(8, activation="relu")(pooled)
+    return keras.Model(given, layers.Dense(3, name="head")(hidden))
+
+
+@tf.custom_gradient
+def guided_relu(x: tf.Tensor) -> tuple[tf.Tensor, Call]:
+    return tf.nn.relu(x), lambda back: tf.where((x > 0) & (back > 0), back, 0.0)
+
+
+@tf.custom_gradient
+def guided_relu6(x: tf.Tensor) -> tuple[tf.Tensor, Call]:
+    inside = (x > 0) & (x < 6)
+    return tf.nn.relu6(x), lambda back: tf.where(inside & (back > 0), back, 0.0)
+
+
+def with_guided_relu(model: keras.Model) -> keras.Model:
+    """Return a copy with the same weights, whose ReLU has the gradient by hand."""
+    by_hand = {keras.activations.relu: guided_relu, keras.activations.relu6: guided_relu6}
+    copy = keras.models.clone_model(model)
+    copy.set_weights(model.get_weights())
+    for layer in copy.layers:
+        if (activation := getattr(layer, "activation", None)) in by_hand:
+            layer.activation = by_hand[activation]
+    return copy
+
+
+@pytest.mark.parametrize("kind", ["keras", "saved", "session"])
+def test_guided_gradients(kind: str, tmp_path: Path) -> None:
+    model = rectified()
+    guided = with_guided_relu(model)
+    wanted = [gradient_at(chosen(guided, row), row) for row in PIXELS]
+    plain = [gradient_at(chosen(model, row), row) for row in PIXELS]
+    assert not np.allclose(wanted, plain, atol=1e-3)
+    of = {"of": "argmax", "guided": True}
+    selectors = {
+        "g": {"kind": "model_input", "gradient": of},
+        "plain": {"kind": "model_input", "gradient": {"of": "argmax"}},
+    }
+    if kind == "keras":
+        selectors["edges"] = {"path": "edges:output", "gradient": of}
+        run = stored(tmp_path, PIXELS, model=model, **selectors)
+        head = keras.Model(guided.get_layer("smooth").input, guided.output)
+        edges = np.asarray(keras.Model(guided.input, guided.get_layer("edges").output)(PIXELS))
+        behind = [gradient_at(chosen(head, row), row) for row in edges]
+        near(samples(run, "edges:output@grad"), behind)
+        found = run[":input.pixels@grad@g"].gradient
+        assert found == {"tensor": ":output", "index": "argmax", "guided": True}
+        assert method_text(found) == "guided gradient"
+    else:
+        model.export(tmp_path / "saved", verbose=False)
+        how = ["model=saved_model", f"model.path={tmp_path / 'saved'}"]
+        if kind == "session":
+            frozen_keras(model, tmp_path / "net.pb")
+            how = ["model=frozen_graph", f"model.path={tmp_path / 'net.pb'}"]
+        run = stored(tmp_path, PIXELS, *how, **selectors)
+    (key,) = (one for one in run if one.endswith("@grad@g"))
+    near(samples(run, key), wanted)
+    near(samples(run, f"{key.removesuffix('@g')}@plain"), plain)
+
+
+def frozen_keras(model: keras.Model, path: Path) -> None:
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    function = tf.function(lambda pixels: model(pixels)).get_concrete_function(
+        tf.TensorSpec([None, 8, 8, 2], tf.float32, name="pixels")
+    )
+    graph = convert_variables_to_constants_v2(function).graph
+    path.write_bytes(graph.as_graph_def().SerializeToString())
+
+
+def test_guided_gradients_need_a_relu_outside_of_functions(tmp_path: Path) -> None:
+    of = {"of": "argmax", "guided": True}
+    with pytest.raises(SelectionError, match=r"guided: there is no ReLU betw"):
+        stored(tmp_path, ROWS, model=classifier(), g={"kind": "model_input", "gradient": of})
+    assert not (tmp_path / "run").exists()
+
+    class Looped(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec([None, 4], tf.float32, name="x")])
+        def __call__(self, x: tf.Tensor) -> tf.Tensor:
+            def step(at: tf.Tensor, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+                return at + 1, tf.nn.relu(y - 0.1)
+
+            return tf.nn.relu(tf.while_loop(lambda at, _: at < 2, step, (tf.constant(0), x))[1])
+
+    with pytest.raises(SelectionError, match=r"a function or loop between .* has operations Relu,"):
+        stored(tmp_path, ROWS, model=Looped(), g={"kind": "model_input", "gradient": of})
 
 
 def test_the_chosen_element_is_the_target_along_the_whole_path(tmp_path: Path) -> None:

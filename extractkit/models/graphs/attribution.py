@@ -15,6 +15,7 @@ import tensorflow as tf
 from extractkit.core.attribution import (
     COMPLETENESS,
     Cam,
+    Guided,
     Integrate,
     Method,
     Relevance,
@@ -26,6 +27,7 @@ from extractkit.core.requests import Rollout
 from extractkit.core.rollout import AttentionMap, over_heads, relevance, rolled_out
 from extractkit.core.transforms import Masked, present
 from extractkit.core.transforms.reductions import farthest
+from extractkit.errors import SelectionError
 from extractkit.models.graphs.noise import normal
 from extractkit.models.graphs.recomputation import Dependent
 from extractkit.models.graphs.targets import Numbers
@@ -92,6 +94,8 @@ def attributed(method: Method, of: Derivative, around: Surroundings) -> Results:
     match method:
         case Times():
             return {"": lambda: of.gradient * of.tensor}
+        case Guided():
+            return {"": lambda: _guided(method, of)}
         case Integrate():
             return _Integrated(method, of, around).results
         case Smooth():
@@ -101,6 +105,51 @@ def attributed(method: Method, of: Derivative, around: Surroundings) -> Results:
         case Relevance():
             return {"": lambda: _relevance(method, of, around)}
     raise AssertionError(method)
+
+
+def _guided(method: Guided, of: Derivative) -> tf.Tensor:
+    part = of.dependent([of.target.values], method.at)
+    kinds = part.operation_types()
+    name = repr(of.address)
+    if inner := kinds.within.intersection(_GUIDED):
+        raise SelectionError(
+            f"{method.at}: a function or loop between {name} and the target has operations "
+            f"{', '.join(sorted(inner))}, and only those outside of functions are guided. Select "
+            f"a tensor behind it, or remove {method.at}"
+        )
+    if not kinds.outside.intersection(_GUIDED):
+        raise SelectionError(
+            f"{method.at}: there is no ReLU between {name} and the target, so that the guided "
+            f"gradient is the gradient itself. Select another tensor, or remove {method.at}"
+        )
+    start = tf.identity(of.tensor)
+    (number,) = part.at([start], gradients=_GUIDED)
+    (found,) = tf.gradients(number, [start])
+    return dense(found)
+
+
+@tf.RegisterGradient("ExtractkitGuidedRelu")
+def _guided_relu(operation: Any, gradient: tf.Tensor) -> tf.Tensor:
+    return tf.raw_ops.ReluGrad(gradients=tf.nn.relu(gradient), features=operation.outputs[0])
+
+
+@tf.RegisterGradient("ExtractkitGuidedRelu6")
+def _guided_relu6(operation: Any, gradient: tf.Tensor) -> tf.Tensor:
+    return tf.raw_ops.Relu6Grad(gradients=tf.nn.relu(gradient), features=operation.outputs[0])
+
+
+_GUIDED = {"Relu": "ExtractkitGuidedRelu", "Relu6": "ExtractkitGuidedRelu6"}
+"""Types of operations, with the names of the gradients that replace theirs."""
+
+
+def dense(gradient: Any) -> tf.Tensor:
+    """Return a gradient as a tensor. That of an embedding holds only the rows that were looked up.
+
+    TensorFlow warns if it converts such a gradient itself.
+    """
+    if not isinstance(gradient, tf.IndexedSlices):
+        return gradient
+    return tf.math.unsorted_segment_sum(gradient.values, gradient.indices, gradient.dense_shape[0])
 
 
 class _Integrated:

@@ -34,18 +34,19 @@ from extractkit.models.graphs.attribution import (
     Results,
     Surroundings,
     attributed,
+    dense,
     rollout,
 )
 from extractkit.models.graphs.loops import is_inner, outermost, return_inner
 from extractkit.models.graphs.noise import input_words
 from extractkit.models.graphs.rebuilding import SourceGraph, imported, needed_part
+from extractkit.models.graphs.recomputation import GRADIENT_TYPE, called
 from extractkit.models.graphs.targets import Given, Labels, numbers
 from extractkit.models.tensorflow_internals import capturing_graph, has_gradient
 
 INDEPENDENT = "the target does not depend on it through operations with a gradient"
 """Why a tensor on which the target does not depend has no gradient."""
 
-_CUSTOM = "_gradient_op_type"
 _CUSTOM_REASON = "has a custom gradient, which is Python code that graphs do not contain"
 _CALLS = ("PartitionedCall", "StatefulPartitionedCall")
 _FRAME = re.compile(r"^(Ref)?(Enter|Exit|NextIteration|Switch|Merge)$|^LoopCond$")
@@ -127,10 +128,10 @@ class Differentiability:
             return f"another result of operation {name!r} ({kind}) is an input (model.input_axes)"
         if _FRAME.search(kind):
             return f"operation {name!r} ({kind}) is part of a loop or branch of TensorFlow 1"
-        if called := _called(operation.node_def):
+        if functions := called(operation.node_def):
             if self.in_place or (kind in _CALLS and not self.custom):
                 return f"operation {name!r} ({kind}) calls a function"
-            inner = self._custom_within(called)
+            inner = self._custom_within(functions)
             if inner is not None:
                 return (
                     f"operation {inner!r}, in a function that {name!r} ({kind}) calls, "
@@ -154,7 +155,7 @@ class Differentiability:
             for node in self._functions[name].node_def:
                 if _custom(node):
                     return str(node.name)
-                waiting += _called(node)
+                waiting += called(node)
         return None
 
     @cached_property
@@ -185,25 +186,14 @@ def _upstream(
 
 
 def _custom(node: Any) -> bool:
-    return _CUSTOM in node.attr and node.op not in _CALLS
-
-
-def _called(node: Any) -> list[str]:
-    """Return the names of the functions that a node calls."""
-    found = []
-    for value in node.attr.values():
-        if value.HasField("func"):
-            found.append(value.func.name)
-        elif value.HasField("list"):
-            found += [one.name for one in value.list.func]
-    return found
+    return GRADIENT_TYPE in node.attr and node.op not in _CALLS
 
 
 def _differentiable_inputs(operation: Any) -> list[AnyTensor]:
     """Return the inputs with respect to which TensorFlow differentiates an operation."""
     if not operation.inputs:
         return []
-    custom = _custom(operation.node_def) or _called(operation.node_def)
+    custom = _custom(operation.node_def) or called(operation.node_def)
     if not custom and has_gradient(operation.type) is None:
         return []
     return [one for one in operation.inputs if _is_differentiable(one.dtype.base_dtype)]
@@ -379,24 +369,14 @@ def _differentiated(
             f"Select other tensors"
         ) from error
     found = {}
-    for (address, tensor), gradient in zip(by.items(), gradients, strict=True):
+    for address, gradient in zip(by, gradients, strict=True):
         if gradient is None:
             raise SelectionError(
                 f"{of.at}: {of.tensor!r} does not depend on {address!r} through operations "
                 f"with a gradient. Select other tensors"
             )
-        found[address] = _dense(gradient, tensor)
+        found[address] = dense(gradient)
     return found
-
-
-def _dense(gradient: Any, tensor: tf.Tensor) -> tf.Tensor:
-    """Return a gradient as a tensor. That of an embedding holds only the rows that were looked up.
-
-    TensorFlow warns if it converts such a gradient itself.
-    """
-    if not isinstance(gradient, tf.IndexedSlices):
-        return gradient
-    return tf.math.unsorted_segment_sum(gradient.values, gradient.indices, gradient.dense_shape[0])
 
 
 def copied(source: SourceGraph, names: Mapping[str, str], axes: Sequence[str]) -> GradientGraph:

@@ -5,7 +5,9 @@ example. Everything else is shared. Gradients that are in the graph already are 
 other tensor, custom ones included, since they are plain operations there.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import tensorflow as tf
@@ -13,6 +15,9 @@ import tensorflow as tf
 from extractkit.errors import SelectionError
 from extractkit.models.graphs import AnyTensor
 from extractkit.models.graphs.rebuilding import forget_others
+
+GRADIENT_TYPE = "_gradient_op_type"
+"""The attribute of an operation with the name of a gradient, in place of that of its type."""
 
 _COPIED = 1024
 """Most elements of a constant that is copied, so that shapes remain static where it is consumed."""
@@ -81,8 +86,30 @@ class Dependent:
         self._graph_def = _graph_def(graph, [*constants.values(), *operations])
         self._used = {name for one in operations for name in (two.name for two in one.inputs)}
 
-    def at(self, values: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-        """Return the wanted tensors for these values of the replaced ones, in the current graph."""
+    def operation_types(self) -> "OperationTypes":
+        """Return the types of the operations of this part."""
+        functions = {one.signature.name: one for one in self._graph_def.library.function}
+        within: set[str] = set()
+        waiting, seen = [*chain.from_iterable(map(called, self._graph_def.node))], set[str]()
+        while waiting:
+            name = waiting.pop()
+            if name in functions and name not in seen:
+                seen.add(name)
+                within |= {node.op for node in functions[name].node_def}
+                waiting += chain.from_iterable(map(called, functions[name].node_def))
+        return OperationTypes(
+            frozenset(node.op for node in self._graph_def.node), frozenset(within)
+        )
+
+    def at(
+        self, values: Sequence[tf.Tensor], gradients: Mapping[str, str] | None = None
+    ) -> list[tf.Tensor]:
+        """Return the wanted tensors for these values of the replaced ones, in the current graph.
+
+        Args:
+            gradients: names of registered gradients to use in place of those of some types of
+                operations.
+        """
         known = {**self._shared, **dict(zip(self._replaced, values, strict=True))}
         graph = tf.compat.v1.get_default_graph()
         inside = {name: _within(graph, tensor) for name, tensor in known.items()}
@@ -91,6 +118,8 @@ class Dependent:
         if graph is self._graph:
             # It has the functions, and would lose them if they were added again.
             graph_def = tf.compat.v1.GraphDef(versions=graph_def.versions, node=graph_def.node)
+        if gradients:
+            graph_def = _with_gradients(graph_def, gradients)
         found = tf.graph_util.import_graph_def(
             graph_def,
             input_map={name: one for name, one in inside.items() if name in self._used},
@@ -99,6 +128,29 @@ class Dependent:
         )
         inside |= dict(zip(names, found, strict=True))
         return [inside[name] for name in self._wanted]
+
+
+@dataclass(frozen=True)
+class OperationTypes:
+    """The types of the operations of a part of a graph.
+
+    Attributes:
+        outside: those of the graph itself.
+        within: those in functions that these call, branches and bodies of loops included.
+    """
+
+    outside: frozenset[str]
+    within: frozenset[str]
+
+
+def _with_gradients(graph_def: Any, gradients: Mapping[str, str]) -> Any:
+    """Return a copy with other gradients for some types of operations."""
+    changed = tf.compat.v1.GraphDef()
+    changed.CopyFrom(graph_def)
+    for node in changed.node:
+        if node.op in gradients:
+            node.attr[GRADIENT_TYPE].s = gradients[node.op].encode()
+    return changed
 
 
 def _within(graph: Any, tensor: tf.Tensor) -> tf.Tensor:
@@ -143,7 +195,7 @@ def _is_small_constant(operation: Any) -> bool:
 def _graph_def(graph: Any, operations: Iterable[Any]) -> Any:
     """Return operations of a graph, with the functions that they may call."""
     nodes = {operation.name: operation.node_def for operation in operations}
-    whole = graph.as_graph_def() if any(map(_calls, nodes.values())) else None
+    whole = graph.as_graph_def() if any(map(called, nodes.values())) else None
     graph_def = tf.compat.v1.GraphDef(
         versions=graph.graph_def_versions, library=None if whole is None else whole.library
     )
@@ -154,8 +206,12 @@ def _graph_def(graph: Any, operations: Iterable[Any]) -> Any:
     return graph_def
 
 
-def _calls(node: Any) -> bool:
-    return any(
-        value.HasField("func") or (value.HasField("list") and value.list.func)
-        for value in node.attr.values()
-    )
+def called(node: Any) -> list[str]:
+    """Return the names of the functions that a node calls."""
+    found = []
+    for value in node.attr.values():
+        if value.HasField("func"):
+            found.append(value.func.name)
+        elif value.HasField("list"):
+            found += [one.name for one in value.list.func]
+    return found
