@@ -261,6 +261,11 @@ class InnerTensor:
         return self.inner.graph.get_operations().index(self.inner.op), self.inner.value_index
 
 
+def around(name: str) -> str:
+    """Return the first part of an inner tensor's name; in TensorFlow 1, all but the tensor's."""
+    return name.partition(INSIDE)[0] or name.rpartition(INSIDE)[0]
+
+
 def of_one_step(value: Any) -> Any:
     """Return the tensor in its function's graph for an inner tensor, or any other value itself."""
     return value.inner if isinstance(value, InnerTensor) else value

@@ -16,13 +16,14 @@ from extractkit.models.graphs import (
     LOOPS,
     AnyGraph,
     AnyTensor,
+    InnerTensor,
     escaped,
     of_one_step,
     readable,
     short_paths,
 )
 from extractkit.models.graphs.control_flow import control_flow, nested_graphs
-from extractkit.models.graphs.loops import InnerTensors, of_steps
+from extractkit.models.graphs.loops import InnerTensors, of_branches, of_steps
 from extractkit.models.graphs.purity import unfit_operations
 from extractkit.models.graphs.rebuilding import static_shape
 from extractkit.models.graphs.records import Found, spec_of
@@ -46,13 +47,21 @@ class GraphFacts:
         inert: Names of operations whose results are never random, because constants determine them
             or they never run.
         dead: Names of operations that never run.
-        steps: See `ControlFlow`. Empty for the graph of a function.
+        steps, branches: See `ControlFlow`. Empty for the graph of a function.
     """
 
     reasons: Mapping[str, str]
     inert: frozenset[str]
     dead: frozenset[str]
     steps: Mapping[str, str] = field(default_factory=dict)
+    branches: Mapping[str, tuple[tuple[str, int], ...]] = field(default_factory=dict)
+
+    def inner(self, tensor: AnyTensor) -> InnerTensor | None:
+        """Return a tensor in a loop or branch as an inner tensor; None for any other."""
+        if (condition := self.steps.get(tensor.name)) is not None:
+            return of_steps(tensor, condition)
+        branches = self.branches.get(tensor.name)
+        return None if branches is None else of_branches(tensor, branches)
 
 
 def facts_of(
@@ -82,8 +91,11 @@ def facts_of(
     }
     # TensorFlow refuses functions that contain loops of TensorFlow 1.
     in_session = not hasattr(graph, "captures")
-    steps = {name: one for name, one in flow.steps.items() if in_session and name not in reasons}
-    return GraphFacts({**reasons, **flow.reasons}, flow.inert, flow.dead, steps)
+    if not in_session:
+        return GraphFacts({**reasons, **flow.reasons}, flow.inert, flow.dead)
+    steps = {name: one for name, one in flow.steps.items() if name not in reasons}
+    branches = {name: one for name, one in flow.branches.items() if name not in reasons}
+    return GraphFacts({**reasons, **flow.reasons}, flow.inert, flow.dead, steps, branches)
 
 
 def find_operations(
@@ -137,11 +149,11 @@ def find_operations(
             weight = frozen and tensor.name not in given and _is_weight(tensor)
             kind = kinds.get(tensor.name, Kind.WEIGHT if weight else Kind.OP)
             address = ports.unique(address_of(paths[operation.name], str(tensor.value_index)))
-            condition = facts.steps.get(tensor.name) if kind is Kind.OP else None
-            if condition is None:
+            within = facts.inner(tensor) if kind is Kind.OP else None
+            if within is None:
                 found.append(_found(address, kind, tensor, facts.reasons.get(tensor.name)))
             else:
-                found.append(_found(address, kind, of_steps(tensor, condition), None))
+                found.append(_found(address, kind, within, None))
         found += _fused(paths[operation.name], operation, ports)
     for cell in cells_of_frames(graph) if facts.steps else ():
         found += _states(escaped(cell.scope), cell, ports, lambda tensor: _of_frame(tensor, facts))
@@ -332,10 +344,8 @@ def _states(
 
 
 def _of_frame(tensor: AnyTensor, facts: GraphFacts) -> tuple[Any, str | None]:
-    condition = facts.steps.get(tensor.name)
-    if condition is None:
-        return tensor, facts.reasons.get(tensor.name)
-    return of_steps(tensor, condition), None
+    within = facts.inner(tensor)
+    return (tensor, facts.reasons.get(tensor.name)) if within is None else (within, None)
 
 
 def _fused(path: str, operation: Any, ports: Ports) -> Iterator[Found]:

@@ -1,8 +1,7 @@
 """Control flow in graphs: loops, branches and nested functions.
 
-Tensors inside branches cannot be returned, so they are listed with a reason; for those inside loops
-and functions, see `graphs.loops`. Loops and branches of an imported graph are recognized by its
-edges.
+Loops and branches of an imported graph are recognized by its edges. For the values inside them, see
+`graphs.loops`.
 
 Ranges of values are propagated through the graph. They show which side of a branch never runs, and
 that dropout which keeps everything is not random: it adds 1 to a random number below 1 and rounds
@@ -241,17 +240,20 @@ class ControlFlow:
         dead: Names of operations that never run.
         steps: The operation (`LoopCond`) that decides how often a tensor is made, by its name, for
             tensors that each step of one loop makes once.
+        branches: For tensors in branches outside of loops, by name, the tensor that decides each
+            branch, outermost first, and the output of its `Switch` that leads into the branch.
     """
 
     reasons: Mapping[str, str]
     inert: frozenset[str]
     dead: frozenset[str]
     steps: Mapping[str, str]
+    branches: Mapping[str, tuple[tuple[str, int], ...]]
 
 
 @dataclass(frozen=True)
 class _Side:
-    """One side of a branch: an output of a Switch, and whether it runs."""
+    """One side of a branch: what decides, the output of a Switch, and whether it never runs."""
 
     predicate: str
     output: int
@@ -261,7 +263,8 @@ class _Side:
     def reason(self) -> str:
         if not self.dead:
             return _BRANCH
-        return _DEAD.format(predicate=self.predicate, value=not self.output)
+        predicate = self.predicate.partition(":")[0]
+        return _DEAD.format(predicate=predicate, value=not self.output)
 
 
 def control_flow(graph: AnyGraph, fed: frozenset[str]) -> ControlFlow:
@@ -278,6 +281,7 @@ def control_flow(graph: AnyGraph, fed: frozenset[str]) -> ControlFlow:
         walk.visit(operation)
     reasons: dict[str, str] = {}
     steps: dict[str, str] = {}
+    branches: dict[str, tuple[tuple[str, int], ...]] = {}
     inert = set()
     for operation in operations:
         for tensor in operation.outputs:
@@ -287,13 +291,15 @@ def control_flow(graph: AnyGraph, fed: frozenset[str]) -> ControlFlow:
             condition = walk.condition(tensor)
             if condition is not None:
                 steps[tensor.name] = condition
+            if sides := walk.branches(tensor):
+                branches[tensor.name] = sides
         known = [
             tensor.name in ranges and ranges[tensor.name].known for tensor in operation.outputs
         ]
         if walk.is_dead(operation) or (known and all(known)):
             inert.add(operation.name)
     dead = frozenset(operation.name for operation in operations if walk.is_dead(operation))
-    return ControlFlow(reasons, frozenset(inert), dead, steps)
+    return ControlFlow(reasons, frozenset(inert), dead, steps, branches)
 
 
 class _Walk:
@@ -345,6 +351,21 @@ class _Walk:
         passes = tensor.op.type.removeprefix("Ref") in _BETWEEN_STEPS
         return None if len(frame) != 1 or sides or passes else self.conditions.get(frame)
 
+    def branches(self, tensor: AnyTensor) -> tuple[tuple[str, int], ...]:
+        """Return the branches around a tensor outside of loops; see `ControlFlow`.
+
+        None are returned for what never runs.
+        """
+        frame, sides = self._before(tensor) or ((), frozenset())
+        if frame or any(side.dead for side in sides):
+            return ()
+        # What decides an inner branch is inside the outer ones.
+        ordered = sorted(sides, key=lambda side: (self._depth(side), side.predicate, side.output))
+        return tuple((side.predicate, side.output) for side in ordered)
+
+    def _depth(self, side: _Side) -> int:
+        return len(self.sides.get(side.predicate.partition(":")[0], ()))
+
     def is_dead(self, operation: Any) -> bool:
         """Return whether an operation never runs."""
         return any(side.dead for side in self.sides[operation.name])
@@ -374,7 +395,7 @@ class _Walk:
     def _side(self, predicate: AnyTensor, output: int) -> frozenset[_Side]:
         decided = self._ranges.get(predicate.name)
         if decided is None or not decided.known:
-            return frozenset({_Side(predicate.op.name, output, dead=False)})
+            return frozenset({_Side(predicate.name, output, dead=False)})
         if bool(decided.low) == bool(output):
             return frozenset()
-        return frozenset({_Side(predicate.op.name, output, dead=True)})
+        return frozenset({_Side(predicate.name, output, dead=True)})

@@ -16,7 +16,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from extractkit.core.spec import STEP
+from extractkit.core.spec import STEP, TAKEN
 from extractkit.models.graphs import (
     CONDITIONALS,
     INSIDE,
@@ -131,8 +131,20 @@ def of_steps(tensor: Any, condition: str) -> InnerTensor:
     return InnerTensor(tensor, tensor.op, name, (STEP,), loops=(loop,))
 
 
+def of_branches(tensor: Any, branches: Sequence[tuple[str, int]]) -> InnerTensor:
+    """Return a tensor in branches of TensorFlow 1, with an axis of whether they are taken.
+
+    Args:
+        branches: See `ControlFlow`.
+    """
+    path = [with_role(predicate, str(output)) for predicate, output in branches]
+    deciding = tuple(tensor.graph.get_tensor_by_name(predicate) for predicate, _ in branches)
+    name = INSIDE.join(["", *path, tensor.name])
+    return InnerTensor(tensor, tensor.op, name, (TAKEN,), frozenset({0}), deciding)
+
+
 def is_in_frame(name: str) -> bool:
-    """Return whether a name is that of an inner tensor in a loop of TensorFlow 1."""
+    """Return whether a name is that of an inner tensor in a loop or branch of TensorFlow 1."""
     return name.startswith(INSIDE)
 
 
@@ -416,10 +428,43 @@ def _steps(nodes: Nodes, loop: Any, limits: Sequence[Limit] | None) -> str:
     return nodes.edge(nodes.add(f"{name}/most", "Cast", inputs, **types), "y")
 
 
-# ---- loops of TensorFlow 1
+# ---- loops and branches of TensorFlow 1
 
 VALUE, CONDITION, LIST = "value:0", "condition:0", f"{ADDED}/end:0"
 """Names of tensors for `add_steps`: the two that it takes, and the one that it gives."""
+
+
+def add_branches(part: Any, outputs: Sequence[int], dtype: tf.DType) -> list[str]:
+    """Add a list to an empty graph, with the tensor if branches of TensorFlow 1 are taken.
+
+    A branch that is not taken has dead tensors, which `Merge` replaces by the list without it.
+
+    Args:
+        part: The graph, which is changed in place. It takes `VALUE`, and gives `LIST`.
+        outputs: For each branch, outermost first, the output of `Switch` that leads into it.
+        dtype: The type of the tensor.
+
+    Returns:
+        For each branch, the name of the tensor to take that decides it.
+    """
+    nodes = Nodes(part.node, None)
+    shape = nodes.edge(nodes.constant("shape", -1, tf.int32))
+    types = {"element_dtype": dtype, "shape_type": tf.int32}
+    inside = nodes.edge(nodes.add(f"{ADDED}/list", "EmptyTensorList", [shape, shape], **types))
+    outside, taken = [], []
+    for at, output in enumerate(outputs):
+        taken.append(f"condition_{at}:0")
+        switch = nodes.add("switch", "Switch", [inside, taken[-1]], T=tf.variant)
+        inside = nodes.edge(switch, index=output)
+        outside.append(nodes.edge(switch, index=1 - output))
+    push = nodes.add("push", "TensorListPushBack", [inside, VALUE], element_dtype=dtype)
+    found = nodes.edge(push)
+    while outside:
+        merge = nodes.add("merge", "Merge", [found, outside.pop()], T=tf.variant)
+        merge.attr["N"].i = 2
+        found = nodes.edge(merge)
+    nodes.add(f"{ADDED}/end", "Identity", [found], T=tf.variant)
+    return taken
 
 
 def add_steps(part: Any, loop_nodes: Mapping[str, Any], condition: str, dtype: tf.DType) -> None:

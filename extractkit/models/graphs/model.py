@@ -411,7 +411,8 @@ def _of_list(
         elif not layout.whole and layout.axis is not None:
             others.insert(layout.axis, samples)
         empty, found = tf.stack([0, *others[1:]]), tf.shape(tensor)
-        tensor = tf.reshape(tensor, tf.where(found[0] == 0, empty, found))
+        # In the graph of a session, `==` compares Python's objects.
+        tensor = tf.reshape(tensor, tf.where(tf.equal(found[0], 0), empty, found))
     return tensor if inner.sizes is None else tf.ensure_shape(tensor, inner.sizes)
 
 

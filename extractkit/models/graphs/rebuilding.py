@@ -19,13 +19,14 @@ from extractkit.models.graphs import (
     ImportedTensor,
     InnerTensor,
 )
-from extractkit.models.graphs.function_nodes import typed
+from extractkit.models.graphs.function_nodes import split_role, typed
 from extractkit.models.graphs.loop_shapes import StepShapes, add_one_step
 from extractkit.models.graphs.loops import (
     CONDITION,
     LIST,
     VALUE,
     Returned,
+    add_branches,
     add_steps,
     is_in_frame,
     is_inner,
@@ -286,20 +287,26 @@ def inner_in_graph(graph_def: Any, names: Sequence[str]) -> dict[str, tf.Tensor]
 
 
 def _stacked(graph: tf.Graph, graph_def: Any, name: str) -> tf.Tensor:
-    """Add a variable to a loop of TensorFlow 1 that gathers a tensor, and return all its steps."""
-    _, condition, tensor = name.split(INSIDE)
-    nodes = {node.name: node for node in graph_def.node}
+    """Return a tensor in a loop or branch of TensorFlow 1, gathered in a list that is added."""
+    _, *around, tensor = name.split(INSIDE)
     part = tf.compat.v1.GraphDef(versions=graph_def.versions)
-    dtype = graph.get_tensor_by_name(tensor).dtype
-    add_steps(part, nodes, condition, dtype)
-    taken = {
-        VALUE: graph.get_tensor_by_name(tensor),
-        CONDITION: graph.get_tensor_by_name(f"{condition}:0"),
-    }
+    value = graph.get_tensor_by_name(tensor)
+    branches = [split_role(one) for one in around]
+    if all(output for _, output in branches):
+        names = add_branches(part, [int(output) for _, output in branches], value.dtype)
+        taken = {
+            one: graph.get_tensor_by_name(predicate)
+            for one, (predicate, _) in zip(names, branches, strict=True)
+        }
+    else:
+        (condition,) = around
+        nodes = {node.name: node for node in graph_def.node}
+        add_steps(part, nodes, condition, value.dtype)
+        taken = {CONDITION: graph.get_tensor_by_name(f"{condition}:0")}
     (steps,) = tf.graph_util.import_graph_def(
-        part, input_map=taken, return_elements=[LIST], name=PREFIX
+        part, input_map={VALUE: value, **taken}, return_elements=[LIST], name=PREFIX
     )
-    return stacked(steps, dtype)
+    return stacked(steps, value.dtype)
 
 
 def needed_part(source: SourceGraph, features: Iterable[str], wanted: Sequence[str]) -> GraphPart:

@@ -31,6 +31,7 @@ from extractkit.models.graphs import (
     AnyGraph,
     AnyTensor,
     InnerTensor,
+    around,
     is_tensor,
     of_one_step,
     static_value,
@@ -375,7 +376,7 @@ def _inferred(
         return _inferred_together(source, tensors, signature)
     groups: dict[object, list[int]] = {}
     for at, deciding in enumerate(inner):
-        groups.setdefault(tensors[at].op.name if deciding else None, []).append(at)
+        groups.setdefault(around(tensors[at].name) if deciding else None, []).append(at)
     found: dict[int, Dims] = {}
     for group in groups.values():
         dims = _inferred_together(source, [tensors[at] for at in group], signature)

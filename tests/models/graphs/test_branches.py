@@ -11,6 +11,7 @@ import tensorflow as tf
 
 import extractkit
 from extractkit.core.values import Array
+from tests.models.session_graphs import control_flow, frozen
 
 X = np.random.default_rng(0).normal(size=(9, 3)).astype(np.float32)
 X[4] = (-0.5, -1.4, 0.2)  # a case that no other sample takes
@@ -151,3 +152,48 @@ def test_a_branch_of_a_keras_layer_is_taken_for_each_sample_alone(tmp_path: Path
         np.testing.assert_allclose(view.sample(at), expected, rtol=1e-6)
         output = np.sin(sample) if positive else sample - 1
         np.testing.assert_allclose(run["fold:output"].sample(at), output, rtol=1e-6)
+
+
+def in_version_1() -> None:
+    v1 = tf.compat.v1
+    x = v1.placeholder(tf.float32, [None, 3], "x")
+
+    def positive() -> tf.Tensor:
+        h = tf.exp(x, "raised")
+        deeper = (lambda: tf.sin(h, "large"), lambda: tf.cos(h, "small"))
+        return v1.cond(tf.reduce_max(h) > 3, *deeper, name="deeper")
+
+    def negative() -> tf.Tensor:
+        return tf.multiply(x, tf.fill(tf.shape(x), 2.0, name="filled"), name="doubled")
+
+    y = v1.cond(tf.reduce_sum(x) > 0, positive, negative, name="either")
+    tf.identity(y, "y")
+
+
+def by_hand(x: Array) -> dict[str, Array]:
+    if x.sum() <= 0:
+        return {"doubled": x * 2, "filled": np.full(3, 2)}
+    h = np.exp(x)
+    return {"raised": h} | ({"large": np.sin(h)} if h.max() > 3 else {"small": np.cos(h)})
+
+
+def test_branches_of_version_1_have_values_where_they_are_taken(tmp_path: Path) -> None:
+    with control_flow(1):
+        path = frozen(in_version_1, ["y"], tmp_path / "graph.pb")
+    run = extractkit.extract(
+        ["model=frozen_graph", f"model.path={path}", "selectors=outputs"],
+        selectors={"inner": {"path": "either/*", "op_type": ["Exp", "Sin", "Cos", "Mul", "Fill"]}},
+        inputs=X,
+        run_dir=tmp_path / "run",
+    )
+    names = {key.rpartition("/")[2].removesuffix(":0"): key for key in run if "/" in key}
+    assert set(names) == {"raised", "large", "small", "doubled", "filled"}
+    for name, key in names.items():
+        assert run[key].dims[1] == "taken"
+        expected = [by_hand(row).get(name) for row in X.astype(np.float64)]
+        assert len({one is None for one in expected}) == 2, "both branches are to be taken"
+        for at, one in enumerate(expected):
+            value = run[key].sample(at)
+            assert value.shape == (one is not None, 3)
+            if one is not None:
+                np.testing.assert_allclose(value[0], one, rtol=1e-5)
