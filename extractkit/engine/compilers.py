@@ -20,7 +20,7 @@ from extractkit.engine.sharing import Sharing
 from extractkit.engine.stream import fetches
 from extractkit.errors import ConfigError, MissingExtraError, counted
 from extractkit.inputs import Source
-from extractkit.models import Compilation, EstimatesWork, NotCompiledError, Program
+from extractkit.models import Compilation, EstimatesWork, NotCompiledError, Program, openvino
 from extractkit.runs.comparing.measures import TOLERATED, compare_values
 
 COMPILE = "compile"
@@ -55,6 +55,23 @@ class Compiled:
     declined: str | None = None
 
 
+def check_installed(runtime: Runtime, settings: Mapping[str, object] | None = None) -> None:
+    """Check that the compiler is installed, before anything is loaded.
+
+    Args:
+        settings: see `compiled`.
+
+    Raises:
+        MissingExtraError: OpenVINO is asked for, or was recorded, and is not installed.
+    """
+    if _wanted(runtime, settings) == OPENVINO:
+        openvino.require()
+
+
+def _wanted(runtime: Runtime, settings: Mapping[str, object] | None) -> object:
+    return (settings or {}).get(COMPILE, runtime.compile)
+
+
 def compiled(
     opened: Opened,
     runtime: Runtime,
@@ -71,9 +88,8 @@ def compiled(
 
     Raises:
         ConfigError: OpenVINO is asked for and cannot run the model, or computes other values.
-        MissingExtraError: OpenVINO is asked for and not installed.
     """
-    wanted = (settings or {}).get(COMPILE, runtime.compile)
+    wanted = _wanted(runtime, settings)
     if wanted not in (AUTO, OPENVINO):
         return Compiled(opened, program)
     choice = Choice(opened, runtime, program, sharing)

@@ -15,7 +15,7 @@ from extractkit.core.values import State
 from extractkit.engine.batch_effects import SpotCheck
 from extractkit.engine.batches import BatchRules, encoded_bytes, in_blocks, put, read_batch
 from extractkit.engine.carrying import Carried
-from extractkit.engine.compilers import compiled
+from extractkit.engine.compilers import check_installed, compiled
 from extractkit.engine.failing_samples import first_explained, try_out
 from extractkit.engine.loading import Opened, open_job
 from extractkit.engine.model_cache import program_of
@@ -159,6 +159,7 @@ def prepare(
         UserError: a mistake in the job.
         JobError: the model fails on the first sample.
     """
+    check_installed(job.runtime, settings)
     began = time.perf_counter()
     opened = open_job(job, record, stage)
     stage("measuring how tensors follow the samples' sizes")

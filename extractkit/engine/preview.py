@@ -10,7 +10,7 @@ from extractkit.core.job import AUTO, GRAPH, OPENVINO, Job
 from extractkit.core.plan import PlannedTensor, SampleLengths, groups_of, held_per_sample
 from extractkit.core.shards import Shard
 from extractkit.core.values import varies
-from extractkit.engine.compilers import compiled
+from extractkit.engine.compilers import check_installed, compiled
 from extractkit.engine.loading import Opened, open_job
 from extractkit.engine.prepare import sharing_of
 from extractkit.engine.samples import check_slices, longest, survey, too_short
@@ -128,6 +128,7 @@ def preview(job: Job, directory: Path, *, exact: bool = False) -> Preview:
         UserError: the job cannot be planned.
         DiskSpaceError: the predicted bytes do not fit on the disk of `directory`.
     """
+    check_installed(job.runtime)
     unmeasured = open_job(job, (lambda rows: None) if exact else None)
     measured = {tensor.key for tensor in unmeasured.tensors if tensor.layout is None}
     opened = unmeasured.measured()

@@ -198,8 +198,8 @@ class CompiledGraph:
         import openvino
 
         for port, name in zip(self._compiled.inputs, self._names, strict=True):
-            # The memory is shared, and has to stay until the call ends.
-            value = np.ascontiguousarray(fed[name])
+            # The memory is shared, and has to stay until the call ends. OpenVINO wants to own it.
+            value = np.require(fed[name], requirements=["C_CONTIGUOUS", "WRITEABLE"])
             self._request.set_tensor(port, openvino.Tensor(value, shared_memory=True))
         self._request.infer()
         if self._checks is not None:
@@ -241,13 +241,16 @@ def _converted(model: str, graph: tf.Graph) -> Any:
     """Return a graph as a model of OpenVINO, which reads graphs from files only."""
     import openvino
 
-    with tempfile.TemporaryDirectory(prefix="extractkit-") as directory:
-        file = Path(directory, "graph.pb")
-        try:
+    try:
+        with tempfile.TemporaryDirectory(prefix="extractkit-") as directory:
+            file = Path(directory, "graph.pb")
             file.write_bytes(graph.as_graph_def().SerializeToString())
             return openvino.Core().read_model(file)
-        except Exception as error:  # protobuf and OpenVINO have errors of their own
-            raise NotCompiledError(model, OPENVINO, _why_not_converted(error)) from error
+    except OSError as error:
+        reason = f"its graph cannot be written to the folder of temporary files: {error.strerror}"
+        raise NotCompiledError(model, OPENVINO, f"{reason} (TMPDIR=… for another)") from error
+    except Exception as error:  # protobuf and OpenVINO have errors of their own
+        raise NotCompiledError(model, OPENVINO, _why_not_converted(error)) from error
 
 
 _SUMMARY = ("No translator found for:", "No conversion rule found for operations:")

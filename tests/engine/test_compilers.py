@@ -9,12 +9,13 @@ import keras
 import numpy as np
 import pytest
 
+from extractkit.core.component import Component
 from extractkit.core.job import Job
 from extractkit.engine import compilers
 from extractkit.engine.identity import described
 from extractkit.engine.prepare import prepare
 from extractkit.engine.preview import preview
-from extractkit.errors import RunDirectoryError
+from extractkit.errors import MissingExtraError, RunDirectoryError
 from extractkit.inputs.in_memory import LiveArrays
 from extractkit.models import NotCompiledError, Program, openvino
 from extractkit.models.in_memory import live_model
@@ -143,6 +144,16 @@ def test_auto_leaves_a_batch_on_which_openvino_fails_to_tensorflow(
     assert str(declined).startswith("it fails on the first batch (")
 
 
+def test_a_compiler_that_is_not_installed_is_missed_before_the_model_is_loaded(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    unloadable = replace(job(compile="openvino"), model=Component("model", "no.such.Model"))
+    monkeypatch.setattr(openvino, "find_spec", lambda name: None)
+    for attempt in (lambda: prepare(unloadable), lambda: preview(unloadable, tmp_path)):
+        with pytest.raises(MissingExtraError):
+            attempt()
+
+
 def test_auto_without_the_extra_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(openvino, "find_spec", lambda name: None)
     declined = prepare(job(compile="auto")).declined
@@ -185,7 +196,7 @@ def test_samples_alone_are_compared_alone() -> None:
 
 def test_gradients_are_left_to_tensorflow() -> None:
     selector = {"path": "last:output", "gradient": {"of": {"index": 0}}}
-    with pytest.raises(NotCompiledError, match="more than values is asked of it"):
+    with pytest.raises(NotCompiledError, match="gradients are computed by TensorFlow alone"):
         prepare(job(selector, compile="openvino"))
 
 

@@ -1,6 +1,8 @@
 """Tensors computed by OpenVINO are TensorFlow's, or are left to TensorFlow."""
 
+import errno
 import importlib.util
+import os
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -143,6 +145,17 @@ def test_assertions_about_values_are_refused() -> None:
             NotCompiledError, match=r"has a state, or checks values|is a loop, a branch"
         ):
             fixed(refused)
+
+
+def test_without_room_for_its_file_the_reason_is_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    assert reason(lambda x: x * 2, x=np.ones((2, 2), np.float32)) == (
+        "its graph cannot be written to the folder of temporary files: No space left on device "
+        "(TMPDIR=… for another)"
+    )
 
 
 # ---------------------------------------------------------------------------- patterns

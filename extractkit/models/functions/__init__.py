@@ -186,13 +186,11 @@ class FunctionModel(GraphModel, ConvertsArguments, HasOwnCall, Differentiates):
     def program(self, fetches: Sequence[Fetch], compilation: Compilation) -> Program:
         """Compile a program that computes the fetches and their dependencies."""
         check_values((fetch.request for fetch in fetches), self.name, Gradient, Rollout)
+        if compilation.compile == OPENVINO:
+            return self._by_openvino(fetches, compilation)
         if all(isinstance(fetch.request, Value) for fetch in fetches):
             names = [self._values[fetch.address].name for fetch in fetches]
-            if compilation.compile == OPENVINO:
-                return self._by_openvino(names, fetches, compilation)
             return self.compiled(self.graph, names, fetches, compilation)
-        if compilation.compile == OPENVINO:
-            raise NotCompiledError(self.name, OPENVINO, "more than values is asked of it")
         addresses = dict.fromkeys(one for fetch in fetches for one in fetch.request.needed)
         targets = [of.tensor for of in targets_of(fetches)]
         graph = self.differentiable(list(addresses), targets)
@@ -280,11 +278,10 @@ class FunctionModel(GraphModel, ConvertsArguments, HasOwnCall, Differentiates):
 
         return run
 
-    def _by_openvino(
-        self, names: Sequence[str], fetches: Sequence[Fetch], compilation: Compilation
-    ) -> Program:
+    def _by_openvino(self, fetches: Sequence[Fetch], compilation: Compilation) -> Program:
         """Compile a program that computes the tensors of the fetches with OpenVINO."""
-        self.check_for_openvino()
+        self.check_for_openvino(fetches)
+        names = [self._values[fetch.address].name for fetch in fetches]
         specs = self.signature.specs
         wanted = list(dict.fromkeys(names))
 
@@ -306,7 +303,7 @@ class FunctionModel(GraphModel, ConvertsArguments, HasOwnCall, Differentiates):
             [wanted.index(name) for name in names],
             fetches,
             lambda features: {spec.name: np.asarray(features[spec.name]) for spec in specs},
-            lambda: self.compiled(self.graph, names, fetches, replace(compilation, compile=GRAPH)),
+            lambda: self.program(fetches, replace(compilation, compile=GRAPH)),
         )
 
     def _taken(self, features: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:

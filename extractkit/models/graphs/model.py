@@ -307,14 +307,19 @@ class GraphModel(HasCheckpoints, ChecksSizes, DecidesTogether):
             tensor = tf.ensure_shape(tensor, [None] * rank)
         return transformed(tensor, fetch, samples, lengths)
 
-    def check_for_openvino(self) -> None:
+    def check_for_openvino(self, fetches: Sequence[Fetch]) -> None:
         """Check that OpenVINO may run this model.
 
         Raises:
             MissingExtraError: OpenVINO is not installed.
-            NotCompiledError: its weights change during a job, or its inputs are not arrays.
+            NotCompiledError: more than values is asked for, the weights change during a job, or
+                the inputs are not arrays.
         """
         openvino.require()
+        for fetch in fetches:
+            if not isinstance(fetch.request, Value):
+                reason = f"{fetch.request.what}s are computed by TensorFlow alone"
+                raise NotCompiledError(self.name, OPENVINO, reason)
         if self.checkpoints is not None:
             reason = "its weights change during the job, and OpenVINO makes constants of them"
             raise NotCompiledError(self.name, OPENVINO, reason)

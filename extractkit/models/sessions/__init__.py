@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from extractkit.core.job import GRAPH, OPENVINO
-from extractkit.core.requests import Gradient, Rollout, Value, check_values
+from extractkit.core.requests import Gradient, Rollout, check_values
 from extractkit.core.values import Array, as_array
 from extractkit.errors import ConfigError, JobError, ModelError
 from extractkit.inputs import InputSpec
@@ -260,11 +260,9 @@ class SessionModel(GraphModel, HasOwnCall, Differentiates):
 
     def _by_openvino(self, fetches: Sequence[Fetch], compilation: Compilation) -> Program:
         """Compile a program that computes the tensors of the fetches with OpenVINO."""
-        self.check_for_openvino()
-        more = not all(isinstance(fetch.request, Value) for fetch in fetches)
-        if more or any(isinstance(self._values[one.address], InnerTensor) for one in fetches):
-            what = "more than values is" if more else "a value inside a loop is"
-            raise NotCompiledError(self.name, OPENVINO, f"{what} asked of it")
+        self.check_for_openvino(fetches)
+        if any(isinstance(self._values[one.address], InnerTensor) for one in fetches):
+            raise NotCompiledError(self.name, OPENVINO, "a value inside a loop is asked of it")
         # Operations that read resources have been added to the session's graph alone.
         tensors = {
             variable.value.name: tensor
