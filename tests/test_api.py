@@ -255,7 +255,7 @@ def test_a_directory_that_holds_a_run_is_left_alone(tmp_path: Path) -> None:
         (
             [HIDDEN, "runtime.batch_size=0"],
             ConfigError,
-            "runtime.batch_size=0 is not a whole number of 1 or more",
+            "runtime.batch_size=0 is not a whole number of 1 or more or 'auto'",
         ),
         (
             ["+selectors.mine.path=embeding:output"],

@@ -107,6 +107,8 @@ ELSEWHERE = {
     "_check_alike": _READING,
     "Committed.path": _READING,
     "Committed._shard_of": _READING,
+    "Listed.__getitem__": _READING,
+    "Extent.read_into": _READING,
     "damaged": _READING,
     "opened": _READING,
     "stored": _READING,

@@ -22,6 +22,9 @@ MOST_THREADS = max(1024, os.cpu_count() or 1)
 AUTO, GRAPH, XLA, OPENVINO = "auto", "graph", "xla", "openvino"
 COMPILE_MODES = (AUTO, GRAPH, XLA, OPENVINO)
 
+BATCH_SIZE = 32
+"""The most samples in a batch, unless it is given."""
+
 BAD_CHECKPOINTS = ("fail", "skip")
 """Options for a checkpoint that is damaged or of another architecture."""
 
@@ -61,7 +64,12 @@ class PartOfJob:
 class Runtime:
     """How a job runs: the `runtime` group. Each field declares a key (`keys.settings_of`)."""
 
-    batch_size: Annotated[int, Whole(), Effect.VALUES, "The most samples in a batch."] = 32
+    batch_size: Annotated[
+        int | None,
+        Whole(word="auto"),
+        Effect.VALUES,
+        "The most samples in a batch. auto: measured before the first shard, and then kept.",
+    ] = BATCH_SIZE
     batch_tokens: Annotated[
         int | None,
         Whole(),
@@ -173,7 +181,7 @@ class Runtime:
 
     @classmethod
     def parse(cls, entries: Mapping[str, object]) -> "Runtime":
-        """Parse configuration, in which `shard_size` may be "auto".
+        """Parse configuration, in which `shard_size` and `batch_size` may be "auto".
 
         Raises:
             ConfigError: an unknown key or an invalid value.
@@ -222,6 +230,11 @@ class Runtime:
             )
 
     def _check_part(self) -> None:
+        if self.part is not None and self.batch_size is None:
+            raise ConfigError(
+                f"runtime.part={self.part} and runtime.batch_size=auto do not go together: each "
+                f"part might measure another size. Give a number: runtime.batch_size={BATCH_SIZE}"
+            )
         if self.part is not None and self.reuse_from is not None:
             raise ConfigError(
                 f"runtime.part={self.part} and runtime.reuse_from={self.reuse_from} do not go "

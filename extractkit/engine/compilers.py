@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from extractkit.core.job import AUTO, OPENVINO, Runtime
+from extractkit.core.job import AUTO, BATCH_SIZE, OPENVINO, Runtime
 from extractkit.core.plan import PlannedTensor, SampleLengths
 from extractkit.core.spec import BFLOAT16
 from extractkit.core.values import Array, Values
@@ -191,7 +191,7 @@ class Choice:
     def _first_batch(self, samples: Source) -> Batch:
         """Return the first samples as a batch of the job, if they may share one."""
         shared = self.sharing is Sharing.PADDED
-        count = min(self.runtime.batch_size, len(samples)) if shared else 1
+        count = min(self.runtime.batch_size or BATCH_SIZE, len(samples)) if shared else 1
         return read_batch(self.opened.model, samples, range(count))
 
     def _stored(self, program: Program, batch: Batch) -> list[Values]:

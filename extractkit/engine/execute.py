@@ -18,7 +18,7 @@ from extractkit.engine import Listener, Summary
 from extractkit.engine.distributed.driver import Hired, hired
 from extractkit.engine.identity import described
 from extractkit.engine.model_cache import forget
-from extractkit.engine.prepare import Prepared, prepare
+from extractkit.engine.prepare import BATCH, Prepared, prepare
 from extractkit.engine.samples import (
     SampleRow,
     Survey,
@@ -226,13 +226,24 @@ class Execution:
     def prepared(self, recorder: Recorder) -> tuple[Prepared, Survey]:
         """Return the prepared job and the samples' lengths, and record or check the plan."""
         planned = self.manifest.plan is not None
-        settings = self.manifest.settings if planned else None
+        settings = self.manifest.settings if planned else self._repeated
         record = None if planned else partial(self._record, recorder)
         prepared = prepare(self.job, settings, self.listener.stage, record)
         self.timings.update(prepared.timings)
         if prepared.declined is not None:
             self._note(f"runtime.compile=auto takes TensorFlow's graph: {prepared.declined}")
         return prepared, self._planned(prepared, recorder)
+
+    @property
+    def _repeated(self) -> Mapping[str, object] | None:
+        """The settings of the run to repeat that this job would measure anew, with other results.
+
+        Another machine, or another moment, may have another rate.
+        """
+        if self.repeats is None or self.job.runtime.batch_size is not None:
+            return None
+        recorded = manifests.read(self.repeats).settings
+        return {BATCH: recorded[BATCH]} if BATCH in recorded else None
 
     @contextmanager
     def ending(self) -> Iterator[None]:

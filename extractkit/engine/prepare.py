@@ -1,19 +1,34 @@
 """Preparation of a job: load everything, measure all axes, compile the program and try it once."""
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from math import prod
 
 import numpy as np
 import numpy.typing as npt
 
-from extractkit.core.job import GRAPH, XLA, Job
+from extractkit.core.job import BATCH_SIZE, GRAPH, XLA, Job
 from extractkit.core.plan import PlannedTensor, SampleLengths
 from extractkit.core.shards import Shard
 from extractkit.core.values import State
 from extractkit.engine.batch_effects import SpotCheck
-from extractkit.engine.batches import BatchRules, encoded_bytes, in_blocks, put, read_batch
+from extractkit.engine.batches import (
+    LARGEST_BATCH,
+    MEASURED_SAMPLES,
+    BatchRules,
+    collate,
+    converted,
+    elements,
+    encode,
+    encoded_bytes,
+    fastest_batch,
+    in_blocks,
+    put,
+    read_batch,
+)
 from extractkit.engine.carrying import Carried
 from extractkit.engine.compilers import check_installed, compiled
 from extractkit.engine.failing_samples import first_explained, try_out
@@ -26,7 +41,16 @@ from extractkit.engine.stream import Stream, fetches
 from extractkit.errors import SampleError
 from extractkit.inputs import Source
 from extractkit.models import CarriesState, CarryingProgram, DecidesTogether, Program
+from extractkit.models.process import free_memory, peak_memory, resident_memory
 from extractkit.runs.manifest import SHARING
+
+BATCH = "batch_size"
+"""The setting in a manifest that holds the batch size, which `auto` does not name."""
+
+_LOOKED_AT = 64
+"""Number of samples among which the longest is looked for, if not all have been read."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +73,7 @@ class Prepared:
     """A job that can compute any of its shards.
 
     Attributes:
-        job: the job.
+        job: the job, with the batch size that was measured in place of `auto`.
         opened: model, samples and tensors, with all axes known.
         program: computes the tensors that depend on the samples; None if there are none.
         trial: measurements on the first sample.
@@ -114,7 +138,9 @@ class Prepared:
         """
         model, runtime = self.opened.model, self.job.runtime
         sharing = self.shared.sharing
-        batch_size = 1 if sharing is Sharing.ALONE else runtime.batch_size
+        batch_size = runtime.batch_size
+        assert batch_size is not None
+        batch_size = 1 if sharing is Sharing.ALONE else batch_size
         rules = BatchRules(batch_size, runtime.batch_tokens, sharing is Sharing.PADDED)
         carried = None
         if self.carrying is not None:
@@ -152,7 +178,7 @@ def prepare(
 
     Args:
         settings: the settings of the run that the job belongs to, which record which samples share
-            a batch, so that every process decides the same way. None: measure it.
+            a batch, and how many, so that every process decides the same way. None: measure it.
         stage, record: see `open_job`.
 
     Raises:
@@ -169,6 +195,8 @@ def prepare(
     if not varying:
         timings = {"load": loaded - began - opened.scanned}
         nothing = Trial(SampleLengths(1, {}), 0)
+        runtime = replace(job.runtime, batch_size=job.runtime.batch_size or BATCH_SIZE)
+        job = replace(job, runtime=runtime)
         return Prepared(job, opened, None, nothing, Shared(Sharing.PADDED), timings)
     if opened.surveyor is not None:
         # Before the model is compiled, since a mistake in a slice or a sample is known by now.
@@ -180,6 +208,10 @@ def prepare(
     shared = sharing_of(opened, program, settings)
     chosen = compiled(opened, job.runtime, program, shared.sharing, settings)
     opened, by_tensorflow, program = chosen.opened, program, chosen.program
+    if job.runtime.batch_size is None:
+        stage("measuring how many samples a batch should hold")
+        size = _batch_size(opened, program, shared.sharing, job.runtime.batch_tokens, settings)
+        job = replace(job, runtime=replace(job.runtime, batch_size=size))
     carrying = None
     if opened.samples_carried is not None:
         assert isinstance(opened.model, CarriesState)
@@ -247,6 +279,62 @@ def _decided_together(opened: Opened) -> str | None:
     if not isinstance(opened.model, DecidesTogether):
         return None
     return opened.model.decision(needed_addresses(opened.varying))
+
+
+def _batch_size(
+    opened: Opened,
+    program: Program,
+    sharing: Sharing,
+    tokens: int | None,
+    settings: Mapping[str, object] | None = None,
+) -> int:
+    """Return the batch size that a run recorded, or that has the best rate with the memory at hand.
+
+    The longest sample is run, repeated. Nothing is measured of a job of few samples, or with XLA,
+    which would compile anew for each size.
+    """
+    recorded = (settings or {}).get(BATCH)
+    if isinstance(recorded, int):
+        return recorded
+    few = len(opened.source) < MEASURED_SAMPLES
+    shared = sharing in (Sharing.PADDED, Sharing.EQUAL)
+    if few or not shared or opened.compilation.compile == XLA:
+        return BATCH_SIZE
+
+    def attempt(samples: Source) -> int:
+        (longest,) = encode(opened.model, samples.read(at := _longest(opened, samples), at + 1))
+        most = min(LARGEST_BATCH, len(samples) // 8)
+        if tokens is not None:
+            most = max(1, min(most, tokens // max(1, prod(longest.sizes.values()))))
+        before = resident_memory()
+
+        def tried(size: int) -> tuple[float, int]:
+            batch = converted(opened.model, collate(opened.model.signature, [longest] * size))
+            seconds = []
+            for _ in range(3):  # the first call prepares kernels
+                began = time.perf_counter()
+                program(*batch.arguments)
+                seconds.append(time.perf_counter() - began)
+            return min(seconds), peak_memory() - before
+
+        # The other half is for values that wait to be written.
+        return fastest_batch(tried, free_memory() // 2, most)
+
+    try:
+        size = try_out(opened.model, opened.source, opened.bad_samples, attempt, opened.varying)
+    except OSError:  # a system that does not report its memory
+        return BATCH_SIZE
+    _log.info("runtime.batch_size=auto: %d", size)
+    return size
+
+
+def _longest(opened: Opened, samples: Source) -> int:
+    """Return the longest sample that is known before all are read."""
+    known = opened.surveyor.result().lengths if opened.surveyor is not None else None
+    if known is not None and known.samples == len(samples) and known.axes:
+        return int(np.prod(list(known.axes.values()), axis=0).argmax())
+    first = encode(opened.model, samples.read(0, min(_LOOKED_AT, len(samples))))
+    return max(range(len(first)), key=lambda at: elements(first[at]))
 
 
 def _any_size(opened: Opened, program: Program | None) -> Program:

@@ -48,9 +48,10 @@ from extractkit.engine.samples import blamed, named
 from extractkit.engine.shard_contents import partial_results, stored
 from extractkit.engine.sizes import OwnSizes, SizeFaults, needed_addresses
 from extractkit.engine.threads import ahead, no_wake
-from extractkit.errors import BadSampleError, FinalError, InputError, JobError, SampleError
+from extractkit.errors import BadSampleError, FinalError, InputError, JobError, SampleError, counted
 from extractkit.inputs import Source
 from extractkit.models import CheckpointAxis, Fetch, Model, Program
+from extractkit.models.failures import out_of_memory
 from extractkit.runs.shards import ShardValues
 
 _BATCHES_READ_AHEAD = 4
@@ -227,13 +228,31 @@ class Stream:
                     self.axis.use(at)
                 outcome = BatchResult(range(0), [])
                 if work.batch is not None:
-                    outcome = self._run(work, work.batch)
+                    outcome = self._with_memory(work, work.batch)
                     self._check(work, outcome)
                 elif work.shard.constant:
                     outcome = BatchResult(range(0), self.model.constants(fetches(self.constants)))
                 seconds = time.perf_counter() - began
                 state = self.carried.state if self.carried and work.batch else None
                 yield _Computed(work, outcome, seconds, state)
+
+    def _with_memory(self, work: _Work, batch: Batch) -> BatchResult:
+        """Run a batch.
+
+        Raises:
+            JobError: it fails, or memory does not suffice for it, with advice in the message.
+        """
+        try:
+            return self._run(work, batch)
+        except (MemoryError, JobError) as error:
+            if not out_of_memory(error):
+                raise
+            size = counted(len(batch), "sample")
+            raise JobError(
+                f"memory does not suffice for a batch of {size}, in shard {work.shard.key}. "
+                f"Committed shards are intact. Free memory and resume the run, which keeps its "
+                f"batches, or start a new one with a smaller runtime.batch_size"
+            ) from error
 
     def _run(self, work: _Work, batch: Batch) -> BatchResult:
         assert self.program is not None

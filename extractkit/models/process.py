@@ -11,9 +11,11 @@ import gc
 import importlib
 import logging
 import os
+import resource
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import MappingProxyType
 
 from extractkit.core.component import import_from_here
@@ -388,3 +390,53 @@ def _is_number(value: str) -> bool:
 def _small(value: str) -> bool:
     digits = value.lstrip("0")
     return len(digits) <= len(str(MOST_THREADS)) and int(digits or 0) <= MOST_THREADS
+
+
+def free_memory() -> int:
+    """Return how many bytes this process may still take: of the machine, its group and its limit.
+
+    Raises:
+        OSError: the system does not report it.
+    """
+    found = [_status("/proc/meminfo", "MemAvailable")]
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if soft != resource.RLIM_INFINITY:
+        found.append(soft - _status(_OWN, "VmSize"))
+    for limit, used in _GROUPS:
+        with suppress(OSError, ValueError):  # a group without a limit has the word "max"
+            found.append(int(Path(limit).read_text()) - int(Path(used).read_text()))
+    return max(0, min(found))
+
+
+def peak_memory() -> int:
+    """Return the most resident bytes that this process has had so far.
+
+    Raises:
+        OSError: the system does not report it.
+    """
+    return _status(_OWN, "VmHWM")
+
+
+def resident_memory() -> int:
+    """Return the resident bytes of this process.
+
+    Raises:
+        OSError: the system does not report it.
+    """
+    return _status(_OWN, "VmRSS")
+
+
+_OWN = "/proc/self/status"
+_GROUPS = (
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+)
+"""Limit and use of the group of processes, in versions 2 and 1 of Linux's control groups."""
+
+
+def _status(file: str, name: str) -> int:
+    """Return a number of kilobytes from a file of Linux, in bytes."""
+    for line in Path(file).read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"{file} has no {name}")
