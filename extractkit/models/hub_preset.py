@@ -256,9 +256,11 @@ def read_backbone(preset: Preset) -> Any:
     """
     import keras_hub
 
+    from extractkit.models.keras_models.loading import with_stored_weights
+
     _check_name(preset)
     with preset.reading():
-        backbone = keras_hub.models.Backbone.from_preset(preset.name)
+        backbone = with_stored_weights(lambda: keras_hub.models.Backbone.from_preset(preset.name))
     configure_bert(backbone, preset)
     return backbone
 

@@ -1,16 +1,19 @@
 """Loading and reloading of whole Keras models, by the version of Keras that fits the file."""
 
 import importlib.util
+import inspect
 import json
 import logging
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from typing import Any
 
 import keras
+import numpy as np
 
 from extractkit.core.checkpoints import KEY
 from extractkit.errors import MissingExtraError, ModelError, UserError
@@ -283,7 +286,8 @@ def _read(saved: SavedKeras, dialect: Dialect, file: Any, settings: Mapping[str,
         warnings.catch_warnings(record=True) as caught,
     ):
         warnings.simplefilter("always")
-        model = dialect.package.models.load_model(file, **settings)
+        read = partial(dialect.package.models.load_model, file, **settings)
+        model = with_stored_weights(read) if dialect is KERAS_3 else read()
     for warning in caught:
         _log.debug("%s: %s", dialect.name, warning.message)
     return model
@@ -324,6 +328,59 @@ def _refuse_oversized_weights(saved: SavedKeras, dialect: Dialect) -> Iterator[N
 
     with patched(dialect.package.layers.Layer, "add_weight", checking):
         yield
+
+
+_UNSET = 0.0123456
+"""The value of weights that have not been read yet. No file has a weight of this value alone."""
+
+
+def with_stored_weights(read: Callable[[], Any]) -> Any:
+    """Return the model of Keras 3 that `read` builds and fills with stored weights.
+
+    Keras first draws random weights, which takes longer than to read the stored ones. They are left
+    out. If nothing is stored for one of them, the model is read again as Keras does it.
+    """
+    unset: list[Any] = []
+
+    def constant(original: Callable[..., Any]) -> Callable[..., Any]:
+        names = tuple(inspect.signature(original).parameters)[1:]
+
+        def added(layer: Any, *args: Any, **kwargs: Any) -> Any:
+            given = {**dict(zip(names, args, strict=False)), **kwargs}
+            dtype = keras.backend.standardize_dtype(given.get("dtype") or layer.variable_dtype)
+            if not keras.backend.is_float_dtype(dtype) or not _draws(given.get("initializer")):
+                return original(layer, *args, **kwargs)
+            variable = original(
+                layer, **{**given, "initializer": keras.initializers.Constant(_UNSET)}
+            )
+            unset.append(variable)
+            return variable
+
+        return added
+
+    with patched(keras.layers.Layer, "add_weight", constant):
+        model = read()
+    return read() if any(map(_is_unset, unset)) else model
+
+
+def _draws(initializer: Any) -> bool:
+    """Return whether an initializer draws other numbers each time.
+
+    With a seed, layers may rely on the numbers.
+    """
+    if isinstance(initializer, str | dict):
+        initializer = keras.initializers.get(initializer)
+    kinds = keras.initializers
+    random = (kinds.RandomNormal, kinds.RandomUniform, kinds.TruncatedNormal)
+    if not isinstance(initializer, (*random, kinds.VarianceScaling, kinds.Orthogonal)):
+        return False
+    return initializer.get_config().get("seed") is None
+
+
+def _is_unset(variable: Any) -> bool:
+    values = np.asarray(variable).reshape(-1)
+    first = values[:1].astype(np.float64)
+    return bool(np.isclose(first, _UNSET, rtol=0.01).any() and (values == values[0]).all())
 
 
 @dataclass(frozen=True, eq=False)
