@@ -13,7 +13,7 @@ import logging
 import os
 import resource
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
@@ -22,7 +22,7 @@ from extractkit.core.component import import_from_here
 from extractkit.core.job import MOST_THREADS
 from extractkit.errors import ConfigError, RunDirectoryError, choices
 from extractkit.models.failures import error_summary
-from extractkit.models.isolation import noise_to_log
+from extractkit.models.isolation import noise_to_log, patched
 
 INTRA_OP = "TF_NUM_INTRAOP_THREADS"
 INTER_OP = "TF_NUM_INTEROP_THREADS"
@@ -194,8 +194,14 @@ def configure(seed: int, deterministic: bool, device: str | None) -> Mapping[str
     import keras
     import tensorflow as tf
 
+    from extractkit.models.tensorflow_internals import seed_again
+
+    def keeping_kernels(set_seed: Callable[[int], None]) -> Callable[[int], None]:
+        return lambda given: None if seed_again(given) else set_seed(given)
+
     found = settings(device)
-    keras.utils.set_random_seed(seed)
+    with patched(tf.random, "set_seed", keeping_kernels):
+        keras.utils.set_random_seed(seed)
     if deterministic:
         tf.config.experimental.enable_op_determinism()
     return found

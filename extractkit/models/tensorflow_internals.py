@@ -4,6 +4,7 @@ Known to work with TensorFlow 2.21. `tests/internals/test_tensorflow.py` checks 
 own, so that a release without one fails with what it lacks.
 """
 
+import random
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from itertools import chain
@@ -218,6 +219,20 @@ def is_started() -> bool:
     Uses `context.context()._initialized`. There is no public way to ask without starting it.
     """
     return bool(getattr(context.context(), "_initialized", True))
+
+
+def seed_again(seed: int) -> bool:
+    """Seed TensorFlow's generators anew if their seed is this one; return whether it is.
+
+    Uses `context.context()`, its `_seed` and `_rng`. The public `tf.random.set_seed` also drops the
+    kernels of all functions, whose graphs are then optimised a second time. Only random operations
+    need that.
+    """
+    current = context.context()
+    if current._seed != seed:
+        return False
+    current._rng = random.Random(seed)
+    return True
 
 
 # ---------------------------------------------------------------------------- values

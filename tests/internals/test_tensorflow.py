@@ -9,6 +9,7 @@ from tests.internals.names import check, unlisted
 
 FILE = "extractkit/models/tensorflow_internals.py"
 _IMPORTS = "models/graphs/__init__.py, to read large graphs without Python objects"
+_SEEDS = "models/process.py, to seed without dropping the kernels of functions"
 _EAGER = "models/functions/eager_calls.py, to see the operations of eager functions"
 _GRAPHS = "models/graphs/rebuilding.py, to infer shapes of a part of a graph"
 _KERAS = "models/keras_models/tracing.py, to trace Keras models"
@@ -48,6 +49,8 @@ NAMES = {
     "context:has_function": _EAGER,
     "context:get_function_def": _EAGER,
     "context:_initialized": "models/process.py, to refuse settings that come too late",
+    "context:_seed": _SEEDS,
+    "context:_rng": _SEEDS,
 }
 
 

@@ -1,5 +1,6 @@
 """Models of every format, loaded again by the format's own means; and faults that this finds."""
 
+import random
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +24,7 @@ from extractkit.models.keras_models import weights
 from extractkit.models.keras_models.loading import ReloadedModel, reloaded
 from extractkit.models.keras_models.model import KerasModel
 from extractkit.models.litert.model import TFLiteModel
+from extractkit.models.process import configure
 from extractkit.models.sessions import SessionModel
 from extractkit.runs.environment import SelfCheck
 from extractkit.runs.journal import read
@@ -208,6 +210,26 @@ def test_a_job_computes_with_its_own_seed_after_the_check(
     overrides = [*job(files, arguments), "model.seed=5", "runtime.seed=7"]
     extractkit.extract([*overrides, f"runtime.self_check={checked}"], run_dir=tmp_path / "run")
     assert set(seeds) == {7}
+
+
+def test_seeding_again_draws_the_same_and_keeps_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorFlow optimises a graph again once its kernels are dropped."""
+    dropping, set_seed = [], tf.random.set_seed
+
+    def noted(seed: int) -> None:
+        dropping.append(seed)
+        set_seed(seed)
+
+    def drawn(seed: int) -> list[float]:
+        configure(seed, False, None)
+        return [float(tf.random.uniform([])), float(keras.random.uniform([])), random.random()]
+
+    monkeypatch.setattr(tf.random, "set_seed", noted)
+    set_seed(7)
+    first, again, other = drawn(8), drawn(8), drawn(9)
+    assert first == again
+    assert first != other
+    assert dropping == [8, 9]
 
 
 def test_weights_that_keras_does_not_read_are_recorded_as_matched_by_name() -> None:
