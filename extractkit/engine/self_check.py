@@ -38,6 +38,7 @@ from extractkit.models import (
     Program,
 )
 from extractkit.models.failures import error_summary, out_of_memory
+from extractkit.models.process import kernels_kept
 from extractkit.runs.comparing.measures import TOLERATED, TOLERATED_16, Deviation, compare_arrays
 from extractkit.runs.environment import SelfCheck
 
@@ -402,7 +403,8 @@ def _generators_unchanged(prepared: Prepared) -> Iterator[None]:
     try:
         yield
     finally:
-        prepared.opened.model.configure(runtime.seed, runtime.deterministic, runtime.device)
+        with kernels_kept():
+            prepared.opened.model.configure(runtime.seed, runtime.deterministic, runtime.device)
         random.setstate(python)
         np.random.set_state(numpy)
 

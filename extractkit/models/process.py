@@ -194,17 +194,32 @@ def configure(seed: int, deterministic: bool, device: str | None) -> Mapping[str
     import keras
     import tensorflow as tf
 
-    from extractkit.models.tensorflow_internals import seed_again
-
-    def keeping_kernels(set_seed: Callable[[int], None]) -> Callable[[int], None]:
-        return lambda given: None if seed_again(given) else set_seed(given)
-
     found = settings(device)
-    with patched(tf.random, "set_seed", keeping_kernels):
-        keras.utils.set_random_seed(seed)
+    keras.utils.set_random_seed(seed)
     if deterministic:
         tf.config.experimental.enable_op_determinism()
     return found
+
+
+@contextmanager
+def kernels_kept() -> Iterator[None]:
+    """Within the block, keep the kernels of TensorFlow's functions if the same seed is set again.
+
+    Otherwise, TensorFlow optimises the graph of each function when it runs next. Kernels of random
+    operations keep their state, which no extractable tensor depends on.
+    """
+    if "tensorflow" not in sys.modules:
+        yield
+        return
+    import tensorflow as tf
+
+    from extractkit.models.tensorflow_internals import seed_again
+
+    def keeping(set_seed: Callable[[int], None]) -> Callable[[int], None]:
+        return lambda seed: None if seed_again(seed) else set_seed(seed)
+
+    with patched(tf.random, "set_seed", keeping):
+        yield
 
 
 def settings(device: str | None) -> Mapping[str, object]:

@@ -222,11 +222,10 @@ def is_started() -> bool:
 
 
 def seed_again(seed: int) -> bool:
-    """Seed TensorFlow's generators anew if their seed is this one; return whether it is.
+    """Seed TensorFlow's generator anew if its seed is this one; return whether it is.
 
     Uses `context.context()`, its `_seed` and `_rng`. The public `tf.random.set_seed` also drops the
-    kernels of all functions, whose graphs are then optimised a second time. Only random operations
-    need that.
+    kernels of all functions.
     """
     current = context.context()
     if current._seed != seed:
