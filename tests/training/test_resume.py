@@ -4,7 +4,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -228,8 +227,9 @@ def test_a_process_that_dies_as_steps_are_replaced_leaves_whole_steps(
 
 
 SCRIPT = """
+    import os
+    import signal
     import sys
-    import time
     import keras
     import numpy as np
     import extractkit
@@ -242,30 +242,32 @@ SCRIPT = """
     model.compile("adam", "mse")
     probe = extractkit.Callback("outputs", x[:8], sys.argv[1], every=4)
     backup = keras.callbacks.BackupAndRestore(sys.argv[2])
-    slow = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: time.sleep(0.02))
+
+
+    def die(batch, logs):
+        if model.optimizer.iterations == int(sys.argv[3]):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    killed = keras.callbacks.LambdaCallback(on_train_batch_end=die)
     settings = {"batch_size": 8, "epochs": 10, "shuffle": False, "verbose": 0}
-    model.fit(x, y, callbacks=[probe, backup, slow], **settings)
+    model.fit(x, y, callbacks=[probe, backup, killed], **settings)
 """
 
 
 def test_a_killed_training_and_its_run_are_resumed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, preloaded: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the callback of Keras that restores model and optimizer at the last whole epoch."""
     script, run = tmp_path / "train.py", tmp_path / "killed"
     script.write_text(textwrap.dedent(SCRIPT), encoding="utf-8")
-    command = [sys.executable, str(script), str(run), str(tmp_path / "backup")]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    while process.poll() is None and len(recorded(run)) < 6:
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    steps = recorded(run)
-    assert len(steps) >= 6
-    assert steps == list(range(0, 4 * len(steps), 4))
+    command = [preloaded / "python", script, run, tmp_path / "backup"]
+    done = subprocess.run([*command, "26"], stderr=subprocess.DEVNULL)
+    assert done.returncode == -signal.SIGKILL
+    assert recorded(run) == list(range(0, 25, 4))
     assert not extractkit.verify(run).failed
-    subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
-    monkeypatch.setattr(sys, "argv", ["", str(tmp_path / "whole"), str(tmp_path / "other")])
+    subprocess.run([*command, "0"], check=True, stderr=subprocess.DEVNULL)
+    arguments = ["", tmp_path / "whole", tmp_path / "other", 0]
+    monkeypatch.setattr(sys, "argv", [*map(str, arguments)])
     exec(compile(textwrap.dedent(SCRIPT), str(script), "exec"), {})
     assert_equal(run, tmp_path / "whole")
     assert recorded(run) == list(range(0, 61, 4))
