@@ -295,14 +295,13 @@ def test_batches_of_any_size_give_the_same(tmp_path: Path) -> None:
                 for name, method in methods.items()
             },
         )
-        for size in (1, 7, 32)
+        for size in (1, 7)
     ]
     sharing = [run.manifest.settings["sharing"] for run in runs]
-    assert sharing == ["one sample", *["samples of any lengths"] * 2]
+    assert sharing == ["one sample", "samples of any lengths"]
     for name in methods:
-        first, *others = (run[f":input.x@grad@{name}"][:] for run in runs)
-        for other in others:
-            np.testing.assert_allclose(other, first, rtol=0, atol=1e-6)
+        first, other = (run[f":input.x@grad@{name}"][:] for run in runs)
+        np.testing.assert_allclose(other, first, rtol=0, atol=1e-6)
 
 
 # ---- noise

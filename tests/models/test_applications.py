@@ -32,6 +32,7 @@ class TestMobileNet(ModelContract):
         return load("MobileNet", **SMALL)  # type: ignore[arg-type]
 
 
+@pytest.mark.thorough
 class TestWithoutTop(ModelContract):
     """Height and width are free; of smaller images nothing would be left."""
 

@@ -1,6 +1,9 @@
 """Tiny presets of keras-hub with random weights, as `save_to_preset` writes them."""
 
+import shutil
+import tempfile
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -75,10 +78,18 @@ def resnet() -> Any:
 
 def saved(build: Callable[[], Any], directory: Path, seed: int = 0) -> Path:
     """The backbone, with random weights that are not near zero, in a directory of its own."""
+    shutil.copytree(_built(build, seed).name, directory, dirs_exist_ok=True)
+    return directory
+
+
+@cache
+def _built(build: Callable[[], Any], seed: int) -> "tempfile.TemporaryDirectory[str]":
+    """Build it once in each process, which takes longer than what most tests do with it."""
     keras.utils.set_random_seed(seed)
     backbone = build()
     backbone.set_weights([keras.random.normal(w.shape, stddev=0.3) for w in backbone.weights])
-    backbone.save_to_preset(str(directory))
+    directory = tempfile.TemporaryDirectory()
+    backbone.save_to_preset(directory.name)
     return directory
 
 

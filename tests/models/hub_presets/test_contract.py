@@ -15,9 +15,9 @@ from tests.models import tiny_presets
 @pytest.mark.parametrize(
     ("build", "task"),
     [
-        (tiny_presets.gpt2, None),
+        pytest.param(tiny_presets.gpt2, None, marks=pytest.mark.thorough),
         (tiny_presets.gpt2, "CausalLM"),
-        (tiny_presets.llama, None),
+        pytest.param(tiny_presets.llama, None, marks=pytest.mark.thorough),
         (tiny_presets.vit, None),
         (tiny_presets.resnet, None),
     ],
