@@ -135,7 +135,12 @@ class OwnSizes:
         if len(sizes) <= _FEW_SIZES:
             return False  # each is run
         features = {name: array[0, ...] for name, array in alone.features.items()}
-        for at in self._selection(axes, sizes):
+        selected = {tuple(at.values()): at for at in self._selection(axes, sizes)}
+        # No sample is padded beyond the model's limit, or else the longest sample.
+        longest = self.signature.longest or {}
+        limits = (longest.get(axis, int(self.lengths.axes[axis].max())) for axis in axes)
+        selected.pop(tuple(limits), None)
+        for at in selected.values():
             batch = repeated(self.signature, features, at)
             try:
                 self._program(batch.features, batch.lengths)
