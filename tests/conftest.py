@@ -52,6 +52,8 @@ _LIGHT = (
     "hydra_plugins.hydra_joblib_launcher.joblib_launcher",
     *("hydra_plugins.hydra_submitit_launcher.submitit_launcher", "submitit.core.submission"),
 )
+_PYTHON = Path(sys.executable)  # whatever tests put there later
+
 # Processes in which launchers run jobs: of joblib and submitit.
 _LAUNCHED = (("-m", "joblib.externals.loky.backend.popen_loky_posix"), ("-u", "-m"))
 # What a job imports that computes with TensorFlow. Hydra imports its plugins for every job.
@@ -127,11 +129,8 @@ def preloaded(tmp_path_factory: pytest.TempPathFactory, light: Path) -> Generato
 
     `tests/cli/test_workers.py` also starts workers as they are.
     """
-    from extractkit.engine.distributed import processes  # few tests have workers
-
     folder = tmp_path_factory.mktemp("bin")
-    worker = [("-c", processes.PROGRAM)]
-    python = only_for("python-of-workers", worker, folder, _python_of_children(light))
+    python = _python_of_workers(folder, _python_of_children(light))
     with programs(folder, _HEAVY, python) as folder:
         yield folder
 
@@ -165,10 +164,23 @@ def quick_workers(light: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     `tests/engine/distributed/test_processes.py` also starts them as they are.
     """
+    monkeypatch.setattr(sys, "executable", str(_python_of_workers(light, _PYTHON)))
+
+
+@pytest.fixture
+def quick_tensorflow_workers(preloaded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same of workers that compute with TensorFlow."""
+    monkeypatch.setattr(sys, "executable", str(preloaded / _OF_WORKERS))
+
+
+_OF_WORKERS = "python-of-workers"
+
+
+def _python_of_workers(folder: Path, otherwise: Path) -> Path:
     from extractkit.engine.distributed import processes  # few tests have workers
 
-    worker = only_for("python-of-workers", [("-c", processes.PROGRAM)], light)
-    monkeypatch.setattr(sys, "executable", str(worker))
+    worker = [("-c", processes.PROGRAM)]
+    return only_for(_OF_WORKERS, worker, folder, otherwise)
 
 
 @pytest.fixture(autouse=True, scope="session")

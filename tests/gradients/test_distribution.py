@@ -97,6 +97,7 @@ def test_in_parts_and_joined(folder: Path, tmp_path: Path) -> None:
     same(tmp_path / "run", folder / "whole")
 
 
+@pytest.mark.usefixtures("quick_tensorflow_workers")
 def test_with_workers(folder: Path, tmp_path: Path) -> None:
     extracted(folder, tmp_path / "run", "runtime.engine=processes", "runtime.workers=1")
     same(tmp_path / "run", folder / "whole")

@@ -391,6 +391,7 @@ def test_texts_that_are_padded_to_the_longest_of_a_batch(texts: Path, tmp_path: 
     assert [run[key].sample(i).shape for i in range(4)] == [(len(t.split()), 4) for t in TEXTS]
 
 
+@pytest.mark.usefixtures("quick_tensorflow_workers")
 def test_the_plan_says_so_and_workers_and_verify_take_it_over(texts: Path, tmp_path: Path) -> None:
     given = [
         *("model=keras", f"model.path={texts / 'm.keras'}", f"inputs.path={texts / 'in.txt'}"),
