@@ -15,6 +15,7 @@ from extractkit.core.rollout import AttentionMap, no_map
 from extractkit.core.spec import SAMPLE, TensorSpec
 from extractkit.core.transforms import AxisName, Operand, as_options, axis_name, number
 from extractkit.core.transforms import whole_number as whole
+from extractkit.core.values import Array
 from extractkit.errors import ConfigError, SelectionError, choices
 
 COMPLETENESS = "completeness"
@@ -118,21 +119,38 @@ class Guided(Method):
 
 
 @dataclass(frozen=True)
+class SampleInputs:
+    """The inputs of one sample.
+
+    Attributes:
+        arrays: by input, with an axis of one sample.
+        digest: a hash over them. Equal digests are the same inputs.
+    """
+
+    arrays: Mapping[str, Array] = field(compare=False, repr=False)
+    digest: str
+
+
+@dataclass(frozen=True)
 class Baseline:
     """The point at which the path of `Integrate` begins.
 
     Attributes:
-        value: the number that all elements have; None: see `inputs`.
+        value: the number that all elements have; None: see `inputs` and `sample`.
         inputs: numbers by input. The point is the value of the tensor where all elements of these
             inputs are replaced by the number, such as the identifier of the padding token.
+        sample: the number or the id of a sample. The point is the value of the tensor there.
+        found: the inputs of that sample, once it has been read.
     """
 
     value: float | None = 0.0
     inputs: tuple[tuple[str, float], ...] = ()
+    sample: int | str | None = None
+    found: SampleInputs | None = None
 
     @classmethod
     def parse(cls, value: object, at: str) -> "Baseline":
-        """Parse a number, or `{inputs: {NAME: NUMBER}}`.
+        """Parse a number, `{inputs: {NAME: NUMBER}}`, or `{sample: NUMBER or ID}`.
 
         Raises:
             ConfigError: it is neither.
@@ -140,11 +158,19 @@ class Baseline:
         if not isinstance(value, Mapping):
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise ConfigError(
-                    f"{at}={value!r} is not a baseline. Give a number for all elements, or numbers "
-                    f"that replace inputs, as in {_INPUTS}"
+                    f"{at}={value!r} is not a baseline. Give a number for all elements, numbers "
+                    f"that replace inputs, as in {_INPUTS}, or a sample, as in {_SAMPLE}"
                 )
             return cls(number(value, at))
-        given = as_options(value, at, ("inputs",), _INPUTS).get("inputs")
+        options = as_options(value, at, ("inputs", "sample"), f"{_INPUTS} or {_SAMPLE}")
+        if len(options) > 1:
+            raise ConfigError(f"{at}.inputs and {at}.sample exclude each other. Give one of them")
+        if "sample" in options:
+            sample = options["sample"]
+            if isinstance(sample, bool) or not isinstance(sample, int | str) or sample == "":
+                raise ConfigError(f"{at}.sample={sample!r} is not the number or the id of a sample")
+            return cls(None, sample=sample)
+        given = options.get("inputs")
         if not isinstance(given, Mapping) or not given:
             raise ConfigError(f"{at}={value!r} names no input. Give some, as in {_INPUTS}")
         named = ((str(name), number(one, f"{at}.inputs.{name}")) for name, one in given.items())
@@ -153,10 +179,13 @@ class Baseline:
     @property
     def written(self) -> object:
         """The baseline as plain data."""
+        if self.sample is not None:
+            return {"sample": self.sample}
         return self.value if self.value is not None else {"inputs": dict(self.inputs)}
 
 
 _INPUTS = "{inputs: {ids: 0}}"
+_SAMPLE = "{sample: 3}"
 
 
 @dataclass(frozen=True)

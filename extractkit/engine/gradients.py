@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from extractkit.core.attribution import Integrate, Method
+from extractkit.core.attribution import Integrate, Method, SampleInputs
 from extractkit.core.catalog import Catalog
 from extractkit.core.picks import LabelSpec, merged
 from extractkit.core.plan import PlannedTensor
@@ -16,9 +16,10 @@ from extractkit.core.spec import TEXT, TensorSpec, numpy_dtype
 from extractkit.core.statistics.totals import Total
 from extractkit.core.targets import GRADIENT, REAL, Target
 from extractkit.core.transforms.pipeline import Pipeline
+from extractkit.core.values import digest_of_array, digest_of_plain_data
 from extractkit.engine.measure import measure_axes
 from extractkit.errors import SelectionError, choices
-from extractkit.inputs import Signature, Source
+from extractkit.inputs import Sample, Signature, Source
 from extractkit.models import (
     CarriesState,
     Compilation,
@@ -100,6 +101,21 @@ def check_method(method: Method, signature: Signature) -> None:
     if not isinstance(method, Integrate):
         return
     specs = {spec.name: spec for spec in signature.specs}
+    if method.baseline.sample is not None:
+        at = f"{method.at}.baseline.sample={method.baseline.sample!r}"
+        if signature.free_axes:
+            raise SelectionError(
+                f"{at}: samples of model {signature.model!r} differ in length along "
+                f"{', '.join(map(repr, signature.free_axes))}, and only points of one shape are "
+                f"joined by a line. Give a number for all elements, or one that replaces an input, "
+                f"such as that of the padding token: {method.at}.baseline='{{inputs: "
+                f"{{{signature.specs[0].name}: 0}}}}'"
+            )
+        if rows := [one.name for one in signature.specs if one.composite is not None]:
+            raise SelectionError(
+                f"{at}: input {rows[0]!r} takes {specs[rows[0]].composite} rows, whose shapes "
+                f"differ between samples. Give a number: {method.at}.baseline=0"
+            )
     for name, value in method.baseline.inputs:
         at = f"{method.at}.baseline.inputs"
         if name not in specs:
@@ -178,6 +194,66 @@ def with_measured_targets(
         return replace(tensor, request=replace(tensor.request, of=bound))
 
     return tuple(map(known, tensors)), found.alone
+
+
+def with_baseline_samples(
+    model: Model, source: Source, tensors: Sequence[PlannedTensor]
+) -> tuple[PlannedTensor, ...]:
+    """Return the tensors with the inputs of all samples that are baselines.
+
+    Raises:
+        SelectionError: there is no such sample.
+        InputError: one cannot be read, or does not fit the model.
+    """
+    known: dict[int | str, SampleInputs] = {}
+
+    def found(tensor: PlannedTensor) -> PlannedTensor:
+        request = tensor.request
+        if not isinstance(request, Gradient) or not isinstance(request.method, Integrate):
+            return tensor
+        method = request.method
+        if (wanted := method.baseline.sample) is None:
+            return tensor
+        if wanted not in known:
+            sample = _sample(source, wanted, f"{method.at}.baseline.sample={wanted!r}")
+            known[wanted] = _inputs_of(model, sample)
+        baseline = replace(method.baseline, found=known[wanted])
+        return replace(tensor, request=replace(request, method=replace(method, baseline=baseline)))
+
+    return tuple(map(found, tensors))
+
+
+def _sample(source: Source, wanted: int | str, at: str) -> Sample:
+    """Return a sample by its number or id. For an id, samples are read until it is found."""
+    if isinstance(wanted, int):
+        if not 0 <= wanted < len(source):
+            raise SelectionError(
+                f"{at} does not exist: the inputs have samples 0 to {len(source) - 1}"
+            )
+        (sample,) = source.read(wanted, wanted + 1)
+        return sample
+    ids: list[str] = []
+    for start in range(0, len(source), _READ):
+        for sample in source.read(start, min(start + _READ, len(source))):
+            if sample.id == wanted:
+                return sample
+            ids.append(sample.id)
+    raise SelectionError(f"{at} is not the id of a sample. {choices(wanted, ids)}")
+
+
+_READ = 32
+"""Samples that are read at once in search of one."""
+
+
+def _inputs_of(model: Model, sample: Sample) -> SampleInputs:
+    (encoded,) = model.encode([sample])
+    arrays = {
+        spec.name: array if spec.sample_axis is None else np.expand_dims(array, spec.sample_axis)
+        for spec in model.signature.specs
+        for array in [np.asarray(encoded.features[spec.name])]
+    }
+    hashed = {name: digest_of_array(array) for name, array in arrays.items()}
+    return SampleInputs(arrays, digest_of_plain_data(hashed))
 
 
 def label_spec(tensors: Iterable[PlannedTensor]) -> LabelSpec | None:

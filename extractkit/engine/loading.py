@@ -18,7 +18,12 @@ from extractkit.core.shards import Shard, plan_shards
 from extractkit.engine.carrying import check_count, check_lengths, check_runtime
 from extractkit.engine.conformity import check_plugins
 from extractkit.engine.failing_samples import try_out
-from extractkit.engine.gradients import label_spec, offered, with_measured_targets
+from extractkit.engine.gradients import (
+    label_spec,
+    offered,
+    with_baseline_samples,
+    with_measured_targets,
+)
 from extractkit.engine.measure import Measured, lacks_value, measure_axes
 from extractkit.engine.model_cache import CatalogFile, forget, model_of
 from extractkit.engine.samples import Record, Surveyor
@@ -257,6 +262,7 @@ def open_job(
         _check_renamed(source, job.inputs.target)
         if not len(source):
             raise InputError("inputs holds no sample. Give at least one")
+        tensors = with_baseline_samples(model, source, tensors)
         if carried is not None:
             check_count(len(source), carried)
     matched = _matches(chosen.catalog, job.selectors, chosen.bound)

@@ -154,7 +154,8 @@ def test_methods_of_one_tensor_have_keys_of_their_own() -> None:
         (
             {"integrate": {"baseline": "zeros"}},
             "selectors.g.gradient.integrate.baseline='zeros' is not a baseline. Give a number for "
-            "all elements, or numbers that replace inputs, as in {inputs: {ids: 0}}",
+            "all elements, numbers that replace inputs, as in {inputs: {ids: 0}}, or a sample, as "
+            "in {sample: 3}",
         ),
         ({"integrate": {"baseline": True}}, "integrate.baseline=True is not a baseline"),
         ({"integrate": {"baseline": [0, 1]}}, "integrate.baseline=[0, 1] is not a baseline"),
@@ -172,7 +173,7 @@ def test_methods_of_one_tensor_have_keys_of_their_own() -> None:
             "selectors.g.gradient.times and selectors.g.gradient.cam exclude each other. Give one "
             "method, and a selector for each",
         ),
-        ({"integral": {}}, "selectors.g.gradient.integral does not exist. Available: 'cam', "),
+        ({"integral": {}}, "selectors.g.gradient.integral does not exist. Nearest: 'integrate', "),
     ],
 )
 def test_what_is_not_a_method(given: Mapping[str, object], message: str) -> None:

@@ -208,6 +208,80 @@ def test_the_chosen_element_is_the_target_along_the_whole_path(tmp_path: Path) -
     np.testing.assert_allclose(run[":input.x@grad@completeness"][:], 1, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["keras", "saved", "hidden"])
+def test_the_path_begins_at_another_sample(kind: str, tmp_path: Path) -> None:
+    model = classifier()
+    selector: dict[str, Any] = {"kind": "model_input"}
+    how: tuple[str, ...] = ()
+    if kind == "saved":
+        model.export(tmp_path / "saved", verbose=False)
+        how = ("model=saved_model", f"model.path={tmp_path / 'saved'}")
+    points, call = ROWS, lambda row: chosen(model, row)
+    if kind == "hidden":
+        selector = {"path": "h:output"}
+        head = keras.Model(model.get_layer("o").input, model.output)
+        points = np.asarray(keras.Model(model.input, model.get_layer("h").output)(ROWS))
+        call = lambda row: chosen(head, row)  # noqa: E731
+    selectors = {
+        f"from_{name}": {
+            **selector,
+            "gradient": {"of": "argmax", "integrate": {**INTEGRATE, "baseline": {"sample": one}}},
+        }
+        for name, one in {"number": 2, "id": "4"}.items()
+    }
+    given = None if how else model
+    np.save(tmp_path / "x.npy", ROWS)
+    arrays = ("inputs=arrays", f"inputs.path={tmp_path / 'x.npy'}", "runtime.shard_size=3")
+    run = stored(tmp_path, None, *how, *arrays, model=given, **selectors)
+    for key, view in run.items():
+        start = 4 if "from_id" in key else 2
+        if view.result:
+            np.testing.assert_allclose(view[:], 1, rtol=0, atol=1e-4)
+            assert view[start] == 1
+            continue
+        assert view.gradient["integrate"]["baseline"] == {"sample": "4" if start == 4 else 2}
+        assert not view[start].any()
+        others = [at for at in range(len(ROWS)) if at != start]
+        wanted = [integrated(call(points[at]), [points[at]], [points[start]])[0] for at in others]
+        near([view.sample(at) for at in others], wanted)
+    if how:
+        found = extractkit.verify(tmp_path / "run", recompute=1)
+        assert not found.failed, [str(one) for one in found.findings]
+
+
+@pytest.mark.parametrize(
+    ("baseline", "message"),
+    [
+        ({"sample": "seven"}, "baseline.sample='seven' is not the id of a sample. Nearest: '0',"),
+        ({"sample": 99}, "baseline.sample=99 does not exist: the inputs have samples 0 to "),
+        ({"sample": -1}, "baseline.sample=-1 does not exist: the inputs have samples 0 to "),
+        ({"sample": 1.5}, "baseline.sample=1.5 is not the number or the id of a sample"),
+        ({"sample": True}, "baseline.sample=True is not the number or the id of a sample"),
+        ({"sample": 1, "inputs": {"x": 0}}, "baseline.inputs and selectors.g.gradient.integrate."),
+        ({"smple": 1}, "baseline.smple does not exist. Available: inputs, sample. "),
+    ],
+)
+def test_samples_that_are_no_baseline(baseline: object, message: str, tmp_path: Path) -> None:
+    of = {"of": "argmax", "integrate": {"steps": 2, "baseline": baseline}}
+    with pytest.raises(extractkit.UserError, match=re.escape(message)):
+        stored(tmp_path, ROWS, model=classifier(), g={"kind": "model_input", "gradient": of})
+    assert not (tmp_path / "run").exists()
+
+
+def test_samples_of_different_lengths_are_no_baselines(tmp_path: Path) -> None:
+    given = keras.Input((None, 2), name="frames")
+    model = keras.Model(given, layers.Dense(1)(layers.GlobalAveragePooling1D()(given)))
+    of = {"of": {"index": 0}, "integrate": {"baseline": {"sample": 0}}}
+    frames = [np.ones((2, 2)), np.ones((3, 2))]
+    match = (
+        r"baseline.sample=0: samples of model 'model' differ in length along '.*', and only points "
+        r"of one shape are joined by a line. .* selectors.g.gradient.integrate.baseline='\{inputs: "
+        r"\{frames: 0\}\}'"
+    )
+    with pytest.raises(SelectionError, match=match):
+        stored(tmp_path, frames, model=model, g={"kind": "model_input", "gradient": of})
+
+
 def test_completeness_shows_how_much_a_rule_of_few_points_lacks(tmp_path: Path) -> None:
     class Steep(tf.Module):
         @tf.function(input_signature=[tf.TensorSpec([None, 2], tf.float64, name="x")])

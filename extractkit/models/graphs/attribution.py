@@ -27,6 +27,7 @@ from extractkit.core.requests import Rollout
 from extractkit.core.rollout import AttentionMap, over_heads, relevance, rolled_out
 from extractkit.core.transforms import Masked, present
 from extractkit.core.transforms.reductions import farthest
+from extractkit.core.values import Array
 from extractkit.errors import SelectionError
 from extractkit.models.graphs.noise import normal
 from extractkit.models.graphs.recomputation import Dependent
@@ -188,8 +189,13 @@ class _Integrated:
         tensor, baseline = self._of.tensor, self._method.baseline
         if baseline.value is not None:
             return _filled(tensor, baseline.value)
-        replaced = {name: self._around.inputs[name] for name, _ in baseline.inputs}
-        values = [_filled(replaced[name], value) for name, value in baseline.inputs]
+        if baseline.found is not None:
+            arrays = baseline.found.arrays
+            replaced = {name: self._around.inputs[name] for name in arrays}
+            values = [_repeated(replaced[name], array) for name, array in arrays.items()]
+        else:
+            replaced = {name: self._around.inputs[name] for name, _ in baseline.inputs}
+            values = [_filled(replaced[name], value) for name, value in baseline.inputs]
         at = f"{self._method.at}.baseline"
         (found,) = Dependent(list(replaced.values()), [tensor], at=at).at(values)
         # Inputs that the tensor does not depend on leave its value as it is.
@@ -325,6 +331,12 @@ def _filled(tensor: tf.Tensor, number: float) -> tf.Tensor:
     # TensorFlow alone would take the number to float32 first.
     own = tf.constant(np.asarray(number, tensor.dtype.as_numpy_dtype), tensor.dtype)
     return tf.fill(tf.shape(tensor), own)
+
+
+def _repeated(tensor: tf.Tensor, array: Array) -> tf.Tensor:
+    """Return a tensor of the same shape and dtype with an array of one sample for each sample."""
+    own = tf.cast(tf.constant(array), tensor.dtype.base_dtype)
+    return _like(tf.broadcast_to(own, tf.shape(tensor)), tensor)
 
 
 def _like(tensor: tf.Tensor, other: tf.Tensor) -> tf.Tensor:
