@@ -135,8 +135,10 @@ def preview(job: Job, directory: Path, *, exact: bool = False) -> Preview:
     varying = bool(opened.varying)
     shared = sharing_of(opened) if varying else None
     declined = None
-    if shared is not None and job.runtime.compile in (AUTO, OPENVINO):
+    if shared is not None and job.runtime.compile != GRAPH:
+        # For XLA, this finds what it cannot compile.
         program = opened.model.program(fetches(opened.varying), opened.compilation)
+    if shared is not None and job.runtime.compile in (AUTO, OPENVINO):
         chosen = compiled(opened, job.runtime, program, shared.sharing)
         opened, declined = chosen.opened, chosen.declined
     bounds = None if exact else longest(opened.model, opened.source)

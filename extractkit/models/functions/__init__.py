@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from extractkit.core.job import GRAPH, OPENVINO
+from extractkit.core.job import GRAPH, OPENVINO, XLA
 from extractkit.core.picks import LABEL_FEATURE
 from extractkit.core.requests import Gradient, Rollout, Value, check_values
 from extractkit.core.values import Array, as_array
@@ -225,6 +225,8 @@ class FunctionModel(GraphModel, ConvertsArguments, HasOwnCall, Differentiates):
             names: The tensors of the fetches, then others, which are returned as they are.
             samples: The number of samples per call. None: any number.
         """
+        if compilation.compile == XLA:
+            self.check_for_xla(fetches)
         specs = self.signature.specs
         axes = self.signature.free_axes
         inputs = given_names(specs)
@@ -250,7 +252,7 @@ class FunctionModel(GraphModel, ConvertsArguments, HasOwnCall, Differentiates):
                 return [*fetched, *tensors[len(fetches) :]]
 
         compiled = tf.function(
-            compute, autograph=False, jit_compile=True if compilation.compile == "xla" else None
+            compute, autograph=False, jit_compile=True if compilation.compile == XLA else None
         )
         given_specs: dict[str, tf.TensorSpec] = {}
         for spec in specs:

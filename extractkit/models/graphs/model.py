@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from extractkit.core.catalog import VARIABLES, Catalog, Edges, Kind, Layout, TensorRecord
-from extractkit.core.job import OPENVINO
+from extractkit.core.job import OPENVINO, XLA
 from extractkit.core.requests import Value
 from extractkit.core.spec import Dim
 from extractkit.core.targets import BoundTarget
@@ -306,6 +306,26 @@ class GraphModel(HasCheckpoints, ChecksSizes, DecidesTogether):
             rank = len(fetch.layout.dims) - (fetch.layout.split or fetch.layout.whole)
             tensor = tf.ensure_shape(tensor, [None] * rank)
         return transformed(tensor, fetch, samples, lengths)
+
+    def check_for_xla(self, fetches: Sequence[Fetch]) -> None:
+        """Check that all lengths of the fetches' tensors follow from the shapes of the inputs.
+
+        Raises:
+            NotCompiledError: Values decide a length, or a branch inside a loop does.
+        """
+        decisions = self._records.decisions
+        for fetch in fetches:
+            value = self._values[fetch.address]
+            if not isinstance(value, InnerTensor) or decisions is None:
+                continue
+            where = None
+            if value.varying:
+                where = "inside a branch"
+            elif any(decisions.end(loop) for loop in value.loops):
+                where = "inside a loop whose number of steps the values of the inputs decide"
+            if where is not None:
+                reason = f"{fetch.address!r} is {where}, and XLA compiles shapes that are known"
+                raise NotCompiledError(self.name, XLA, reason)
 
     def check_for_openvino(self, fetches: Sequence[Fetch]) -> None:
         """Check that OpenVINO may run this model.

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 import extractkit
 from extractkit.core.values import Array
+from extractkit.errors import UserError
 from tests.models.session_graphs import control_flow, frozen
 
 X = np.random.default_rng(0).normal(size=(9, 3)).astype(np.float32)
@@ -117,6 +118,25 @@ def test_values_are_those_of_the_function_run_eagerly(
         np.testing.assert_allclose(view.sample(at), np.reshape(expected, (-1, 3)), rtol=1e-6)
     if name not in ("even", "odd"):
         assert len(counts) > 1, "the samples are to take both branches"
+
+
+def test_xla_does_not_compile_values_inside_branches(tmp_path: Path) -> None:
+    common: dict[str, Any] = {
+        "model": tf.function(Branching().__call__, input_signature=[SPEC]),
+        "inputs": X,
+        "runtime": {"compile": "xla"},
+    }
+    with pytest.raises(UserError, match=r"xla cannot run .*/low:0' is inside a branch, and XLA"):
+        extractkit.plan(selectors={"inner": {"path": "*/low:0"}}, **common)
+    for runtime in ({"compile": "xla"}, {}):
+        run = extractkit.extract(
+            selectors="outputs",
+            run_dir=tmp_path / str(len(runtime)),
+            **{**common, "runtime": runtime},
+        )
+        (view,) = run.values()
+        alone = [common["model"](row[None])[0] for row in X]
+        np.testing.assert_allclose(np.asarray(view), alone, rtol=1e-4, atol=1e-6)
 
 
 def test_a_branch_has_its_role_in_the_address(runs: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ import extractkit
 from extractkit.core.requests import Value
 from extractkit.core.values import Array
 from extractkit.errors import JobError, SelectionError
-from extractkit.models import Compilation, Fetch, Model
+from extractkit.models import Compilation, Fetch, Model, NotCompiledError
 from extractkit.models.frozen_graph import load as load_frozen
 from extractkit.models.functions import inputs_of, outputs_of
 from extractkit.models.functions.callables import graph_function
@@ -194,6 +194,21 @@ def test_a_loop_that_runs_no_step_for_any_sample_has_values_of_no_step(tmp_path:
 
 def test_xla_needs_a_number_of_steps_that_follows_from_the_inputs() -> None:
     model = model_of(halving, tf.TensorSpec([None, 1], tf.float32, name="x"))
+    with pytest.raises(NotCompiledError) as error:
+        values(model, "/half:0", mode="xla", x=np.full((2, 1), 9, np.float32))
+    assert str(error.value).startswith("runtime.compile=xla cannot run model ")
+    assert str(error.value).endswith(
+        "/half:0' is inside a loop whose number of steps the values of the inputs decide, and XLA "
+        "compiles shapes that are known. Use runtime.compile=graph"
+    )
+
+
+def test_xla_needs_a_limit_of_steps() -> None:
+    def limited(x: tf.Tensor) -> tf.Tensor:
+        body = lambda at, y: (at + 1, tf.divide(y, 2, name="half"))  # noqa: E731
+        return tf.while_loop(lambda at, y: at * at < 9, body, (0, x))[1]
+
+    model = model_of(limited, tf.TensorSpec([None, 1], tf.float32, name="x"))
     with pytest.raises(JobError, match=r"number of steps.*Use runtime\.compile=graph"):
         values(model, "/half:0", mode="xla", x=np.full((2, 1), 9, np.float32))
 
