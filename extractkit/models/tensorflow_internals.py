@@ -128,15 +128,22 @@ def inlined_graph_def(function: Any) -> Any:
         )
 
 
-def with_constants_for_variables(function: Any) -> Any:
-    """Return a concrete function with constants for the variables that its graph lists.
+def with_constants_for_variables(function: Any) -> tuple[Any, set[int]]:
+    """Return the GraphDef of a concrete function with constants for variables that its graph lists.
 
-    Uses `convert_variables_to_constants_v2`, which no public module exports, and assigns to
-    `FuncGraph.variables`, since a graph does not list variables that were captured by handle.
+    Uses `_FunctionConverterDataInEager` and `_replace_variables_by_constants`, of which
+    `convert_variables_to_constants_v2` is made. That copies the result operation by operation into
+    another function, which takes most of its time. Assigns to `FuncGraph.variables`, since a graph
+    does not list variables that were captured by handle.
+
+    Returns:
+        The GraphDef, and the positions of the captures that are constants in it.
     """
-    return convert_to_constants.convert_variables_to_constants_v2(
-        function, lower_control_flow=False
+    converted = convert_to_constants._FunctionConverterDataInEager(
+        func=function, lower_control_flow=False, aggressive_inlining=False
     )
+    graph_def, positions = convert_to_constants._replace_variables_by_constants(converted)
+    return graph_def, set(positions)
 
 
 def has_gradient(op_type: str) -> bool | None:

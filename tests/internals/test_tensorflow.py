@@ -11,6 +11,7 @@ FILE = "extractkit/models/tensorflow_internals.py"
 _IMPORTS = "models/graphs/__init__.py, to read large graphs without Python objects"
 _SEEDS = "models/process.py, to seed without dropping the kernels of functions"
 _EAGER = "models/functions/eager_calls.py, to see the operations of eager functions"
+_CONSTANTS = "models/functions/function_graph.py, for compilers that take constants only"
 _GRAPHS = "models/graphs/rebuilding.py, to infer shapes of a part of a graph"
 _KERAS = "models/keras_models/tracing.py, to trace Keras models"
 
@@ -31,9 +32,8 @@ NAMES = {
     "tensorflow.python.framework.convert_to_constants:_run_inline_graph_optimization": (
         "models/functions/function_graph.py, to inline functions"
     ),
-    "tensorflow.python.framework.convert_to_constants:convert_variables_to_constants_v2": (
-        "models/functions/function_graph.py, for compilers that take constants only"
-    ),
+    "tensorflow.python.framework.convert_to_constants:_FunctionConverterDataInEager": _CONSTANTS,
+    "tensorflow.python.framework.convert_to_constants:_replace_variables_by_constants": _CONSTANTS,
     "tensorflow.python.framework.convert_to_constants:disable_lower_using_switch_merge": (
         "models/functions/function_graph.py, to keep the branches of `Case` as functions"
     ),

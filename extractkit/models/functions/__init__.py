@@ -37,7 +37,6 @@ from extractkit.models.functions.function_graph import (
 )
 from extractkit.models.graphs import is_tensor
 from extractkit.models.graphs.feeding import Argument, given, given_names, part_specs, sample_count
-from extractkit.models.graphs.frozen import FrozenGraph
 from extractkit.models.graphs.gradients import (
     SAMPLES,
     Differentiability,
@@ -296,12 +295,13 @@ class FunctionModel(GraphModel, ConvertsArguments, HasOwnCall, Differentiates):
         )
         variables = [*captured_variables(self.graph.graph).values(), *self.variables]
         frozen = frozen_function(function, variables)
-        if left := frozen.inputs[len(specs) :]:
+        given = {one.name: spec.name for one, spec in zip(function.inputs, specs, strict=False)}
+        if left := [one for name, one in frozen.inputs.items() if name not in given]:
             reason = f"it depends on {left[0].name!r} ({left[0].dtype.name}), which is no array"
             raise NotCompiledError(self.name, OPENVINO, reason)
-        inputs = dict(zip((spec.name for spec in specs), frozen.inputs, strict=True))
+        inputs = {given[name]: one for name, one in frozen.inputs.items()}
         return self.by_openvino(
-            FrozenGraph(frozen.graph, inputs, frozen.outputs),
+            replace(frozen, inputs=inputs),
             [wanted.index(name) for name in names],
             fetches,
             lambda features: {spec.name: np.asarray(features[spec.name]) for spec in specs},

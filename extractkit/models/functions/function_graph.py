@@ -19,6 +19,7 @@ import tensorflow as tf
 
 from extractkit.core.values import Array, as_array, digest_of_array, digest_of_table
 from extractkit.models.graphs import COLOCATION
+from extractkit.models.graphs.frozen import FrozenGraph
 from extractkit.models.graphs.purity import consumers
 from extractkit.models.tensorflow_internals import (
     inlined_graph_def,
@@ -89,17 +90,31 @@ def _orphaned(graph: Any) -> Iterator[OrphanedVariable]:
             yield OrphanedVariable(f"{name}:0", dtype, content.shape, outside)
 
 
-def frozen_function(function: Any, variables: Iterable[Any]) -> Any:
-    """Return a concrete function with the contents of variables as constants.
+def frozen_function(function: Any, variables: Iterable[Any]) -> FrozenGraph:
+    """Return the graph of a concrete function with the contents of variables as constants.
+
+    Its inputs are the arguments and what else the function captures, by the name of the tensor.
 
     Args:
         variables: the variables that its graph may have captured.
     """
     handles = {id(variable.handle): variable for variable in variables}
-    captured = [outside for outside, _ in function.graph.captures]
+    captures = list(function.graph.captures)
     # TensorFlow makes constants only of variables that the graph lists.
-    function.graph.variables = [handles[id(one)] for one in captured if id(one) in handles]
-    return with_constants_for_variables(function)
+    function.graph.variables = [
+        handles[id(outside)] for outside, _ in captures if id(outside) in handles
+    ]
+    graph_def, constants = with_constants_for_variables(function)
+    known = {captures[position][1].name for position in constants}
+    with tf.Graph().as_default() as graph:
+        tf.graph_util.import_graph_def(graph_def, name="")
+    inputs = {}
+    for one in function.inputs:
+        if one.name not in known:
+            inputs[one.name] = graph.get_tensor_by_name(one.name)
+            inputs[one.name].set_shape(one.shape)
+    outputs = [graph.get_tensor_by_name(one.name) for one in function.outputs]
+    return FrozenGraph(graph, inputs, outputs)
 
 
 _LOOK_UP = "LookupTableFindV2"
