@@ -197,9 +197,9 @@ class CompiledGraph:
         """
         import openvino
 
-        for port, name in zip(self._compiled.inputs, self._names, strict=True):
-            # The memory is shared, and has to stay until the call ends. OpenVINO wants to own it.
-            value = np.require(fed[name], requirements=["C_CONTIGUOUS", "WRITEABLE"])
+        # OpenVINO shares this memory and does not keep it alive. Results that are inputs are in it.
+        self._shared = [np.require(fed[name], requirements=["C", "W"]) for name in self._names]
+        for port, value in zip(self._compiled.inputs, self._shared, strict=True):
             self._request.set_tensor(port, openvino.Tensor(value, shared_memory=True))
         self._request.infer()
         if self._checks is not None:

@@ -335,6 +335,20 @@ def test_nan_stays_nan() -> None:
     np.testing.assert_array_equal(one, other)
 
 
+def test_inputs_stay_in_memory_while_they_are_used() -> None:
+    """Also those that OpenVINO cannot take where they are: in another order, or read-only."""
+    x = np.arange(200_000, dtype=np.float32).reshape(2, -1)
+    y = np.asfortranarray(-x)
+    x.flags.writeable = False
+    graph = compiled(lambda x, y: [tf.identity(x), tf.identity(y), x * 2 + y], x=x, y=y)
+    found = graph({"x": x, "y": y})
+    assert found is not None
+    overwritten = [np.full_like(x, np.nan) for _ in range(4)]  # takes memory that is free
+    for one, other in zip(found, (x, y, x), strict=True):
+        np.testing.assert_array_equal(one, other)
+    del overwritten
+
+
 def test_the_same_batch_has_the_same_bits_whatever_came_before() -> None:
     model = live_model(transformer(), name="net")
     lengths = dict.fromkeys(model.signature.free_axes, LENGTHS["tokens"])

@@ -297,7 +297,7 @@ class FunctionModel(GraphModel, ConvertsArguments, HasOwnCall, Differentiates):
         frozen = frozen_function(function, variables)
         given = {one.name: spec.name for one, spec in zip(function.inputs, specs, strict=False)}
         if left := [one for name, one in frozen.inputs.items() if name not in given]:
-            reason = f"it depends on {left[0].name!r} ({left[0].dtype.name}), which is no array"
+            reason = f"it reads a {left[0].dtype.name} that is no array, as of a lookup table"
             raise NotCompiledError(self.name, OPENVINO, reason)
         inputs = {given[name]: one for name, one in frozen.inputs.items()}
         return self.by_openvino(
