@@ -76,7 +76,7 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     found: Counter[str] = Counter()
     sha256, write, graph = hashlib.sha256, os.write, tf.Graph.__init__
     concrete = type(tf.function(lambda: tf.constant(0)).get_concrete_function())
-    call, compose = concrete.__call__, ConfigLoaderImpl._load_configuration_impl
+    call, compose = concrete.__call__, ConfigLoaderImpl.load_configuration
     shapes = set()
 
     class Hash:
@@ -133,7 +133,7 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     monkeypatch.setattr(os, "write", counting_write)
     monkeypatch.setattr(tf.Graph, "__init__", counting_graph)
     monkeypatch.setattr(concrete, "__call__", counting_call)
-    monkeypatch.setattr(ConfigLoaderImpl, "_load_configuration_impl", counting_compose)
+    monkeypatch.setattr(ConfigLoaderImpl, "load_configuration", counting_compose)
     monkeypatch.setattr(keras.models, "load_model", counting_load)
     for name in ALLOCATING:
         allocating(name)

@@ -90,6 +90,11 @@ class Interpreter:
         self._allocated = False
         self._wrapper = self._built()
 
+    @property
+    def keeps_state(self) -> bool:
+        """Whether the subgraph has variables or resources."""
+        return self._has_resources or self._has_variables
+
     def call(self, arrays: Mapping[int, Array]) -> None:
         """Run the subgraph on arrays for its inputs, by number.
 

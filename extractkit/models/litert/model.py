@@ -1,4 +1,4 @@
-"""The adapter of TFLite models: LiteRT's interpreter, called once for each sample.
+"""The adapter of TFLite models: LiteRT's interpreter, called once for each sample or for several.
 
 The interpreter always runs its whole graph. Weights are read without running it, and
 what LiteRT cannot run is cut off first. Transforms follow in NumPy, sample by sample.
@@ -6,7 +6,7 @@ what LiteRT cannot run is cut off first. Transforms follow in NumPy, sample by s
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
@@ -56,6 +56,7 @@ from extractkit.models.litert.interpreter import (
     Settings,
     without_xnnpack,
 )
+from extractkit.models.litert.several import Several
 from extractkit.models.litert.state import Access, KeptState, with_access
 
 
@@ -144,16 +145,37 @@ class TFLiteModel(HasOwnCall):
             ConfigError: XLA is requested.
         """
         self._check(fetches, compilation)
-        interpreter = Interpreter(self._runnable, self.settings, self._preserves(fetches))
+        several = Several(lambda: self._interpreter(fetches), self._needed_together(fetches))
 
         def run(features: Mapping[str, Array], lengths: Mapping[str, Array]) -> list[Array]:
+            count = len(next(iter(features.values())))
+            each = [self._arrays(features, lengths, position) for position in range(count)]
+            with self._of_sample():
+                together = several.call(each)
             samples: list[list[Array]] = []
-            for position in range(len(next(iter(features.values())))):
-                self._run(interpreter, self._arrays(features, lengths, position))
-                samples.append([self._value(interpreter, fetch) for fetch in fetches])
+            for position, arrays in enumerate(each):
+                if together is None:
+                    self._run(several.interpreter, arrays)
+                    read = partial(self._read, several.interpreter)
+                else:
+                    read = partial(self._row, together, position)
+                samples.append([self._value(read, fetch) for fetch in fetches])
             return [stacked(values) for values in zip(*samples, strict=True)]
 
         return run
+
+    def _interpreter(self, fetches: Sequence[Fetch]) -> Interpreter:
+        return Interpreter(self._runnable, self.settings, self._preserves(fetches))
+
+    def _needed_together(self, fetches: Sequence[Fetch]) -> list[int] | None:
+        """Return the tensors to read after a call; None if calls cannot take several samples."""
+        found = [self.found[address] for one in fetches for address in one.request.needed]
+        axes = all(spec.sample_axis is not None for spec in self.signature.specs)
+        bare = all(one.bare for one in found) and axes
+        return [*dict.fromkeys(one.index for one in found)] if bare else None
+
+    def _row(self, values: Mapping[int, Array], position: int, one: Found) -> Array:
+        return _real(values[one.index][position : position + 1], one)
 
     def _check(self, fetches: Sequence[Fetch], compilation: Compilation) -> None:
         check_values((fetch.request for fetch in fetches), self.name, Rollout)
@@ -207,12 +229,12 @@ class TFLiteModel(HasOwnCall):
                 f"model {self.name!r} failed on a sample: {error_summary(error)}"
             ) from error
 
-    def _value(self, interpreter: Interpreter, fetch: Fetch) -> Array:
+    def _value(self, read: Callable[[Found], Array], fetch: Fetch) -> Array:
         """Return the transformed answer of the last call, without sample axis."""
         values = []
         for address in fetch.request.needed:
             one = self.found[address]
-            value = self._read(interpreter, one)
+            value = read(one)
             values.append(value[0, ...] if one.bare else value)
         value = rollout_of_sample(values) if isinstance(fetch.request, Rollout) else values[0]
         return value if fetch.pipeline is None else fetch.pipeline.in_numpy(value)
@@ -393,13 +415,14 @@ class CarryingTFLiteModel(TFLiteModel, CarriesState):
         runnable, access = self._reachable
         preserve = self._preserves(fetches)
         interpreter = CarryingInterpreter(runnable, self.settings, preserve, access)
+        read = partial(self._read, interpreter)
 
         def call(
             features: Mapping[str, Array], lengths: Mapping[str, Array], state: State
         ) -> tuple[Sequence[Array], State]:
             with self._of_sample():
                 after = interpreter.call_from(self._arrays(features, lengths, 0), state)
-            return [stacked([self._value(interpreter, fetch)]) for fetch in fetches], after
+            return [stacked([self._value(read, fetch)]) for fetch in fetches], after
 
         return CarryingProgram(1, self._initial(interpreter), call)
 
