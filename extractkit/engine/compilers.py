@@ -20,7 +20,7 @@ from extractkit.engine.sharing import Sharing
 from extractkit.engine.stream import fetches
 from extractkit.errors import ConfigError, MissingExtraError, counted
 from extractkit.inputs import Source
-from extractkit.models import Compilation, EstimatesWork, NotCompiledError, Program, openvino
+from extractkit.models import Compilation, EstimatesWork, NotCompiledError, Program
 from extractkit.runs.comparing.measures import TOLERATED, compare_values
 
 COMPILE = "compile"
@@ -65,6 +65,8 @@ def check_installed(runtime: Runtime, settings: Mapping[str, object] | None = No
         MissingExtraError: OpenVINO is asked for, or was recorded, and is not installed.
     """
     if _wanted(runtime, settings) == OPENVINO:
+        from extractkit.models import openvino  # late, since it imports TensorFlow
+
         openvino.require()
 
 
