@@ -6,6 +6,7 @@ for, it compiles the same tensors, and both compute the first batch.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 
 import numpy as np
 
@@ -29,8 +30,12 @@ COMPILE = "compile"
 FEWEST_SAMPLES = 64
 """Below this, `auto` does not load OpenVINO, which takes a second or two."""
 
-WORTH = 500_000_000_000
-"""Multiplications from which `auto` takes OpenVINO: about ten seconds of two cores."""
+WORTH = 2_000_000_000_000
+"""Multiplications from which `auto` takes OpenVINO: about half a minute of two cores.
+
+With MiniLM, compiling and comparing the first batch take about five seconds, and OpenVINO saves as
+much in this many multiplications.
+"""
 
 WORTH_EACH = 500
 """Multiplications for each returned element from which `auto` takes OpenVINO.
@@ -152,7 +157,10 @@ class Choice:
         def count(samples: Source) -> tuple[float, float]:
             batch = self._first_batch(samples)
             work = found.work(batch.features)
-            return work.multiplications / len(batch), work.multiplications / max(1, work.returned)
+            # Other batches hold samples of similar lengths, and so less padding.
+            filled = prod(float(own.mean() / max(1, own.max())) for own in batch.lengths.values())
+            of_sample = work.multiplications * filled / len(batch)
+            return of_sample, work.multiplications / max(1, work.returned)
 
         of_sample, of_element = try_out(
             self.opened.model, self.opened.source, self._policy, count, self._tensors

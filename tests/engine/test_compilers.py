@@ -107,7 +107,7 @@ def test_auto_takes_openvino_only_where_it_pays(
     # 4 × 8 + 8 × 2 for each of 70 samples, of which two numbers are returned.
     small = preview(job(compile="auto"), tmp_path)
     assert small.declined == (
-        "3e+03 multiplications are too few for it to pay, which it does from 5e+11"
+        "3e+03 multiplications are too few for it to pay, which it does from 2e+12"
     )
     assert small.to_json()["compile"] == "graph"
     monkeypatch.setattr(compilers, "WORTH", 3360)
@@ -119,6 +119,16 @@ def test_auto_takes_openvino_only_where_it_pays(
     monkeypatch.setattr(compilers, "WORTH_EACH", 24)
     taken = preview(job(compile="auto"), tmp_path)
     assert (taken.compile, taken.declined) == ("openvino", None)
+
+
+def test_padding_of_the_first_batch_counts_as_no_work() -> None:
+    """A long sample among short ones pads its batch, but no others."""
+    layers = [keras.Input((None, 4)), keras.layers.Dense(8, "tanh"), keras.layers.Dense(2)]
+    model = live_model(keras.Sequential(layers), name="net")
+    x = [np.ones((16 if at == 0 else 4, 4), np.float32) for at in range(64)]
+    asked = job_of({"kind": "model_output"}, model=model, inputs=LiveArrays(x), compile="auto")
+    # 4 × 8 + 8 × 2 for each row: 140 in 32 samples, and twice as many in all. 512 with padding.
+    assert str(prepare(asked).declined).startswith(f"{48 * 140 * 2:.1g} multiplications")
 
 
 def test_auto_leaves_a_model_that_is_not_finite_to_tensorflow(
