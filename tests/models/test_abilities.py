@@ -13,6 +13,7 @@ from extractkit.models import (
     CarriesState,
     ChecksSizes,
     ConvertsArguments,
+    DecidesTogether,
     HasCheckpoints,
     HasOwnCall,
     checkpoint_axis_of,
@@ -25,7 +26,7 @@ from extractkit.models.litert.model import CarryingTFLiteModel, TFLiteModel
 from extractkit.models.sessions import SessionModel
 from extractkit.testing.reference import ReferenceModel
 
-ALL = {HasOwnCall, HasCheckpoints, CarriesState, ConvertsArguments, ChecksSizes}
+ALL = {*(HasOwnCall, HasCheckpoints, CarriesState, ConvertsArguments, ChecksSizes, DecidesTogether)}
 PACKAGE = Path(models.__file__).parents[1]
 
 
@@ -34,7 +35,7 @@ PACKAGE = Path(models.__file__).parents[1]
     [
         (KerasModel, ALL - {CarriesState}),
         (CarryingModel, ALL),
-        (SessionModel, {HasOwnCall, HasCheckpoints, ChecksSizes}),
+        (SessionModel, {HasOwnCall, HasCheckpoints, ChecksSizes, DecidesTogether}),
         (TFLiteModel, {HasOwnCall}),
         (CarryingTFLiteModel, {HasOwnCall, CarriesState}),
         (Checkpoint, {HasCheckpoints}),
