@@ -43,18 +43,45 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
+def port() -> Iterator[int]:
+    """The port of a cluster that somebody started."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with tempfile.TemporaryDirectory(prefix="ray-") as short:  # of sockets' names, which are so
+        head = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
+                *(f"--port={port}", "--num-cpus=4", "--num-gpus=0", "--disable-usage-stats"),
+                *("--include-dashboard=false", "--object-store-memory=80000000"),
+                f"--temp-dir={short}",
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            wait_until(lambda: answers(port), seconds=60)
+            yield port
+        finally:
+            started = psutil.Process(head.pid).children(recursive=True)
+            head.terminate()
+            head.wait(30)
+            for process in psutil.wait_procs(started, timeout=20)[1]:
+                process.kill()
+
+
+def answers(port: int) -> bool:
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+        return True
+    return False
+
+
+@pytest.fixture(scope="module")
+def cluster(port: int) -> Iterator[Any]:
     """A cluster to which this process is connected; runs take it, and leave it as it is."""
     import ray
 
-    ray.init(
-        num_cpus=4,
-        num_gpus=0,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.CRITICAL,
-        object_store_memory=80 << 20,
-    )
+    ray.init(f"127.0.0.1:{port}", log_to_driver=False, logging_level=logging.CRITICAL)
     yield ray
     ray.shutdown()
 
@@ -69,6 +96,19 @@ def test_a_cluster_is_started_for_a_run_and_stopped_after_it(
     assert content(run.path) == local
     assert not damage(run.path, run.manifest)
     assert not ray.is_initialized()
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "auto"])
+def test_no_cluster_answers(tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    import ray
+
+    ray.shutdown()
+    with pytest.raises(ConfigError) as caught:
+        executed(tmp_path / "run", wanted(engine="ray", ray_address=address))
+    assert str(caught.value).startswith(f"runtime.ray_address={address}")
+    assert "ray start --head" in str(caught.value)
+    assert not (tmp_path / "run").exists()
 
 
 def test_two_workers_make_the_same_run(
@@ -122,56 +162,16 @@ def test_no_machine_has_what_a_worker_needs(tmp_path: Path, cluster: Any) -> Non
     assert not (tmp_path / "run").exists()
 
 
-def test_a_cluster_is_named_by_its_address(tmp_path: Path, local: dict[str, object]) -> None:
+def test_a_cluster_is_named_by_its_address(
+    tmp_path: Path, local: dict[str, object], port: int
+) -> None:
     import ray
 
     ray.shutdown()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with tempfile.TemporaryDirectory(prefix="ray-") as short:  # of sockets' names, which are so
-        head = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
-                *(f"--port={port}", "--num-cpus=2", "--num-gpus=0", "--disable-usage-stats"),
-                *("--include-dashboard=false", "--object-store-memory=80000000"),
-                f"--temp-dir={short}",
-            ],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        try:
-            wait_until(lambda: answers(port), seconds=60)
-            job = wanted(engine="ray", ray_address=f"127.0.0.1:{port}")
-            run = executed(tmp_path / "run", job)
-            assert content(run.path) == local
-            assert not ray.is_initialized()
-            assert answers(port)
-        finally:
-            started = psutil.Process(head.pid).children(recursive=True)
-            head.terminate()
-            head.wait(30)
-            for process in psutil.wait_procs(started, timeout=20)[1]:
-                process.kill()
-
-
-def answers(port: int) -> bool:
-    with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-        return True
-    return False
-
-
-@pytest.mark.parametrize("address", ["127.0.0.1:1", "auto"])
-def test_no_cluster_answers(tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
-    import ray
-
-    ray.shutdown()
-    with pytest.raises(ConfigError) as caught:
-        executed(tmp_path / "run", wanted(engine="ray", ray_address=address))
-    assert str(caught.value).startswith(f"runtime.ray_address={address}")
-    assert "ray start --head" in str(caught.value)
-    assert not (tmp_path / "run").exists()
+    run = executed(tmp_path / "run", wanted(engine="ray", ray_address=f"127.0.0.1:{port}"))
+    assert content(run.path) == local
+    assert not ray.is_initialized()
+    assert answers(port)
 
 
 def test_ray_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
