@@ -200,8 +200,8 @@ class CatalogFile:
         """
         if not {"keras", "tf_keras"}.isdisjoint(sys.modules):
             return None
-        folder = _private_folder()
         try:
+            folder = _private_folder()
             files = None if folder is None else _named_files(component)
             if folder is None or files is None:
                 return None
@@ -216,8 +216,8 @@ class CatalogFile:
                     "settings": _library_settings(),
                 }
             )
-        except (TypeError, OSError, ExtractkitError):
-            return None  # loading reports it
+        except (TypeError, OSError, RuntimeError, ExtractkitError):
+            return None  # loading reports it; or there is no home
         return cls(folder / f"{key}.json", stamps)
 
     def read(self) -> Catalog | None:
@@ -327,7 +327,7 @@ def _private_folder() -> Path | None:
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             status = folder.lstat()
-        except (OSError, RuntimeError):  # there is no home
+        except OSError:
             return None
         others_write = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
         if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or others_write:

@@ -128,6 +128,15 @@ def test_a_folder_that_others_write_is_not_used(
         listed(unloadable)
 
 
+def test_without_a_home_the_model_is_loaded(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", homeless)
+    assert listed(file)
+
+
 def test_python_code_has_none(file: Path, tmp_path: Path) -> None:
     """It may make another model tomorrow."""
     listed(file, "+model.custom_objects.Dense=keras.layers.Dense")
