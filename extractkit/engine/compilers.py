@@ -19,7 +19,7 @@ from extractkit.engine.failing_samples import try_out
 from extractkit.engine.loading import Opened
 from extractkit.engine.sharing import Sharing
 from extractkit.engine.stream import fetches
-from extractkit.errors import ConfigError, MissingExtraError, counted
+from extractkit.errors import counted
 from extractkit.inputs import Source
 from extractkit.models import Compilation, EstimatesWork, NotCompiledError, Program
 from extractkit.runs.comparing.measures import TOLERATED, compare_values
@@ -94,7 +94,7 @@ def compiled(
         settings: the settings of the run that the job belongs to, if any.
 
     Raises:
-        ConfigError: OpenVINO is asked for and cannot run the model, or computes other values.
+        NotCompiledError: OpenVINO is asked for and cannot run the model, or computes other values.
     """
     wanted = _wanted(runtime, settings)
     if wanted not in (AUTO, OPENVINO):
@@ -102,7 +102,7 @@ def compiled(
     choice = Choice(opened, runtime, program, sharing)
     try:
         if wanted == AUTO:
-            choice.check_samples()
+            choice.check_worthwhile()
         found = choice.by_openvino()
         if wanted == AUTO:
             choice.check_work(found)
@@ -111,10 +111,6 @@ def compiled(
         if wanted != AUTO:
             raise
         return Compiled(opened, program, error.reason)
-    except (ConfigError, MissingExtraError) as error:
-        if wanted != AUTO:
-            raise
-        return Compiled(opened, program, str(error).partition(". ")[0])
     taken = replace(opened, compilation=choice.compilation)
     return Compiled(taken, found)
 
@@ -133,8 +129,12 @@ class Choice:
         """The compilation by OpenVINO."""
         return Compilation(OPENVINO, self.runtime.device)
 
-    def check_samples(self) -> None:
+    def check_worthwhile(self) -> None:
         """Refuse what cannot pay, before OpenVINO is loaded."""
+        from extractkit.models import openvino  # late, since it imports TensorFlow
+
+        if not openvino.installed():
+            raise self._refusal("OpenVINO is not installed (extra openvino)")
         samples = len(self.opened.source)
         if samples < FEWEST_SAMPLES:
             raise self._refusal(f"{counted(samples, 'sample')} are too few for it to pay")

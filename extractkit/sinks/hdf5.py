@@ -200,6 +200,7 @@ class Hdf5Sink:
         return {INDEX: file_image(lambda file: build_index(file, directory, tensors, shards))}
 
     def add(self, file: Any, key: str, value: Values) -> None:
+        """Add a tensor to a file that is open in h5py."""
         for name, array in value.parts().items():
             path = f"{key}/{name}" if name else key
             if array.dtype.kind in "OSU":

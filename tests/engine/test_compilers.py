@@ -167,7 +167,7 @@ def test_a_compiler_that_is_not_installed_is_missed_before_the_model_is_loaded(
 def test_auto_without_the_extra_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(openvino, "find_spec", lambda name: None)
     declined = prepare(job(compile="auto")).declined
-    assert declined == "runtime.compile=openvino needs openvino, which is not installed"
+    assert declined == "OpenVINO is not installed (extra openvino)"
 
 
 def test_auto_has_the_identity_of_what_it_takes(tmp_path: Path) -> None:
