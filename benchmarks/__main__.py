@@ -3,6 +3,7 @@
 import sys
 
 from benchmarks import (
+    break_even,
     checkpoints,
     first_layer,
     gradients,
@@ -31,6 +32,7 @@ BENCHMARKS = {
     "training": training.main,
     "scale": scale.main,
     "reading_back": reading_back.main,
+    "break_even": break_even.main,
 }
 
 if __name__ == "__main__":
