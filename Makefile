@@ -135,8 +135,9 @@ backbones: venv ## attention in every backbone of keras-hub (the gate has one of
 	EXTRACTKIT_ALL_BACKBONES=1 $(BIN)/python -m pytest tests/attention $(PYTEST_ARGS)
 
 .PHONY: thorough
-thorough: venv ## real models and long runs, of which the gate has a smaller one each
+thorough: venv ## larger models and further processes than the gate has, and more examples of laws
 	$(BIN)/python -m pytest -m thorough $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m hypothesis --hypothesis-profile thorough $(PYTEST_ARGS)
 
 .PHONY: faults
 faults: venv ## runs against kills, full disks, power failures, changed bits; FAULTS_ARGS="kills"

@@ -77,7 +77,8 @@ _CHILDREN = (
 
 # No test fails for taking its time: machines that run the gate have other work, too.
 # Each run draws the same examples, so that a failure belongs to the change at hand.
-hypothesis.settings.register_profile("gate", deadline=None, max_examples=50, derandomize=True)
+hypothesis.settings.register_profile("gate", deadline=None, max_examples=30, derandomize=True)
+hypothesis.settings.register_profile("thorough", deadline=None, max_examples=1000)
 hypothesis.settings.load_profile("gate")
 
 
