@@ -176,7 +176,8 @@ _FROM_FILES = frozenset(
 or take a model from a library by its name."""
 
 _PATHS = ("path", "checkpoint", "weights")
-_MOST_CATALOGS = 100
+MOST_CATALOGS = 100
+"""Number of catalogs that are kept; the least recently used others are removed."""
 
 
 @dataclass(frozen=True)
@@ -212,7 +213,7 @@ class CatalogFile:
                     "files": [[one.key, one.sha256, one.bytes] for one in files],
                     "packages": package_versions(),
                     "machine": platform.machine(),
-                    "code": _own_code(),
+                    "code": own_code(),
                     "settings": _library_settings(),
                 }
             )
@@ -335,7 +336,7 @@ def _private_folder() -> Path | None:
     return folder
 
 
-def _own_code() -> Sequence[Sequence[object]]:
+def own_code() -> Sequence[Sequence[object]]:
     """Return the state of extractkit's own modules, which may change without a release."""
     root = Path(__file__).parents[1]
     found = []
@@ -361,5 +362,5 @@ def _library_settings() -> Mapping[str, str]:
 def _remove_old(folder: Path) -> None:
     """Remove the least recently used catalogs beyond the number that is kept."""
     kept = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
-    for path in kept[:-_MOST_CATALOGS]:
+    for path in kept[:-MOST_CATALOGS]:
         path.unlink(missing_ok=True)

@@ -46,7 +46,7 @@ def kept(tmp_path: Path) -> list[Path]:
 def unloadable(file: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file that was listed, while nothing can be loaded any more."""
     listed(file)
-    monkeypatch.setattr(loading, "_loaded", refused)
+    monkeypatch.setattr(loading, "model_of", refused)
     return file
 
 
@@ -54,7 +54,7 @@ class LoadedError(Exception):
     pass
 
 
-def refused(_: object) -> None:
+def refused(*_: object) -> None:
     raise LoadedError
 
 
@@ -63,7 +63,7 @@ def test_the_second_listing_is_the_first_without_loading(
 ) -> None:
     first = listed(file)
     fed = listed(file, "+selectors.fed={feeds: {op_type: Softmax}}")
-    monkeypatch.setattr(loading, "_loaded", refused)
+    monkeypatch.setattr(loading, "model_of", refused)
     second = listed(file)
     assert (second.records, second.model) == (first.records, first.model)
     assert second.listing == first.listing
@@ -77,7 +77,7 @@ def test_what_changes_the_model_has_it_loaded(
 ) -> None:
     os.utime(unloadable)  # the content counts
     assert listed(unloadable)
-    monkeypatch.setattr(model_cache, "_own_code", lambda: OTHER_CODE)
+    monkeypatch.setattr(model_cache, "own_code", lambda: OTHER_CODE)
     with pytest.raises(LoadedError):
         listed(unloadable)
     monkeypatch.undo()
@@ -155,7 +155,7 @@ def test_a_mistake_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_few_are_kept(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model_cache, "_MOST_CATALOGS", 1)
+    monkeypatch.setattr(model_cache, "MOST_CATALOGS", 1)
     listed(file)
     (first,) = kept(tmp_path)
     listed(saved(file, 6))
