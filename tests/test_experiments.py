@@ -103,6 +103,7 @@ def test_every_experiment_has_a_page_that_tells_its_command_and_its_runs() -> No
 
 
 @pytest.mark.real_model
+@pytest.mark.thorough
 def test_attention_patterns(tmp_path: Path, preloaded: Path) -> None:
     found = check("attention_patterns", on_less("attention_patterns", tmp_path, preloaded))
     heads = {name: np.array(values) for name, values in found["heads"].items()}  # type: ignore[attr-defined]

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-CASES = 30
+CASES = 20
 """Of each subject; `make fuzz-runs` tries 10,000 configurations and 1,000 runs."""
 
 
