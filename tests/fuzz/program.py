@@ -25,6 +25,8 @@ _CHANGES = (
 )
 _PROGRAMS = ("git", "uname")  # for the manifest: the code's revision, the machine
 _ESCAPES = ("os.system", "os.exec", "os.posix_spawn", "subprocess.Popen", "socket.connect")
+_CACHE = "cache"
+"""Where catalogs are kept, which any command may write."""
 
 Case = Callable[[int], tuple[str, str | None]]
 """A case by its number: how it ended, and what was wrong with that (None: nothing)."""
@@ -76,7 +78,7 @@ def call(arguments: Sequence[str], place: Path, allowed: Sequence[Path]) -> Ende
     wrong += [
         f"left {path} changed"
         for path in sorted(changed)
-        if not any(Path(path).is_relative_to(root) for root in allowed)
+        if not any(Path(path).is_relative_to(root) for root in [*allowed, place / _CACHE])
     ]
     return Ended(code, reported, tuple(wrong))
 
@@ -111,6 +113,7 @@ def _called(arguments: Sequence[str], place: Path, printed: Path) -> str:
     os.chdir(place)
     sys.dont_write_bytecode = True
     os.environ |= {"HOME": str(place), "TMPDIR": str(place / "tmp")}
+    os.environ["XDG_CACHE_HOME"] = str(place / _CACHE)
     tempfile.tempdir = None
     outside = _noted_outside(place)
     sys.argv = ["extractkit", *arguments]

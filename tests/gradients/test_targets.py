@@ -93,7 +93,7 @@ def test_a_target_is_planned(of: object, text: str, written: object) -> None:
     [
         (3, "selectors.g.gradient=3 is not {of: TARGET}, as in "),
         ({"to": 1}, "selectors.g.gradient={'to': 1} is not {of: TARGET}"),
-        ({"of": "argmax", "to": 1}, "selectors.g.gradient.to does not exist. Available: 'cam', "),
+        ({"of": "argmax", "to": 1}, "selectors.g.gradient.to does not exist. Nearest: 'of', "),
         (
             {"of": 3},
             "selectors.g.gradient.of=3 is not a target. Give the address of a tensor with one "
