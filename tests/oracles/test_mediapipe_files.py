@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.real_models.fetch import FetchError, data_file
+from experiments.real_models.fetch import data_file
 from extractkit.core.catalog import Kind
 from extractkit.core.requests import Value
 from extractkit.core.values import Array
@@ -13,7 +13,7 @@ from extractkit.models import Compilation, Fetch
 from extractkit.models.litert.model import TFLiteModel
 from extractkit.models.tflite import load
 from tests.oracles.test_tflite_formats import close, computed, plain_loop, samples, values
-from tests.real_models import FOLDER
+from tests.real_models import FOLDER, skipped_if_out_of_reach
 
 pytestmark = [pytest.mark.real_model, pytest.mark.oracle]
 
@@ -31,10 +31,8 @@ _SELFIE, _FACE = _FILES
 
 def file(inside: str) -> Path:
     """A file of the wheel; the test is skipped where it cannot be had."""
-    try:
+    with skipped_if_out_of_reach():
         return data_file(_WHEEL, f"mediapipe/modules/{inside}", _FILES[inside], FOLDER)
-    except FetchError as error:
-        pytest.skip(str(error))
 
 
 def agreeing(one: TFLiteModel, other: TFLiteModel, x: Array) -> int:

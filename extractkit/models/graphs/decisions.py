@@ -4,9 +4,9 @@ A conditional takes one branch in a call, and a loop runs one number of steps. I
 inputs decide this, they do so for the whole batch. A few samples may not show it, since all of them
 may decide alike, so it follows from the graph which tensors come after such a decision.
 
-A loop that counts up to a limit is no decision, even if values determine the limit, as the longest
-sample of a batch does: a model masks what is beyond a sample's own end, which any two samples of
-different lengths show. Nor is a decision for a single sample, in a loop over the samples.
+A loop that counts up to a limit is not a decision, even if values determine the limit, as the
+longest sample of a batch does: a model masks what is beyond a sample's own end, which any two
+samples of different lengths show. Nor is what a loop over the samples decides for each of them.
 """
 
 from collections.abc import Container, Iterator, Mapping, Sequence
