@@ -23,7 +23,7 @@ from extractkit.models.graphs import (
     AnyTensor,
     static_value,
 )
-from extractkit.models.graphs.function_nodes import functions_of
+from extractkit.models.graphs.definitions import functions_of
 from extractkit.models.tensorflow_internals import graph_of
 
 _REASONS = {

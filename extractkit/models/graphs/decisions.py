@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from extractkit.models.graphs import CONDITIONALS, LOOPS, InnerTensor, is_tensor
 from extractkit.models.graphs.control_flow import nested_graphs
-from extractkit.models.graphs.function_nodes import CALLS, functions_of
+from extractkit.models.graphs.definitions import CALLS, functions_of
 from extractkit.models.graphs.rebuilding import SourceGraph
 
 

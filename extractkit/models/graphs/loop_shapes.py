@@ -19,7 +19,7 @@ from extractkit.models.graphs import (
     is_handle,
     leading_axes,
 )
-from extractkit.models.graphs.function_nodes import (
+from extractkit.models.graphs.definitions import (
     ADDED,
     Nodes,
     data_inputs,

@@ -26,7 +26,7 @@ from extractkit.models.graphs import (
     leading_axes,
 )
 from extractkit.models.graphs.control_flow import NestedGraph
-from extractkit.models.graphs.function_nodes import (
+from extractkit.models.graphs.definitions import (
     ADDED,
     Nodes,
     outputs_of,

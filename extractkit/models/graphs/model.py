@@ -31,7 +31,7 @@ from extractkit.models import (
     openvino,
 )
 from extractkit.models.graphs import InnerTensor
-from extractkit.models.graphs.digests import graph_digest
+from extractkit.models.graphs.definitions import graph_digest
 from extractkit.models.graphs.frozen import FrozenGraph
 from extractkit.models.graphs.gradients import (
     INDEPENDENT,

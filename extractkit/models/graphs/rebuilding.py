@@ -19,7 +19,7 @@ from extractkit.models.graphs import (
     ImportedTensor,
     InnerTensor,
 )
-from extractkit.models.graphs.function_nodes import split_role, typed
+from extractkit.models.graphs.definitions import split_role, typed
 from extractkit.models.graphs.loop_shapes import StepShapes, add_one_step
 from extractkit.models.graphs.loops import (
     CONDITION,

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from extractkit.core.component import Component
 from extractkit.models import frozen_graph, module
-from extractkit.models.graphs.digests import graph_digest
+from extractkit.models.graphs.definitions import graph_digest
 from extractkit.models.in_memory import live_model
 from tests.models import session_graphs
 
