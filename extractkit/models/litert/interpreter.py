@@ -1,10 +1,13 @@
-"""LiteRT's interpreter, one sample per call, and the operations that it cannot run.
+"""LiteRT's interpreter, called on one sample or on several, and the operations that it cannot run.
 
-No other module uses its Python interface.
+Only this module and `state.py` use its Python interface. An interpreter always runs its whole
+subgraph: it cannot stop at the wanted tensors.
 
-An interpreter always runs its whole subgraph: it cannot stop at the wanted tensors.
+Most files are converted for one sample, but their inputs can be resized. Some then fail, as where a
+shape is a constant, and some compute other values. A trial shows it.
 """
 
+import logging
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from extractkit.core.values import Array, State, as_array
+from extractkit.core.values import Array, as_array
 from extractkit.models.failures import error_summary
 from extractkit.models.isolation import noise_to_log
 from extractkit.models.litert.graph import (
@@ -26,11 +29,15 @@ from extractkit.models.litert.graph import (
     Subgraph,
     called_subgraphs,
 )
-from extractkit.models.litert.state import Access
 from extractkit.models.litert_internals import wrapper_of
+
+_log = logging.getLogger(__name__)
 
 FAILURES = (ValueError, RuntimeError)
 """Errors of a failed call of LiteRT, except a lack of memory, which is not caused by samples."""
+
+TRIED_TOGETHER = 5
+"""Number of made-up samples of the trial: more than the rows that kernels compute at once."""
 
 _FLEX = "Flex"
 """The prefix of the names of TensorFlow's own operations in a TensorFlow Lite file."""
@@ -174,66 +181,6 @@ class Interpreter:
         return nullcontext() if self._settings.xnnpack in _ANNOUNCED else noise_to_log("litert")
 
 
-class CarryingInterpreter(Interpreter):
-    """One interpreter of a model with state, for calls that start from a given state.
-
-    Args:
-        access: Access to the state in the model.
-    """
-
-    def __init__(
-        self, runnable: Runnable, settings: Settings, preserve: bool, access: Access
-    ) -> None:
-        super().__init__(runnable, settings, preserve)
-        self._access = access
-
-    def initial(self, arrays: Mapping[int, Array]) -> State:
-        """Return the state of a new interpreter. Call this before any other method.
-
-        Args:
-            arrays: Inputs of any values, whose shapes determine the memory.
-
-        Raises:
-            ValueError, RuntimeError, MemoryError: LiteRT fails, with its own message.
-        """
-        self.allocate(arrays)
-        self._wrapper.ResetVariableTensors()
-        return self._state()
-
-    def call_from(self, arrays: Mapping[int, Array], state: State) -> State:
-        """Run the subgraph from a state, and return the state after it.
-
-        Raises:
-            ValueError, RuntimeError, MemoryError: LiteRT fails, with its own message.
-        """
-        # First, because allocating memory for other sizes resets variable tensors.
-        self.allocate(arrays)
-        tensors, ways = self._access.tensors, self._access.subgraphs
-        for index, value in zip(tensors, state[: len(tensors)], strict=True):
-            self._wrapper.SetTensor(index, value, self._subgraph.index)
-        if ways is not None:
-            self._assign(ways.assigning, ways.values, state[len(tensors) :])
-        self._invoke(arrays)
-        return self._state()
-
-    def _assign(self, where: int, indices: Sequence[int], values: State) -> None:
-        for index, value in zip(indices, values, strict=True):
-            shape = np.array(value.shape, np.int32)
-            self._wrapper.ResizeInputTensor(index, shape, False, where)
-        self._wrapper.AllocateTensors(where)
-        for index, value in zip(indices, values, strict=True):
-            self._wrapper.SetTensor(index, value, where)
-        self._wrapper.Invoke(where)
-
-    def _state(self) -> State:
-        found = [self.value(index) for index in self._access.tensors]
-        if (ways := self._access.subgraphs) is not None:
-            self._wrapper.AllocateTensors(ways.reading)
-            self._wrapper.Invoke(ways.reading)
-            found += [self._value_in(ways.reading, index) for index in ways.values]
-        return tuple(found)
-
-
 @dataclass(frozen=True)
 class Plain:
     """Plain calls as in LiteRT's documentation, each from the model's initial state.
@@ -295,6 +242,93 @@ class Plain:
         if runner:
             return {index: as_array(returned[name]) for name, index in outputs.items()}
         return {index: as_array(interpreter.get_tensor(index)) for index in outputs.values()}
+
+
+class Several:
+    """Calls of a subgraph on several samples at once, if a trial gives the bits of single calls.
+
+    The trial has the same made-up samples in each process, so that all decide in the same way.
+
+    Args:
+        build: makes an interpreter.
+        needed: numbers of the tensors to read after a call; None: calls take single samples.
+    """
+
+    def __init__(self, build: Callable[[], Interpreter], needed: Sequence[int] | None) -> None:
+        self._build = build
+        self._needed = needed
+        self._possible: bool | None = False if needed is None else None
+        self.interpreter = build()
+
+    def call(self, each: Sequence[Mapping[int, Array]]) -> dict[int, Array] | None:
+        """Return the needed tensors of several samples, by number, with the samples as first axis.
+
+        Args:
+            each: arrays of one sample each, which have a first axis of size 1.
+
+        Returns:
+            None if each sample needs a call of its own.
+
+        Raises:
+            ValueError, RuntimeError, MemoryError: LiteRT fails, with its own message.
+        """
+        shapes = [[array.shape for array in arrays.values()] for arrays in each]
+        if len(each) < 2 or any(one != shapes[0] for one in shapes) or not each[0]:
+            return None
+        if self._possible is None:
+            self._possible = self._tried(each[0])
+            _log.info(
+                "the interpreter of TensorFlow Lite is called on %s",
+                "several samples" if self._possible else "one sample at a time",
+            )
+        return self._together(each) if self._possible else None
+
+    def _together(self, each: Sequence[Mapping[int, Array]]) -> dict[int, Array] | None:
+        self.interpreter.call({at: np.concatenate([one[at] for one in each]) for at in each[0]})
+        assert self._needed is not None
+        values = {index: self.interpreter.value(index) for index in self._needed}
+        as_many = all(value.shape[:1] == (len(each),) for value in values.values())
+        return values if as_many else None
+
+    def _tried(self, like: Mapping[int, Array]) -> bool:
+        """Return whether samples together have the bits that each has alone."""
+        if self.interpreter.keeps_state or any(a.dtype.kind not in "iuf" for a in like.values()):
+            return False
+        draw = np.random.default_rng(0)
+        each = [
+            {
+                at: (draw.normal(size=a.shape) if a.dtype.kind == "f" else _whole(draw, a)).astype(
+                    a.dtype
+                )
+                for at, a in like.items()
+            }
+            for _ in range(TRIED_TOGETHER)
+        ]
+        assert self._needed is not None
+        try:
+            alone: list[dict[int, Array]] = []
+            for one in each:
+                self.interpreter.call(one)
+                alone.append({index: self.interpreter.value(index) for index in self._needed})
+            together = self._together(each)
+        except FAILURES:
+            together = None
+        possible = together is not None and all(
+            value[at : at + 1].tobytes() == alone[at][index].tobytes()
+            for index, value in together.items()
+            for at in range(len(each))
+        )
+        if not possible:
+            self.interpreter = self._build()  # the sizes that failed may have left it unusable
+        return possible
+
+
+def _whole(draw: np.random.Generator, like: Array) -> Array:
+    """Return whole numbers: any bytes, but of wider types, which may be positions, small ones."""
+    if like.dtype.itemsize > 1:
+        return draw.integers(0, 2, like.shape)
+    limits = np.iinfo(like.dtype)
+    return draw.integers(limits.min, limits.max, like.shape, endpoint=True)
 
 
 def missing(

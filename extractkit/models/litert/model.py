@@ -50,14 +50,13 @@ from extractkit.models.litert.entry import Entry, Flow, Probed, call_arrays, sig
 from extractkit.models.litert.graph import Graph, Runnable
 from extractkit.models.litert.interpreter import (
     FAILURES,
-    CarryingInterpreter,
     Interpreter,
     Plain,
     Settings,
+    Several,
     without_xnnpack,
 )
-from extractkit.models.litert.several import Several
-from extractkit.models.litert.state import Access, KeptState, with_access
+from extractkit.models.litert.state import Access, CarryingInterpreter, KeptState, with_access
 
 
 @dataclass(frozen=True, eq=False)

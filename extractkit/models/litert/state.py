@@ -6,10 +6,13 @@ variables, so two subgraphs are added to such a file: one that reads all of them
 assigns them.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
+from extractkit.core.values import Array, State
 from extractkit.errors import ConfigError, ModelError
 from extractkit.models import CARRY, KEY, RESET
 from extractkit.models.litert.entry import DTYPES, Flow
@@ -21,10 +24,12 @@ from extractkit.models.litert.graph import (
     Graph,
     GraphTensor,
     Operation,
+    Runnable,
     Subgraph,
     called_subgraphs,
     keep_buffers,
 )
+from extractkit.models.litert.interpreter import Interpreter, Settings
 from extractkit.models.recognition.content import TFLITE
 
 _VARIABLE = tuple[str, str]  # its container and name
@@ -268,3 +273,63 @@ class _Subgraph:
         code.deprecatedBuiltinCode = 127  # means every type from 127 on
         codes.append(code)
         return len(codes) - 1
+
+
+class CarryingInterpreter(Interpreter):
+    """One interpreter of a model with state, for calls that start from a given state.
+
+    Args:
+        access: Access to the state in the model.
+    """
+
+    def __init__(
+        self, runnable: Runnable, settings: Settings, preserve: bool, access: Access
+    ) -> None:
+        super().__init__(runnable, settings, preserve)
+        self._access = access
+
+    def initial(self, arrays: Mapping[int, Array]) -> State:
+        """Return the state of a new interpreter. Call this before any other method.
+
+        Args:
+            arrays: Inputs of any values, whose shapes determine the memory.
+
+        Raises:
+            ValueError, RuntimeError, MemoryError: LiteRT fails, with its own message.
+        """
+        self.allocate(arrays)
+        self._wrapper.ResetVariableTensors()
+        return self._state()
+
+    def call_from(self, arrays: Mapping[int, Array], state: State) -> State:
+        """Run the subgraph from a state, and return the state after it.
+
+        Raises:
+            ValueError, RuntimeError, MemoryError: LiteRT fails, with its own message.
+        """
+        # First, because allocating memory for other sizes resets variable tensors.
+        self.allocate(arrays)
+        tensors, ways = self._access.tensors, self._access.subgraphs
+        for index, value in zip(tensors, state[: len(tensors)], strict=True):
+            self._wrapper.SetTensor(index, value, self._subgraph.index)
+        if ways is not None:
+            self._assign(ways.assigning, ways.values, state[len(tensors) :])
+        self._invoke(arrays)
+        return self._state()
+
+    def _assign(self, where: int, indices: Sequence[int], values: State) -> None:
+        for index, value in zip(indices, values, strict=True):
+            shape = np.array(value.shape, np.int32)
+            self._wrapper.ResizeInputTensor(index, shape, False, where)
+        self._wrapper.AllocateTensors(where)
+        for index, value in zip(indices, values, strict=True):
+            self._wrapper.SetTensor(index, value, where)
+        self._wrapper.Invoke(where)
+
+    def _state(self) -> State:
+        found = [self.value(index) for index in self._access.tensors]
+        if (ways := self._access.subgraphs) is not None:
+            self._wrapper.AllocateTensors(ways.reading)
+            self._wrapper.Invoke(ways.reading)
+            found += [self._value_in(ways.reading, index) for index in ways.values]
+        return tuple(found)

@@ -15,8 +15,8 @@ from extractkit.core.requests import Value
 from extractkit.core.values import Array, State
 from extractkit.errors import JobError, UserError
 from extractkit.models import Compilation, Fetch
-from extractkit.models.litert.interpreter import CarryingInterpreter
 from extractkit.models.litert.model import CarryingTFLiteModel
+from extractkit.models.litert.state import CarryingInterpreter
 from extractkit.models.tflite import load
 from extractkit.runs import JOURNAL, SHARDS
 from tests.models.litert.carried_files import written
