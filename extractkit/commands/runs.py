@@ -35,11 +35,10 @@ def show(arguments: Sequence[str]) -> bool:
     Raises:
         UserError: a mistake in the arguments, or there is no run.
     """
-    from extractkit.display.run import overview
-    from extractkit.runs import JOURNAL, journal, manifest
+    from extractkit.display.run import run_overview
+    from extractkit.runs import manifest, overview
     from extractkit.runs.drift import read_drift
     from extractkit.runs.schema import plain
-    from extractkit.runs.statistics import read_statistics
     from extractkit.runs.sweeps import is_sweep
 
     given = RunOptions("show").read(arguments)
@@ -52,17 +51,15 @@ def show(arguments: Sequence[str]) -> bool:
     if is_sweep(directory) and given.figure is None:
         show_sweep(directory, as_json=given.json)
         return True
-    found = manifest.read(directory)
-    drift = read_drift(directory, found.files)
-    if given.figure is not None:
-        _draw(found, drift, directory, given.figure)
-    if given.json:
-        write_json({**plain(found), "drift": plain(drift)})
-    else:
-        unfinished = found.status is not manifest.Status.FINISHED
-        committed = len(journal.places(directory / JOURNAL)) if unfinished else None
-        statistics = None if unfinished else read_statistics(directory, found)
-        write_rendered(overview(directory, found, committed, drift, statistics))
+    if given.figure is not None or given.json:
+        found = manifest.read(directory)
+        drift = read_drift(directory, found.files)
+        if given.figure is not None:
+            _draw(found, drift, directory, given.figure)
+        if given.json:
+            write_json({**plain(found), "drift": plain(drift)})
+            return True
+    write_rendered(run_overview(overview.read(directory)))
     return True
 
 

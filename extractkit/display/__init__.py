@@ -11,7 +11,6 @@ import os
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TextIO
 
@@ -19,9 +18,6 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.segment import Segment
 
 from extractkit.core.catalog import Kind
-from extractkit.core.requests import request_text
-from extractkit.core.spec import SAMPLE, TEXT, Dim, TensorSpec, file_dtype
-from extractkit.runs.directory import human_bytes
 
 _PLURALS = {
     Kind.MODEL_INPUT: ("model input", "model inputs"),
@@ -46,42 +42,6 @@ def safe(name: str) -> str:
     )
 
 
-def shape_text(spec: TensorSpec) -> str:
-    """Return a shape with names of free axes and sizes of fixed axes: `sample × token × 384`."""
-    if spec.dims is None:
-        return "any shape"
-    return " × ".join(map(_axis, spec.dims)) or "scalar"
-
-
-def content_text(spec: TensorSpec, request: Mapping[str, object]) -> str:
-    """Return the shape of what is stored of a tensor, and what it is if it is not the value.
-
-    Args:
-        request: what is asked for beside the value, as plain data; empty for values.
-    """
-    shape = shape_text(spec)
-    return f"{shape}, {safe(request_text(request))}" if request else shape
-
-
-def size_text(spec: TensorSpec) -> str:
-    """Return bytes in files for each element of the free axes: `1.5 kB/token`, `576 kB`."""
-    try:
-        size = 0 if spec.dtype == TEXT else file_dtype(spec.dtype).itemsize
-    except TypeError:
-        return ""
-    if not spec.known or not size:
-        return ""
-    varying: Counter[str] = Counter()
-    for dim in (factor for axis in spec.axes for factor in axis.factors or (axis,)):
-        if dim.size is not None:
-            size *= dim.size
-        else:
-            varying[dim.length] += 1
-    samples = varying.pop(SAMPLE, 0)
-    factors = [_power(dim, count) for dim, count in varying.items()] or ["sample"] * min(samples, 1)
-    return "/".join([human_bytes(size), *factors])
-
-
 def counts_text(kinds: Counter[Kind]) -> str:
     """Return counts as text, in the order of `Kind`: `12 ops, 1 input`."""
     return ", ".join(
@@ -104,16 +64,6 @@ def rate_text(count: int, seconds: float) -> str:
         return ""
     rate = count / seconds
     return f"{rate:,.{1 if rate < 10 else 0}f} samples/s"
-
-
-def _axis(dim: Dim) -> str:
-    if dim.size is not None:
-        return f"{dim.size}"
-    return safe(dim.title or dim.length)
-
-
-def _power(dim: str, count: int) -> str:
-    return safe(dim) if count == 1 else f"{safe(dim)}^{count}"
 
 
 _UNLIMITED = 10_000

@@ -22,11 +22,12 @@ from extractkit.core.checkpoints import ExcludedCheckpoint
 from extractkit.core.job import OPENVINO
 from extractkit.core.plan import Constant, OverSamples, PerSample, PlannedTensor, divided, groups_of
 from extractkit.core.spec import storable
-from extractkit.core.statistics.results import Statistics, TensorStatistics
-from extractkit.display import content_text, counts_text, safe, shape_text, size_text
+from extractkit.core.statistics.results import TensorStatistics
+from extractkit.display import counts_text, safe
 from extractkit.errors import counted
 from extractkit.runs.directory import human_bytes
 from extractkit.runs.manifest import RunStatistics
+from extractkit.runs.overview import StatisticRow, content_text, shape_text, size_text
 
 if TYPE_CHECKING:
     from extractkit.engine.preview import Preview
@@ -114,9 +115,9 @@ def _label(name: str, kind: str | None, hidden: Counter[Kind] | None) -> Text:
 def _leaf(record: TensorRecord) -> Text:
     leaf = Text(f":{safe(record.port)}", style="" if record.extractable else "dim")
     leaf.append(f"  {safe(record.spec.dtype)}", style="green")
-    leaf.append(f"  {shape_text(record.spec)}")
+    leaf.append(f"  {safe(shape_text(record.spec))}")
     if size := size_text(replace(record.spec, dtype=storable(record.spec.dtype))):
-        leaf.append(f"  {size}", style="dim")
+        leaf.append(f"  {safe(size)}", style="dim")
     if record.reason is not None:
         leaf.append(f"  cannot be extracted: {safe(record.reason)}", style="yellow")
     return leaf
@@ -194,7 +195,7 @@ def _tensors(plan: "Preview") -> Table:
 
 
 def _stored_text(tensor: PlannedTensor) -> str:
-    shape = content_text(tensor.spec, tensor.request.written)
+    shape = safe(content_text(tensor.spec, tensor.request.written))
     match tensor.stored:
         case OverSamples(asked):
             return f"{', '.join(asked.names)} of {shape}"
@@ -243,33 +244,19 @@ _MOST_TENSORS = 40
 _MOST_ELEMENTS = 20
 
 
-def statistics_table(
-    recorded: Sequence[RunStatistics], found: Statistics | None = None
-) -> RenderableType:
-    """Return a row for each statistic of a run, with what its results show.
-
-    Args:
-        found: the results; None: they are not computed yet, and only names are listed.
-    """
+def statistics_table(rows: Sequence[StatisticRow]) -> RenderableType:
+    """Return a row for each statistic of a run, with what its results show."""
     table = Table("tensor", "of", "statistic", "over all samples", box=None, pad_edge=False)
-    of = {one.key: content_text(one.spec, one.request) for one in recorded}
-    if found is None:
-        rows = [(one.key, name, "not computed yet") for one in recorded for name in one.names]
-    else:
-        rows = [
-            (key, name, results.summary())
-            for key, one in found.items()
-            for name, results in one.items()
-        ]
-    tensors = list(dict.fromkeys(key for key, _, _ in rows))
+    tensors = list(dict.fromkeys(one.key for one in rows))
     shown = set(tensors[:_MOST_TENSORS])
     before = None
-    for key, name, summary in rows:
-        if key in shown:
-            first = (key, of.get(key, "")) if key != before else ("", "")
-            cells = (Text(safe(cell), overflow="fold") for cell in (*first, name, summary))
+    for one in rows:
+        if one.key in shown:
+            first = (one.key, one.of) if one.key != before else ("", "")
+            summary = "not computed yet" if one.summary is None else one.summary
+            cells = (Text(safe(cell), overflow="fold") for cell in (*first, one.name, summary))
             table.add_row(*cells)
-            before = key
+            before = one.key
     if (rest := len(tensors) - len(shown)) > 0:
         table.add_row(f"… and {rest:,} more; `run.statistics` has them all")
     return table

@@ -10,7 +10,7 @@ from extractkit.core.checkpoints import Checkpoint, ExcludedCheckpoint
 from extractkit.core.spec import TensorSpec
 from extractkit.core.value_checks import ValueChecks
 from extractkit.display import render
-from extractkit.display.run import overview, summary
+from extractkit.display.run import run_overview, summary
 from extractkit.engine import Summary
 from extractkit.runs.environment import Volatile
 from extractkit.runs.files import StoredFile
@@ -23,6 +23,7 @@ from extractkit.runs.manifest import (
     Status,
     Unextractable,
 )
+from extractkit.runs.overview import Overview
 from extractkit.sinks import StoredTensor
 from tests.display.examples import CATALOG, EVIL, SHOWN_EVIL
 
@@ -60,7 +61,7 @@ MANIFEST = Manifest(
 
 
 def shown(manifest: Manifest) -> str:
-    return render(overview(Path("out/run"), manifest), io.StringIO())
+    return render(run_overview(Overview.of(Path("out/run"), manifest)), io.StringIO())
 
 
 def test_it_tells_what_a_run_is_and_holds() -> None:

@@ -6,15 +6,9 @@ import pytest
 
 from extractkit.core.catalog import Kind
 from extractkit.core.spec import TensorSpec
-from extractkit.display import (
-    counts_text,
-    duration_text,
-    rate_text,
-    safe,
-    shape_text,
-    size_text,
-)
+from extractkit.display import counts_text, duration_text, rate_text, safe
 from extractkit.errors import counted
+from extractkit.runs.overview import shape_text, size_text
 from tests.display.examples import EVIL, SHOWN_EVIL
 
 
