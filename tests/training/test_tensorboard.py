@@ -10,8 +10,8 @@ import tensorflow as tf
 
 import extractkit
 from extractkit.core.values import Array
+from extractkit.engine.recording import buckets
 from extractkit.errors import ConfigError
-from extractkit.training import buckets
 from tests.training.examples import PROBE, probing, small, trained
 
 HISTOGRAMS = {
