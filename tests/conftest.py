@@ -47,7 +47,7 @@ _LIGHT = (
     *("h5py", "hydra.main", "ai_edge_litert.interpreter", "matplotlib.figure"),
     *("extractkit.cli", "extractkit.api", "extractkit.testing.reference"),
     *("extractkit.config.app", "extractkit.config.compose", "extractkit.display.progress"),
-    "extractkit.engine.distributed.processes",
+    "extractkit.engine.distributed.worker",
     *("extractkit.models.litert.examination", "extractkit.models.weight_files.hdf5_listing"),
     "hydra_plugins.hydra_joblib_launcher.joblib_launcher",
     *("hydra_plugins.hydra_submitit_launcher.submitit_launcher", "submitit.core.submission"),
@@ -178,10 +178,9 @@ _OF_WORKERS = "python-of-workers"
 
 
 def _python_of_workers(folder: Path, otherwise: Path) -> Path:
-    from extractkit.engine.distributed import processes  # few tests have workers
+    from extractkit.engine.distributed import worker  # few tests have workers
 
-    worker = [("-c", processes.PROGRAM)]
-    return only_for(_OF_WORKERS, worker, folder, otherwise)
+    return only_for(_OF_WORKERS, [("-c", worker.PROGRAM)], folder, otherwise)
 
 
 @pytest.fixture(autouse=True, scope="session")

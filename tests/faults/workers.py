@@ -17,7 +17,7 @@ from extractkit.core.component import Component
 from extractkit.core.job import Job
 from extractkit.core.values import Array
 from extractkit.engine import Silent
-from extractkit.engine.distributed import processes
+from extractkit.engine.distributed import worker
 from extractkit.engine.execute import execute
 from extractkit.runs import JOURNAL
 from extractkit.testing.reference import ReferenceModel
@@ -162,6 +162,6 @@ def _workers() -> list[psutil.Process]:
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
             words = " ".join(process.cmdline())
-            if words.startswith("ray::Actor") or f"from {processes.__name__} import" in words:
+            if words.startswith("ray::Actor") or f"from {worker.__name__} import" in words:
                 found.append(process)
     return found

@@ -2,8 +2,8 @@
 
 This module defines the messages between driver and worker, and the worker protocol. A message is
 JSON with a closed set of fields, so a faulty worker is refused and nothing that it sends is
-executed. `driver.py` assigns shards, `worker.py` computes them, `processes.py` and
-`ray_actors.py` start workers.
+executed. `driver.py` assigns shards. `worker.py` computes them, in a process of its own or in an
+actor of `ray_actors.py`.
 """
 
 import json

@@ -37,8 +37,8 @@ from extractkit.engine.distributed import (
     Worker,
     decoded,
 )
-from extractkit.engine.distributed.processes import Processes
 from extractkit.engine.distributed.ray_actors import connected
+from extractkit.engine.distributed.worker import Processes
 from extractkit.errors import ConfigError, ExtractkitError, JobError, RunDirectoryError
 from extractkit.models.process import machine_variables
 from extractkit.runs import journal

@@ -15,7 +15,7 @@ from extractkit.core.job import Runtime
 from extractkit.core.shards import Shard
 from extractkit.engine.distributed import Ended, Event, Task, driver, ray_actors
 from extractkit.engine.distributed.driver import Driver, Orders
-from extractkit.engine.distributed.processes import Processes
+from extractkit.engine.distributed.worker import Processes
 
 
 def task(job: Any = b"") -> Task:
