@@ -16,6 +16,7 @@ from extractkit.core.requests import ALONE, Bound
 from extractkit.core.selectors import Selector
 from extractkit.core.shards import Shard, plan_shards
 from extractkit.engine.carrying import check_count, check_lengths, check_runtime
+from extractkit.engine.catalog_files import CatalogFile
 from extractkit.engine.conformity import check_plugins
 from extractkit.engine.failing_samples import try_out
 from extractkit.engine.gradients import (
@@ -25,7 +26,7 @@ from extractkit.engine.gradients import (
     with_measured_targets,
 )
 from extractkit.engine.measure import Measured, lacks_value, measure_axes
-from extractkit.engine.model_cache import CatalogFile, forget, model_of
+from extractkit.engine.model_cache import forget, model_of
 from extractkit.engine.samples import Record, Surveyor
 from extractkit.errors import ConfigError, InputError, SelectionError
 from extractkit.inputs import Inputs, Scanning, Source

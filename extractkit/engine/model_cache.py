@@ -1,48 +1,26 @@
-"""Caches of models: the last model, in this process; the catalogs of model files, on disk.
+"""The cache of the last model of this process, for a next job with the same model.
 
-The last model serves a next job of this process with the same model. This does not change values,
-because a program's values are a function of its batch alone. A model is loaded again if anything
-differs that could change it: target, arguments and imports of its component, files that the
-arguments name, `runtime.seed`, threads, or TensorFlow's settings. Models that are objects in memory
-are never kept.
-
-A catalog on disk serves a next process, which can list a model's tensors without TensorFlow. It is
-found by the content of the model's files, the arguments of its loader and the versions of all code
-that decides what they mean. Models that Python code builds have no such file.
+Reuse does not change values, because a program's values are a function of its batch alone. A model
+is loaded again if anything differs that could change it: target, arguments and imports of its
+component, files that the arguments name, `runtime.seed`, threads, or TensorFlow's settings. Models
+that are objects in memory are never kept.
 """
 
-import hashlib
-import json
 import os
-import platform
-import stat
-import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from extractkit.core.catalog import Catalog, Edges, Kind, Scope, TensorRecord
 from extractkit.core.component import Component
 from extractkit.core.job import Runtime
-from extractkit.core.spec import TensorSpec
-from extractkit.errors import ExtractkitError
+from extractkit.engine.catalog_files import files_read
 from extractkit.inputs.file_access import Stamp
 from extractkit.models import Compilation, Fetch, Model, Program
 from extractkit.models.process import import_modules
-from extractkit.runs.environment import package_versions
-from extractkit.runs.files import (
-    Origin,
-    content_of,
-    files_of,
-    files_with_companions,
-    origin,
-    origins,
-)
-from extractkit.runs.schema import canonical, canonical_json, digest, plain
-from extractkit.store.local import write_durably
+from extractkit.runs.schema import canonical
 
 
 @dataclass(frozen=True)
@@ -136,231 +114,3 @@ def _key(component: Component, runtime: Runtime) -> _Key | None:
         return None  # an object in memory, or a file that was removed
     settings = (runtime.seed, runtime.deterministic, runtime.device)
     return _Key(written, settings, files, str(Path.cwd()), dict(os.environ))
-
-
-def files_read(component: Component) -> set[Path]:
-    """Return the files that arguments name, directly or by a pattern, and those read with them."""
-    found = set(files_of(component))
-    for text in _texts(component.arguments):
-        with suppress(OSError, ValueError):  # not a possible file name
-            if (path := Path(text).expanduser()).is_file():
-                found.update(files_with_companions(path)[0])
-    return found
-
-
-def _texts(value: object) -> Iterable[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Component):
-        yield from _texts(value.arguments)
-    elif isinstance(value, Mapping | list | tuple):
-        for entry in value.values() if isinstance(value, Mapping) else value:
-            yield from _texts(entry)
-
-
-_BERT = "extractkit.models.bert.load"
-_FROM_FILES = frozenset(
-    {
-        _BERT,
-        "extractkit.models.checkpoint.load",
-        "extractkit.models.frozen_graph.load",
-        "extractkit.models.hub.load",
-        "extractkit.models.keras_file.load",
-        "extractkit.models.meta_graph.load",
-        "extractkit.models.saved_model.load",
-        "extractkit.models.tensorflow_js.load",
-        "extractkit.models.tflite.load",
-    }
-)
-"""Loaders whose catalogs follow from files and arguments. Others run Python code that could change,
-or take a model from a library by its name."""
-
-_PATHS = ("path", "checkpoint", "weights")
-MOST_CATALOGS = 100
-"""Number of catalogs that are kept; the least recently used others are removed."""
-
-
-@dataclass(frozen=True)
-class CatalogFile:
-    """The file on disk in which the catalog of a model is kept, or will be.
-
-    Attributes:
-        path: its path.
-        stamps: the model's files as they were when their content was looked at.
-    """
-
-    path: Path
-    stamps: Mapping[Path, Stamp]
-
-    @classmethod
-    def of(cls, component: Component) -> "CatalogFile | None":
-        """Return the file for a model; None if its catalog is not kept.
-
-        In a process that has imported Keras, the user may have registered classes with it, and a
-        model file may then mean something else.
-        """
-        if not {"keras", "tf_keras"}.isdisjoint(sys.modules):
-            return None
-        try:
-            folder = _private_folder()
-            files = None if folder is None else _named_files(component)
-            if folder is None or files is None:
-                return None
-            stamps = {path: Stamp.of(path) for path in files_read(component)}
-            key = digest(
-                {
-                    "component": plain(component),
-                    "files": [[one.key, one.sha256, one.bytes] for one in files],
-                    "packages": package_versions(),
-                    "machine": platform.machine(),
-                    "code": own_code(),
-                    "settings": _library_settings(),
-                }
-            )
-        except (TypeError, OSError, RuntimeError, ExtractkitError):
-            return None  # loading reports it; or there is no home
-        return cls(folder / f"{key}.json", stamps)
-
-    def read(self) -> Catalog | None:
-        """Return the catalog; None if it is not there, or damaged."""
-        try:
-            checksum, _, content = content_of(self.path).partition(b"\n")
-            if hashlib.sha256(content).hexdigest().encode() != checksum:
-                return None
-            found = _decoded(json.loads(content))
-        except (OSError, ExtractkitError):
-            return None
-        with suppress(OSError):
-            os.utime(self.path)  # the least recently used are removed
-        return found
-
-    def write(self, model: Model) -> None:
-        """Keep the catalog of a model that was loaded from these files."""
-        try:
-            if model.definition_digest() is None:
-                return  # it contains Python code
-            encoded = _encoded(model.catalog)
-            if _decoded(encoded).records != model.catalog.records:
-                return
-            content = canonical_json(encoded).encode(errors="surrogatepass")
-            checksum = hashlib.sha256(content).hexdigest().encode()
-            if all(Stamp.of(path) == stamp for path, stamp in self.stamps.items()):
-                write_durably(self.path, checksum, b"\n", content)
-                _remove_old(self.path.parent)
-        except (OSError, ExtractkitError):
-            return  # a full disk, for example: the listing itself is complete
-
-
-def _encoded(catalog: Catalog) -> dict[str, Any]:
-    """Return a catalog as plain data. Each scope is written once, because records share them."""
-    scopes: dict[Scope, int] = {}
-    records = [
-        [
-            *(one.address, one.kind.value, *one.spec.to_json().values()),
-            [scopes.setdefault(scope, len(scopes)) for scope in one.scopes],
-            *(one.name, one.op_type, one.depends_on_inputs, one.reason),
-        ]
-        for one in catalog.records
-    ]
-    edges = catalog.edges
-    return {
-        "model": catalog.model,
-        "scopes": [[one.path, one.type, one.bases, one.name] for one in scopes],
-        "records": records,
-        "consumed": None if edges is None else [sorted(one) for one in edges.consumed],
-    }
-
-
-def _decoded(data: Mapping[str, Any]) -> Catalog:
-    scopes = [Scope(path, kind, tuple(bases), name) for path, kind, bases, name in data["scopes"]]
-    records = (
-        TensorRecord(
-            address,
-            Kind(kind),
-            TensorSpec.of(dtype, labels, shape),
-            tuple(scopes[at] for at in own),
-            *others,
-        )
-        for address, kind, dtype, labels, shape, own, *others in data["records"]
-    )
-    consumed = data["consumed"]
-    edges = None if consumed is None else Edges(lambda: consumed)
-    return Catalog(records, data["model"], edges)
-
-
-def _named_files(component: Component) -> Sequence[Origin] | None:
-    """Return the files that a model consists of, with their digests.
-
-    None if there are others, or none, or if Python code takes part.
-    """
-    arguments = component.arguments
-    if component.target not in _FROM_FILES or component.imports or component.partial:
-        return None
-    if _names_code(arguments) or arguments.get("checkpoints") is not None:
-        return None
-    found = list(origins([component]))
-    if component.target == _BERT and arguments.get("path") is None:
-        # The weights of the installed package, which is looked up without being imported.
-        from extractkit.models.bert import installed_weights
-
-        installed = origin(f"{component.at}.path", str(installed_weights()))
-        found += [] if installed is None else [installed]
-    given = {f"{component.at}.{name}" for name in _PATHS if arguments.get(name) is not None}
-    complete = given <= {one.key for one in found}  # a preset is a name, not a file
-    return found if found and complete else None
-
-
-def _names_code(value: object) -> bool:
-    """Return whether arguments name a callable, such as a factory or the class of a layer."""
-    if isinstance(value, Mapping):
-        return any(map(_names_code, value.values()))
-    if isinstance(value, list | tuple):
-        return any(map(_names_code, value))
-    return isinstance(value, Component)
-
-
-def _private_folder() -> Path | None:
-    """Return the folder of the catalogs, made if needed; None if others may write to it."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    folder = Path(base) if base and Path(base).is_absolute() else Path.home() / ".cache"
-    for name in ("extractkit", "catalogs"):
-        folder /= name
-        try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            status = folder.lstat()
-        except OSError:
-            return None
-        others_write = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or others_write:
-            return None
-    return folder
-
-
-def own_code() -> Sequence[Sequence[object]]:
-    """Return the state of extractkit's own modules, which may change without a release."""
-    root = Path(__file__).parents[1]
-    found = []
-    for path in sorted(root.rglob("*.py")):
-        status = path.stat()
-        found.append([path.relative_to(root).as_posix(), status.st_size, status.st_mtime_ns])
-    return found
-
-
-def _library_settings() -> Mapping[str, str]:
-    """Return the settings by which TensorFlow and Keras may read a file differently."""
-    found = {
-        name: value
-        for name, value in os.environ.items()
-        if name.startswith(("TF_", "KERAS_")) and not name.startswith("TF_CPP_")
-    }
-    home = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
-    with suppress(OSError):
-        found["keras.json"] = (home / "keras.json").read_text("utf-8", errors="replace")
-    return found
-
-
-def _remove_old(folder: Path) -> None:
-    """Remove the least recently used catalogs beyond the number that is kept."""
-    kept = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
-    for path in kept[:-MOST_CATALOGS]:
-        path.unlink(missing_ok=True)

@@ -9,7 +9,7 @@ import pytest
 
 import extractkit
 from extractkit.core.catalog import Catalog
-from extractkit.engine import loading, model_cache
+from extractkit.engine import catalog_files, loading
 from extractkit.errors import UserError
 
 OTHER_CODE = [["cli.py", 1, 2]]
@@ -19,7 +19,7 @@ OTHER_CODE = [["cli.py", 1, 2]]
 def fresh_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cache of its own, in what looks like a process without Keras."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(model_cache, "sys", SimpleNamespace(modules={}))
+    monkeypatch.setattr(catalog_files, "sys", SimpleNamespace(modules={}))
 
 
 @pytest.fixture
@@ -77,12 +77,12 @@ def test_what_changes_the_model_has_it_loaded(
 ) -> None:
     os.utime(unloadable)  # the content counts
     assert listed(unloadable)
-    monkeypatch.setattr(model_cache, "own_code", lambda: OTHER_CODE)
+    monkeypatch.setattr(catalog_files, "own_code", lambda: OTHER_CODE)
     with pytest.raises(LoadedError):
         listed(unloadable)
     monkeypatch.undo()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(model_cache, "sys", SimpleNamespace(modules={}))
+    monkeypatch.setattr(catalog_files, "sys", SimpleNamespace(modules={}))
     before = listed(unloadable)
     saved(unloadable, 5)
     after = listed(unloadable)
@@ -99,7 +99,7 @@ def test_gradients_are_asked_of_the_model(unloadable: Path) -> None:
 def test_a_process_with_keras_may_have_registered_classes(
     unloadable: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(model_cache, "sys", SimpleNamespace(modules={"keras": keras}))
+    monkeypatch.setattr(catalog_files, "sys", SimpleNamespace(modules={"keras": keras}))
     with pytest.raises(LoadedError):
         listed(unloadable)
 
@@ -155,7 +155,7 @@ def test_a_mistake_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_few_are_kept(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model_cache, "MOST_CATALOGS", 1)
+    monkeypatch.setattr(catalog_files, "MOST_CATALOGS", 1)
     listed(file)
     (first,) = kept(tmp_path)
     listed(saved(file, 6))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from extractkit.core.component import Component
-from extractkit.engine import model_cache
+from extractkit.engine import catalog_files
 from extractkit.errors import InputError
 from extractkit.runs.checking import files as sources
 from extractkit.runs.files import (
@@ -208,7 +208,7 @@ def test_a_byte_of_any_file_that_a_format_reads_is_another_origin(formats: Path,
     component = Component("model", "some.load", {"path": str(formats / given)})
 
     def found() -> tuple[object, object]:
-        return origin("model.path", str(formats / given)), model_cache.files_read(component)
+        return origin("model.path", str(formats / given)), catalog_files.files_read(component)
 
     before, stamped = found()
     assert {str(path.relative_to(formats)) for path in stamped} == read
