@@ -55,51 +55,6 @@ class BatchRules:
         return LENGTH_STEP if self.padded else 1
 
 
-MEASURED_SAMPLES = 256
-"""The fewest samples of a job for which `runtime.batch_size=auto` measures anything."""
-
-LARGEST_BATCH = 1024
-"""The most samples that `runtime.batch_size=auto` puts into a batch."""
-
-_AS_FAST = 0.95
-"""Share of the best rate at which the smallest batch is taken: it has the least padding."""
-
-
-def fastest_batch(tried: Callable[[int], tuple[float, int]], memory: int, most: int) -> int:
-    """Return the number of samples in a batch with nearly the best rate.
-
-    Doubles it until two successive larger batches are not faster, or one would need more memory.
-
-    Args:
-        tried: Runs a batch of so many samples. Returns its seconds, and the bytes that the process
-            has needed for batches so far.
-        memory: The bytes that a batch may need.
-        most: The most samples.
-
-    Raises:
-        JobError, MemoryError: The model fails on a single sample.
-    """
-    rates: dict[int, float] = {}
-    size, needed = 1, 0
-    while size <= most and 2 * needed <= memory:
-        try:
-            seconds, needed = tried(size)
-        except (JobError, MemoryError):
-            if not rates:
-                raise
-            # The memory of a device, for example. Half of what it holds is left to other batches.
-            rates = {one: rate for one, rate in rates.items() if one <= max(1, size // 4)}
-            break
-        if needed > memory and rates:
-            break
-        rates[size] = size / seconds
-        *before, one, two = [0.0, 0.0, *rates.values()]
-        if before and max(one, two) * _AS_FAST <= max(before):
-            break
-        size *= 2
-    return min(one for one, rate in rates.items() if rate >= _AS_FAST * max(rates.values()))
-
-
 def plan_batches(shard: SampleLengths, rules: BatchRules) -> list[list[int]]:
     """Return the positions in the shard, batch by batch.
 

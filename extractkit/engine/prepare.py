@@ -16,15 +16,12 @@ from extractkit.core.shards import Shard
 from extractkit.core.values import State
 from extractkit.engine.batch_effects import SpotCheck
 from extractkit.engine.batches import (
-    LARGEST_BATCH,
-    MEASURED_SAMPLES,
     BatchRules,
     collate,
     converted,
     elements,
     encode,
     encoded_bytes,
-    fastest_batch,
     in_blocks,
     put,
     read_batch,
@@ -38,7 +35,7 @@ from extractkit.engine.samples import Record, Survey, check_slices
 from extractkit.engine.sharing import Shared, Sharing, measure_sharing
 from extractkit.engine.sizes import SizeFaults, needed_addresses
 from extractkit.engine.stream import Stream, fetches
-from extractkit.errors import SampleError
+from extractkit.errors import JobError, SampleError
 from extractkit.inputs import Source
 from extractkit.models import CarriesState, CarryingProgram, DecidesTogether, Program
 from extractkit.models.process import free_memory, peak_memory, resident_memory
@@ -46,6 +43,15 @@ from extractkit.runs.manifest import SHARING
 
 BATCH = "batch_size"
 """The setting in a manifest that holds the batch size, which `auto` does not name."""
+
+MEASURED_SAMPLES = 256
+"""The fewest samples of a job for which `runtime.batch_size=auto` measures anything."""
+
+LARGEST_BATCH = 1024
+"""The most samples that `runtime.batch_size=auto` puts into a batch."""
+
+_AS_FAST = 0.95
+"""Share of the best rate at which the smallest batch is taken: it has the least padding."""
 
 _LOOKED_AT = 64
 """Number of samples among which the longest is looked for, if not all have been read."""
@@ -326,6 +332,41 @@ def _batch_size(
         return BATCH_SIZE
     _log.info("runtime.batch_size=auto: %d", size)
     return size
+
+
+def fastest_batch(tried: Callable[[int], tuple[float, int]], memory: int, most: int) -> int:
+    """Return the number of samples in a batch with nearly the best rate.
+
+    Doubles it until two successive larger batches are not faster, or one would need more memory.
+
+    Args:
+        tried: Runs a batch of so many samples. Returns its seconds, and the bytes that the process
+            has needed for batches so far.
+        memory: The bytes that a batch may need.
+        most: The most samples.
+
+    Raises:
+        JobError, MemoryError: The model fails on a single sample.
+    """
+    rates: dict[int, float] = {}
+    size, needed = 1, 0
+    while size <= most and 2 * needed <= memory:
+        try:
+            seconds, needed = tried(size)
+        except (JobError, MemoryError):
+            if not rates:
+                raise
+            # The memory of a device, for example. Half of what it holds is left to other batches.
+            rates = {one: rate for one, rate in rates.items() if one <= max(1, size // 4)}
+            break
+        if needed > memory and rates:
+            break
+        rates[size] = size / seconds
+        *before, one, two = [0.0, 0.0, *rates.values()]
+        if before and max(one, two) * _AS_FAST <= max(before):
+            break
+        size *= 2
+    return min(one for one, rate in rates.items() if rate >= _AS_FAST * max(rates.values()))
 
 
 def _longest(opened: Opened, samples: Source) -> int:

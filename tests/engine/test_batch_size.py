@@ -12,8 +12,8 @@ import pytest
 from extractkit.core.job import Job, Runtime
 from extractkit.core.values import Array
 from extractkit.engine import Silent, prepare
-from extractkit.engine.batches import MEASURED_SAMPLES, fastest_batch
 from extractkit.engine.execute import execute, resume
+from extractkit.engine.prepare import MEASURED_SAMPLES, fastest_batch
 from extractkit.errors import ConfigError, JobError
 from extractkit.models.process import free_memory, peak_memory, resident_memory
 from extractkit.runs.manifest import Status
