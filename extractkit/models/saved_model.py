@@ -107,6 +107,7 @@ def _load_function(
         keep=loaded,
         reload=reload,
         composites=_composites(function, functions, signature=chosen in loaded.signatures),
+        lost_gradients=file.lost_gradients,
     )
 
 

@@ -36,6 +36,7 @@ class SavedModelFile:
         object_based: Whether TensorFlow 2 wrote it from objects. False for a graph to run in a
             session.
         version: The version of TensorFlow that wrote it.
+        lost_gradients: Custom gradients that it does not hold; see `graphs.saved_gradients`.
     """
 
     folder: Path
@@ -43,6 +44,7 @@ class SavedModelFile:
     signatures: tuple[str, ...]
     object_based: bool
     version: str
+    lost_gradients: frozenset[str]
 
 
 def open_saved_model(path: str, tags: Sequence[str] | None = None) -> SavedModelFile:
@@ -55,6 +57,8 @@ def open_saved_model(path: str, tags: Sequence[str] | None = None) -> SavedModel
     Raises:
         ModelError: There is no SavedModel, it is damaged, or it has no such graph.
     """
+    from extractkit.models.graphs.saved_gradients import lost_gradients
+
     folder = _folder(path)
     graphs = {
         tuple(sorted(graph.meta_info_def.tags)): graph for graph in parsed(path, folder).meta_graphs
@@ -73,6 +77,7 @@ def open_saved_model(path: str, tags: Sequence[str] | None = None) -> SavedModel
         tuple(name for name in sorted(graph.signature_def) if name not in _OWN),
         bool(graph.object_graph_def.nodes),
         graph.meta_info_def.tensorflow_version,
+        lost_gradients(graph.graph_def),
     )
 
 

@@ -4,6 +4,7 @@ Known to work with TensorFlow 2.21. `tests/internals/test_tensorflow.py` checks 
 own, so that a release without one fails with what it lacks.
 """
 
+import inspect
 import random
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -22,6 +23,7 @@ from tensorflow.python.framework import (
 from tensorflow.python.framework.function_def_to_graph import function_def_to_graph
 from tensorflow.python.framework.ops import Operation, SymbolicTensor, gradient_registry
 from tensorflow.python.ops.resource_variable_ops import BaseResourceVariable
+from tensorflow.python.saved_model import function_deserialization
 
 from extractkit.models.axes import RawShape
 from extractkit.models.isolation import patched
@@ -156,6 +158,23 @@ def has_gradient(op_type: str) -> bool | None:
         return None if gradient_registry.lookup(op_type) is None else True
     except LookupError:
         return False
+
+
+def saved_gradient(op_type: str) -> Any:
+    """Return the function that is a custom gradient of a loaded SavedModel, or None.
+
+    Uses `ops.gradient_registry` and `function_deserialization._gen_gradient_func`, of which the
+    registered gradient is the inner function. It captures tensors that exist in the loaded graph
+    only, and there is no public way to give it others.
+    """
+    try:
+        registered = gradient_registry.lookup(op_type)
+    except LookupError:
+        return None
+    made = function_deserialization._gen_gradient_func.__code__.co_consts
+    if getattr(registered, "__code__", None) not in made:
+        return None
+    return inspect.getclosurevars(registered).nonlocals["func"]
 
 
 def forget_colocation(operation: tf.Operation) -> None:

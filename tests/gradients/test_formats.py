@@ -387,30 +387,6 @@ def test_custom_gradients_of_a_model_that_changes_are_refused() -> None:
         model.differentiable([":output"])
 
 
-@pytest.mark.parametrize("saved", [True, False])
-def test_custom_gradients_of_a_saved_model_are_refused(saved: bool, tmp_path: Path) -> None:
-    options = tf.saved_model.SaveOptions(experimental_custom_gradients=saved)
-    model = custom()
-    call = tf.function(
-        lambda x: {"y": model(x)}, input_signature=[tf.TensorSpec([None, 4], tf.float32, name="x")]
-    )
-    tf.saved_model.save(model, tmp_path / "saved", {"serving_default": call}, options)
-    how = ["model=saved_model", f"model.path={tmp_path / 'saved'}"]
-    with pytest.raises(
-        SelectionError,
-        match=r"IdentityN' \(IdentityN\) has a custom gradient, which is Python code that graphs "
-        r"do not contain",
-    ):
-        gradients(tmp_path, ROWS, *how, kind="model_input", gradient={"of": {"index": 0}})
-    assert not (tmp_path / "run").exists()
-    # Behind the custom gradients there is nothing to refuse.
-    of = {"of": {"index": 0}}
-    run = gradients(tmp_path, ROWS, *how, op_type="IdentityN", take="-1:", gradient=of)
-    wanted = np.tile(model.layers[-1].kernel.numpy()[:, 0], (9, 1))
-    (key,) = run
-    near(run, key, list(wanted))
-
-
 # ---- refusals
 
 

@@ -41,6 +41,9 @@ NAMES = {
     "tensorflow.python.framework.ops:gradient_registry": (
         "models/graphs/gradients.py, to find operations without a gradient"
     ),
+    "tensorflow.python.saved_model.function_deserialization:_gen_gradient_func": (
+        "models/graphs/saved_gradients.py, to take custom gradients from SavedModels"
+    ),
     "tensorflow.python.ops.resource_variable_ops:BaseResourceVariable._read_variable_op": _KERAS,
     "tensorflow.python.autograph.core.ag_ctx:ControlStatusCtx": _KERAS,
     "tensorflow.python.autograph.core.ag_ctx:Status.ENABLED": _KERAS,

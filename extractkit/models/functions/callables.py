@@ -28,7 +28,9 @@ from extractkit.models.graphs.feeding import (
     inner_tensors,
     with_composites,
 )
+from extractkit.models.graphs.gradients import Differentiability
 from extractkit.models.graphs.records import Found
+from extractkit.models.graphs.saved_gradients import SavedGradients
 from extractkit.models.naming import VALUES, plain
 from extractkit.models.signature import (
     INPUT_AXES,
@@ -312,6 +314,7 @@ class GraphFunction(FunctionModel):
         deeper: why composite arguments are not fed, by the placeholders of their parts.
         keep: an object to keep alive as long as its variables are read.
         reload: Loads the same function a second time; None if it exists only in memory.
+        lost_gradients: see `graphs.saved_gradients`. None if it is not part of a SavedModel.
     """
 
     source: InlinedGraph
@@ -322,6 +325,14 @@ class GraphFunction(FunctionModel):
     deeper: Mapping[str, str] = field(default_factory=dict)
     keep: Any = field(default=None, kw_only=True)
     reload: Callable[[], ReloadedFunction] | None = field(default=None, kw_only=True)
+    lost_gradients: frozenset[str] | None = field(default=None, kw_only=True)
+
+    @cached_property
+    def differentiability(self) -> Differentiability:
+        """See `GraphModel`."""
+        lost = self.lost_gradients
+        saved = None if lost is None else SavedGradients(self.graph, lost)
+        return replace(super().differentiability, saved=saved)
 
     @property
     def graph(self) -> InlinedGraph:
@@ -387,6 +398,7 @@ def graph_function(
     keep: object = None,
     reload: Callable[[], ReloadedFunction] | None = None,
     composites: Mapping[str, Argument] | None = None,
+    lost_gradients: frozenset[str] | None = None,
 ) -> GraphFunction:
     """Inline a concrete function and wrap it as a `Model`.
 
@@ -400,6 +412,7 @@ def graph_function(
         keep: an object to keep alive as long as the function's variables are read.
         reload: see `GraphFunction`.
         composites: ragged and sparse inputs, as from `composites_of`; None: those of the function.
+        lost_gradients: see `GraphFunction`.
 
     Raises:
         ConfigError: settings or constants for inputs that do not exist, or that do not fit.
@@ -449,4 +462,5 @@ def graph_function(
         origin={**(origin or {}), **({"constants": dict(constants)} if constants else {})},
         keep=keep,
         reload=reload,
+        lost_gradients=lost_gradients,
     ).settled()

@@ -4,7 +4,8 @@ TensorFlow differentiates a graph by functions that are registered for the types
 operations have none. A custom gradient (`tf.custom_gradient`) is a Python function: it exists in
 the process and for the graph in which it was traced, and not in a copy of the graph or a file. In a
 graph without it, the operation seems to pass its input on or, worse, names the custom gradient of
-another model in this process. Both are refused.
+another model in this process. Both are refused. A SavedModel may hold its custom gradients as
+functions of TensorFlow (`saved_gradients`).
 
 Whether there is a gradient is tried in a copy of the graph: functions that are registered for an
 operation may give none for one of its inputs, or fail.
@@ -41,6 +42,7 @@ from extractkit.models.graphs.loops import is_inner, outermost, return_inner
 from extractkit.models.graphs.noise import input_words
 from extractkit.models.graphs.rebuilding import SourceGraph, imported, needed_part
 from extractkit.models.graphs.recomputation import GRADIENT_TYPE, called
+from extractkit.models.graphs.saved_gradients import SavedGradients
 from extractkit.models.graphs.targets import Given, Labels, numbers
 from extractkit.models.tensorflow_internals import capturing_graph, has_gradient
 
@@ -48,6 +50,7 @@ INDEPENDENT = "the target does not depend on it through operations with a gradie
 """Why a tensor on which the target does not depend has no gradient."""
 
 _CUSTOM_REASON = "has a custom gradient, which is Python code that graphs do not contain"
+_INSIDE_REASON = "has a custom gradient, which does not apply in loops and branches"
 _CALLS = ("PartitionedCall", "StatefulPartitionedCall")
 _FRAME = re.compile(r"^(Ref)?(Enter|Exit|NextIteration|Switch|Merge)$|^LoopCond$")
 _HANDLES = (tf.resource, tf.variant)
@@ -73,12 +76,14 @@ class Differentiability:
             counts.
         custom: whether its custom gradients exist, because it was traced in this process.
         in_place: whether gradients are added to this graph, which a session runs, not to a copy.
+        saved: the custom gradients of a SavedModel.
     """
 
     graph: AnyGraph
     inputs: frozenset[str]
     custom: bool
     in_place: bool = False
+    saved: SavedGradients | None = None
 
     @cached_property
     def is_bound(self) -> bool:
@@ -121,8 +126,8 @@ class Differentiability:
         if not _differentiable_inputs(operation):
             return None
         kind, name = operation.type, operation.name
-        if _custom(operation.node_def) and not self.custom:
-            return f"operation {name!r} ({kind}) {_CUSTOM_REASON}"
+        if _custom(operation.node_def) and (why := self._lost(operation)) is not None:
+            return f"operation {name!r} ({kind}) {why}"
         if self.in_place and any(one.name in self.inputs for one in operation.outputs):
             # TensorFlow stops at whole operations.
             return f"another result of operation {name!r} ({kind}) is an input (model.input_axes)"
@@ -135,7 +140,7 @@ class Differentiability:
             if inner is not None:
                 return (
                     f"operation {inner!r}, in a function that {name!r} ({kind}) calls, "
-                    f"{_CUSTOM_REASON}"
+                    f"{_CUSTOM_REASON if self.saved is None else _INSIDE_REASON}"
                 )
             return None
         if _custom(operation.node_def):
@@ -143,6 +148,12 @@ class Differentiability:
         if has_gradient(kind) is False:
             return f"TensorFlow has no gradient of operation {name!r} ({kind})"
         return None
+
+    def _lost(self, operation: Any) -> str | None:
+        """Return why an operation has lost its custom gradient, as a clause, or None."""
+        if self.saved is not None:
+            return self.saved.reason(operation)
+        return None if self.custom else _CUSTOM_REASON
 
     def _custom_within(self, functions: Sequence[str]) -> str | None:
         """Return the name of an operation with a custom gradient in functions, or None."""
@@ -379,15 +390,25 @@ def _differentiated(
     return found
 
 
-def copied(source: SourceGraph, names: Mapping[str, str], axes: Sequence[str]) -> GradientGraph:
+def copied(
+    source: SourceGraph,
+    names: Mapping[str, str],
+    axes: Sequence[str],
+    saved: SavedGradients | None = None,
+) -> GradientGraph:
     """Copy the part of a graph that some tensors need to a new graph.
 
     Args:
         source: the graph.
         names: names of the tensors (`op:0`), or of handles of variables, by address.
         axes: the free axes of the inputs.
+        saved: custom gradients of the graph.
     """
-    part = needed_part(source, source.inputs, [*map(outermost, names.values())])
+    wanted_there = [*map(outermost, names.values())]
+    if saved is None:
+        part = needed_part(source, source.inputs, wanted_there)
+    else:
+        part = saved.part(wanted_there)
     inner = return_inner(part.graph_def, filter(is_inner, names.values()))
     graph = capturing_graph("gradients")
     with graph.as_default():

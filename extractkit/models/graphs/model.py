@@ -230,7 +230,7 @@ class GraphModel(HasCheckpoints, ChecksSizes, DecidesTogether):
             targets: addresses of the targets of a program; none for a trial.
         """
         names = {one: name for one in addresses if (name := self._graph_name(one)) is not None}
-        return copied(self.graph, names, self.signature.free_axes)
+        return copied(self.graph, names, self.signature.free_axes, self.differentiability.saved)
 
     def without_gradient(self, of: BoundTarget, addresses: Sequence[str]) -> Mapping[str, str]:
         """Return why tensors have no gradient of a target, by address: by analysis and trial.
