@@ -268,13 +268,19 @@ class Smooth(Method):
         if noise <= 0:
             raise ConfigError(f"{at}.noise={given['noise']!r} is not more than 0")
         seed = whole(given.get("seed", cls.seed), f"{at}.seed", least=0)
-        return cls(whole(given.get("draws", cls.draws), f"{at}.draws"), noise, seed, at=at)
+        draws = whole(given.get("draws", cls.draws), f"{at}.draws")
+        if draws > _MOST_DRAWS:
+            raise ConfigError(f"{at}.draws={draws} is more than the largest number, {_MOST_DRAWS}")
+        return cls(draws, noise, seed, at=at)
 
     @property
     def options(self) -> object:
         """Draws, noise and seed."""
         return {"draws": self.draws, "noise": self.noise, "seed": self.seed}
 
+
+_MOST_DRAWS = 10_000
+"""The error of the mean falls by the root of the number of draws: more are hardly meant."""
 
 CHANNEL = "channel"
 

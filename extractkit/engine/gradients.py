@@ -81,7 +81,7 @@ def _offered(
         check_method(method, model.signature)
         reasons = {one.address: method.unsuited(one) or reasons[one.address] for one in matching}
     left = [address for address, reason in reasons.items() if reason is None]
-    reasons |= model.without_gradient(of, left)
+    reasons |= model.without_gradient(of, left, method)
     found = {address: reason for address, reason in reasons.items() if reason is not None}
     bound = BoundGradients(of, found, totals, method)
     if method is None or not method.combines:

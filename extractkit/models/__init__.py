@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from inspect import getattr_static
 from typing import Any, Protocol, runtime_checkable
 
+from extractkit.core.attribution import Method
 from extractkit.core.catalog import Catalog, Layout
 from extractkit.core.checkpoints import Checkpoint, ExcludedCheckpoint
 from extractkit.core.requests import Request
@@ -301,8 +302,13 @@ class ConvertsArguments(Protocol):
 class Differentiates(Protocol):
     """The ability to compute gradients, optional for a `Model`."""
 
-    def without_gradient(self, of: BoundTarget, addresses: Sequence[str]) -> Mapping[str, str]:
+    def without_gradient(
+        self, of: BoundTarget, addresses: Sequence[str], method: Method | None = None
+    ) -> Mapping[str, str]:
         """Return why tensors have no gradient of a target, by address. Others have one.
+
+        Args:
+            method: What is to be made of the gradients, which may not be defined for all tensors.
 
         Raises:
             SelectionError: a loss of the target is not one number of each sample.

@@ -152,6 +152,10 @@ def test_methods_of_one_tensor_have_keys_of_their_own() -> None:
             "integrate.steps=1001 is more than the largest number, 1000",
         ),
         (
+            {"smooth": {"draws": 10**9}},
+            "smooth.draws=1000000000 is more than the largest number, 10000",
+        ),
+        (
             {"integrate": {"baseline": "zeros"}},
             "selectors.g.gradient.integrate.baseline='zeros' is not a baseline. Give a number for "
             "all elements, numbers that replace inputs, as in {inputs: {ids: 0}}, or a sample, as "

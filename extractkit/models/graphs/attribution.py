@@ -57,9 +57,9 @@ class Derivative:
     target: Numbers
     maps: Mapping[str, tuple[tf.Tensor, tf.Tensor]]
 
-    def dependent(self, wanted: Sequence[tf.Tensor], at: str) -> Dependent:
-        """Return the part between the tensor and wanted ones, for the method of this key."""
-        return Dependent([self.tensor], wanted, self.target.chosen, at=at)
+    def dependent(self, wanted: Sequence[tf.Tensor]) -> Dependent:
+        """Return the part between the tensor and wanted ones."""
+        return Dependent([self.tensor], wanted, self.target.chosen)
 
     @property
     def wide(self) -> tf.DType:
@@ -96,7 +96,7 @@ def attributed(method: Method, of: Derivative, around: Surroundings) -> Results:
         case Times():
             return {"": lambda: of.gradient * of.tensor}
         case Guided():
-            return {"": lambda: _guided(method, of)}
+            return {"": lambda: _guided(of)}
         case Integrate():
             return _Integrated(method, of, around).results
         case Smooth():
@@ -108,21 +108,54 @@ def attributed(method: Method, of: Derivative, around: Surroundings) -> Results:
     raise AssertionError(method)
 
 
-def _guided(method: Guided, of: Derivative) -> tf.Tensor:
-    part = of.dependent([of.target.values], method.at)
+def obstacle(
+    method: Method,
+    tensor: tf.Tensor,
+    gradient: tf.Tensor,
+    target: tf.Tensor,
+    inputs: Mapping[str, tf.Tensor],
+) -> str | None:
+    """Return why a method is not defined for a tensor of the current graph, as a clause, or None.
+
+    Args:
+        gradient: that of the target with respect to the tensor.
+        inputs: the inputs of the model by name.
+    """
+    try:
+        match method:
+            case Guided():
+                return _unguided(Dependent([tensor], [target]))
+            case Integrate():
+                Dependent([tensor], [gradient, target])
+                names = [name for name, _ in method.baseline.inputs]
+                if method.baseline.sample is not None:
+                    names = [*inputs]
+                Dependent([inputs[name] for name in names], [tensor])
+            case Smooth():
+                Dependent([tensor], [gradient])
+    except SelectionError as error:
+        return str(error)
+    return None
+
+
+def _unguided(part: Dependent) -> str | None:
+    """Return why the part between a tensor and a target cannot be guided, as a clause, or None."""
     kinds = part.operation_types()
-    name = repr(of.address)
     if inner := kinds.within.intersection(_GUIDED):
-        raise SelectionError(
-            f"{method.at}: a function or loop between {name} and the target has operations "
-            f"{', '.join(sorted(inner))}, and only those outside of functions are guided. Select "
-            f"a tensor behind it, or remove {method.at}"
+        return (
+            f"a function or loop between it and the target has operations "
+            f"{', '.join(sorted(inner))}, and only those outside of functions are guided"
         )
     if not kinds.outside.intersection(_GUIDED):
-        raise SelectionError(
-            f"{method.at}: there is no ReLU between {name} and the target, so that the guided "
-            f"gradient is the gradient itself. Select another tensor, or remove {method.at}"
+        return (
+            "there is no ReLU between it and the target, so that the guided gradient is the "
+            "gradient itself"
         )
+    return None
+
+
+def _guided(of: Derivative) -> tf.Tensor:
+    part = of.dependent([of.target.values])
     start = tf.identity(of.tensor)
     (number,) = part.at([start], gradients=_GUIDED)
     (found,) = tf.gradients(number, [start])
@@ -175,7 +208,7 @@ class _Integrated:
         begin, end = (tf.cast(one, of.wide) for one in (start, of.tensor))
         nodes, weights = np.polynomial.legendre.leggauss(self._method.steps)
         at, weight = (tf.constant(one, of.wide) for one in ((nodes + 1) / 2, weights / 2))
-        part = of.dependent([of.gradient], self._method.at)
+        part = of.dependent([of.gradient])
 
         def gradient(step: tf.Tensor) -> tf.Tensor:
             # The ends are exact where they are equal, as padding and other elements may be.
@@ -196,8 +229,7 @@ class _Integrated:
         else:
             replaced = {name: self._around.inputs[name] for name, _ in baseline.inputs}
             values = [_filled(replaced[name], value) for name, value in baseline.inputs]
-        at = f"{self._method.at}.baseline"
-        (found,) = Dependent(list(replaced.values()), [tensor], at=at).at(values)
+        (found,) = Dependent(list(replaced.values()), [tensor]).at(values)
         # Inputs that the tensor does not depend on leave its value as it is.
         return _like(found, tensor)
 
@@ -206,7 +238,7 @@ class _Integrated:
         of = self._of
         assert of.layout is not None, "the axes of a tensor are measured first"
         attributions, start = self._attributions
-        (before,) = of.dependent([of.target.values], self._method.at).at([start])
+        (before,) = of.dependent([of.target.values]).at([start])
         change = tf.cast(of.target.values, tf.float64) - tf.cast(before, tf.float64)
         wide = tf.cast(attributions, tf.float64)
         masked = self._around.arranged(wide, of.address, of.layout)
@@ -228,7 +260,7 @@ def _smoothed(method: Smooth, of: Derivative, around: Surroundings) -> tf.Tensor
     width = tf.cast(most - least, of.wide) * tf.constant(method.noise, of.wide)
     width = tf.reshape(width, [-1, *[1] * (len(of.layout.dims) - 1)])
     keys = around.input_words()
-    part = of.dependent([of.gradient], method.at)
+    part = of.dependent([of.gradient])
     value, shape = tf.cast(masked.tensor, of.wide), tf.shape(masked.tensor)
 
     def gradient(draw: tf.Tensor) -> tf.Tensor:

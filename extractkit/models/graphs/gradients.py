@@ -20,6 +20,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from extractkit.core.attribution import Method
 from extractkit.core.catalog import Layout
 from extractkit.core.picks import LABEL_FEATURE
 from extractkit.core.requests import Gradient, Rollout, Value
@@ -36,6 +37,7 @@ from extractkit.models.graphs.attribution import (
     Surroundings,
     attributed,
     dense,
+    obstacle,
     rollout,
 )
 from extractkit.models.graphs.loops import is_inner, outermost, return_inner
@@ -251,11 +253,14 @@ class GradientGraph:
             )
         return [tensor.name for tensor in found]
 
-    def without_gradient(self, target: str, addresses: Sequence[str]) -> dict[str, str]:
+    def without_gradient(
+        self, target: str, addresses: Sequence[str], method: Method | None = None
+    ) -> dict[str, str]:
         """Return why the tensors at addresses have no gradient of a target, by trying.
 
         Args:
             target: the address of the target.
+            method: what is to be made of the gradients.
         """
         by = {address: self.tensor_of(address) for address in addresses}
         inputs = {tensor.name: tensor for tensor in self.inputs.values()}
@@ -285,6 +290,23 @@ class GradientGraph:
             else:
                 pairs = zip(part, gradients, strict=True)
                 found |= {address: INDEPENDENT for address, one in pairs if one is None}
+                if method is not None:
+                    found |= self._obstacles(method, target, zip(part, gradients, strict=True))
+        return found
+
+    def _obstacles(
+        self, method: Method, target: str, gradients: Iterable[tuple[str, Any]]
+    ) -> dict[str, str]:
+        """Return why a method is not defined for tensors with gradients, by address."""
+        found = {}
+        with self.graph.as_default():
+            for address, gradient in gradients:
+                if gradient is None:
+                    continue
+                tensor, number = self.tensor_of(address), self.tensor_of(target)
+                why = obstacle(method, tensor, dense(gradient), number, self.inputs)
+                if why is not None:
+                    found[address] = why
         return found
 
 

@@ -10,6 +10,7 @@ from typing import Any, Self
 import numpy as np
 import tensorflow as tf
 
+from extractkit.core.attribution import Method
 from extractkit.core.catalog import VARIABLES, Catalog, Edges, Kind, Layout, TensorRecord
 from extractkit.core.job import OPENVINO, XLA
 from extractkit.core.requests import Value
@@ -232,20 +233,22 @@ class GraphModel(HasCheckpoints, ChecksSizes, DecidesTogether):
         names = {one: name for one in addresses if (name := self._graph_name(one)) is not None}
         return copied(self.graph, names, self.signature.free_axes, self.differentiability.saved)
 
-    def without_gradient(self, of: BoundTarget, addresses: Sequence[str]) -> Mapping[str, str]:
+    def without_gradient(
+        self, of: BoundTarget, addresses: Sequence[str], method: Method | None = None
+    ) -> Mapping[str, str]:
         """Return why tensors have no gradient of a target, by address: by analysis and trial.
 
         Raises:
             SelectionError: a loss of the target is not one number of each sample.
         """
         check_losses(of)
-        asked = (of.tensor, *addresses)
+        asked = (of.tensor, *addresses, repr(method and method.written))
         if asked not in self._tried:
             target = self._graph_name(of.tensor)
             assert target is not None, "a target depends on the inputs"
-            inner = {one for one in asked if isinstance(self._values[one], InnerTensor)}
-            found = {one: _INNER for one in addresses if one in inner}
-            if of.tensor in inner:
+            inner = {one for one in addresses if isinstance(self._values[one], InnerTensor)}
+            found = dict.fromkeys(inner, _INNER)
+            if isinstance(self._values[of.tensor], InnerTensor):
                 found = dict.fromkeys(addresses, _INNER_TARGET.format(of.tensor))
             names = {address: self._graph_name(address) for address in addresses}
             known = {one: name for one, name in names.items() if name is not None}
@@ -254,7 +257,7 @@ class GraphModel(HasCheckpoints, ChecksSizes, DecidesTogether):
             found |= self.differentiability.reasons(target, left) if left else {}
             if tried := [address for address in left if address not in found]:
                 graph = self.differentiable([of.tensor, *tried])
-                found |= graph.without_gradient(of.tensor, tried)
+                found |= graph.without_gradient(of.tensor, tried, method)
             self._tried[asked] = found
         return self._tried[asked]
 

@@ -33,11 +33,10 @@ class Dependent:
         replaced: the tensors to replace.
         wanted: the tensors to recompute.
         held: tensors that keep their values, although they depend on replaced ones.
-        at: the configuration key, for messages.
 
     Raises:
         SelectionError: a loop of TensorFlow 1 is in that part. Its operations form a cycle, and
-            belong to one frame: they cannot be copied from it one by one.
+            belong to one frame: they cannot be copied from it one by one. The message is a clause.
     """
 
     def __init__(
@@ -45,8 +44,6 @@ class Dependent:
         replaced: Sequence[AnyTensor],
         wanted: Sequence[AnyTensor],
         held: Iterable[AnyTensor] = (),
-        *,
-        at: str,
     ) -> None:
         self._replaced = [tensor.name for tensor in replaced]
         self._wanted = [tensor.name for tensor in wanted]
@@ -57,9 +54,8 @@ class Dependent:
             # All that reaches a loop enters it, and nothing before the first one is in a cycle.
             if one.type in _ENTERING:
                 raise SelectionError(
-                    f"{at}: a loop of TensorFlow 1 ({one.name!r}) depends on "
-                    f"{', '.join(map(repr, self._replaced))}, and cannot be recomputed for other "
-                    f"values. Select another tensor, or remove {at}"
+                    "a loop of TensorFlow 1 depends on what is replaced, and cannot be recomputed "
+                    "for other values"
                 )
         own = {one.name for operation in operations for one in operation.outputs} - kept
         constants: dict[str, Any] = {}
