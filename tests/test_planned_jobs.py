@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from extractkit.config.app import launch
 from extractkit.config.compose import planned_jobs
 from extractkit.config.hydra_internals import BASIC_SWEEPER
+from extractkit.core.job import Job
 
 
 def config(*overrides: str, sweeper: str = BASIC_SWEEPER, params: object = None) -> DictConfig:
@@ -80,16 +81,16 @@ def test_a_sweep_begins_wherever_hydra_s_mode_is_set(
 
 
 def test_a_job_is_composed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A resolver of the user's own that chooses an option is asked once."""
+    """Resolvers of the user's own that choose an option or a value are asked once each."""
     monkeypatch.chdir(tmp_path)
-    asked: list[str] = []
+    asked: list[object] = []
 
-    def answered(option: str) -> str:
+    def answered(option: object) -> object:
         asked.append(option)
         return option
 
     OmegaConf.register_new_resolver("answered", answered)
-    targets: list[str] = []
+    jobs: list[Job] = []
     try:
         launch(
             [
@@ -97,12 +98,13 @@ def test_a_job_is_composed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
                 "model.path=net.keras",
                 "selectors=outputs",
                 "inputs=${answered:random}",
+                "inputs.seed=${answered:3}",
             ],
-            lambda composed: targets.append(composed.job.inputs.target),
+            lambda composed: jobs.append(composed.job),
             lambda error: pytest.fail(str(error)),
             dry=True,
         )
     finally:
         OmegaConf.clear_resolver("answered")
-    assert targets == ["extractkit.inputs.random.Random"]
-    assert asked == ["random"]
+    assert [job.inputs.target for job in jobs] == ["extractkit.inputs.random.Random"]
+    assert asked == ["random", 3]

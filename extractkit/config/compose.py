@@ -7,12 +7,12 @@ from typing import cast
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf import MISSING, DictConfig, OmegaConf, open_dict, read_write
 
 from extractkit.config import ROOT, config_directory
 from extractkit.config.hydra_internals import BASIC_SWEEPER, own_state, swept_jobs
 from extractkit.config.messages import translated
-from extractkit.config.overrides import as_typed, trust_of, values_of, with_added_keys
+from extractkit.config.overrides import as_typed, leaves, trust_of, values_of, with_added_keys
 from extractkit.config.plain_data import Composition, job_of
 from extractkit.config.security import guarded
 from extractkit.core.component import Component
@@ -136,7 +136,9 @@ def _to_job(
 def _plain(cfg: DictConfig) -> dict[str, object]:
     """Return the configuration as plain data, with interpolations resolved."""
     with translated():
-        for key in sorted(OmegaConf.missing_keys(cfg)):
+        # Unresolved, since a resolver may be slow or give another value each time.
+        written = OmegaConf.to_container(cfg, resolve=False)
+        for key in sorted(".".join(keys) for keys, value in leaves(written) if value == MISSING):
             raise ConfigError(f"{key} is not set. Give it: {key}=…")
         resolved = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     assert isinstance(resolved, dict)
