@@ -18,10 +18,10 @@ from extractkit.core.keys import DecidesValues
 from extractkit.core.values import Array
 from extractkit.errors import InputError
 from extractkit.inputs import Scanning, Signature, Visit
-from extractkit.inputs.checks import DType, check_limit, check_names, describe
+from extractkit.inputs.checks import DType, check_limit, describe
 from extractkit.inputs.columns import Column, ColumnSource, bind_columns
 from extractkit.inputs.file_access import PathLike, Stamp, find_file
-from extractkit.inputs.labels import check_available, check_beside_inputs, label_name
+from extractkit.inputs.labels import label_name
 
 # Version 3.0 is only for structured arrays with Unicode names, which no model takes.
 _HEADERS = {
@@ -274,11 +274,6 @@ class Arrays(Scanning):
     def _bind_each(
         self, given: Mapping[str, PathLike], signature: Signature, visit: Visit | None
     ) -> ColumnSource:
-        labels = label_name(self.labels)
-        if labels is not None:
-            check_available(labels, given, "inputs.path")
-            check_beside_inputs(labels, signature.specs, given)
-        check_names([name for name in given if name != labels], signature, "inputs.path")
         columns = {name: _one_array(name, file) for name, file in given.items()}
         origin = ", ".join(Path(file).name for file in given.values())
         return bind_columns(
@@ -287,7 +282,7 @@ class Arrays(Scanning):
             origin=origin,
             visit=visit,
             limit=self.limit,
-            labels=labels,
+            labels=label_name(self.labels),
         )
 
 

@@ -1,7 +1,7 @@
 """Samples from whole arrays: one column for each of the model's inputs."""
 
 import hashlib
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -81,25 +81,34 @@ def text_field(column: str, available: Sequence[str], signature: Signature, at: 
 
 
 def input_fields(
-    columns: Mapping[str, str] | None, signature: Signature, available: Sequence[str], at: str
+    columns: Mapping[str, str] | None,
+    signature: Signature,
+    available: Collection[str],
+    at: str,
+    labels: str | None = None,
 ) -> dict[str, str]:
     """Return the column of each of the model's inputs, by the input's name.
 
     By default columns have the inputs' names. For a model with one input, a single column of any
     name is used.
 
+    Args:
+        labels: The column of the labels, which no input gets. If None, there is none.
+
     Raises:
-        InputError: An input has no column, or a named column does not exist.
+        InputError: An input has no column, a named column does not exist, or an input has the
+            column of the labels.
     """
     names = [spec.name for spec in signature.specs]
+    fields = {name: name for name in names}
     if columns is not None:
         check_direction("inputs.columns", "column", columns, signature)
         check_names(list(columns), signature, "inputs.columns")
         fields = {name: str(columns[name]) for name in names}
-    elif len(names) == len(available) == 1:
+    check_beside_inputs(labels, fields, available)
+    available = [one for one in available if one != labels]
+    if columns is None and len(names) == len(available) == 1:
         fields = {names[0]: available[0]}
-    else:
-        fields = {name: name for name in names}
     lacking = {name: field for name, field in fields.items() if field not in available}
     if lacking:
         named = ", ".join(f"{field!r} for input {name!r}" for name, field in lacking.items())
@@ -289,7 +298,7 @@ def bind_columns(
         InputError: They do not fit, or no sample can be read.
     """
     check_limit(limit)
-    check_beside_inputs(labels, signature.specs, columns)
+    check_beside_inputs(labels, {spec.name: spec.name for spec in signature.specs}, columns)
     columns, column = without_labels(columns, labels, at)
     check_names(list(columns), signature, at)
     for spec in signature.specs:

@@ -30,7 +30,7 @@ from extractkit.inputs.conversion import (
     row_of,
     string_data,
 )
-from extractkit.inputs.labels import check_beside_inputs, label_name, without_labels
+from extractkit.inputs.labels import label_name, without_labels
 from extractkit.inputs.records import RecordSource, Scan, Spool, bind_records
 
 
@@ -64,8 +64,6 @@ class Elements:
         every = _named(element, several=several)
         if every is None:
             return self._single(index, element, text, at)
-        if self.columns is None and not text:
-            check_beside_inputs(self.labels, self.signature.specs, every)
         named, label = without_labels(every, self.labels, at)
         if text:
             positions = isinstance(element, tuple) and self.column not in named
@@ -91,7 +89,7 @@ class Elements:
         if columns is None and not isinstance(element, Mapping) and "0" in named:
             names = [spec.name for spec in self.signature.specs]
             columns = {name: str(position) for position, name in enumerate(names)}
-        return input_fields(columns, self.signature, list(named), at)
+        return input_fields(columns, self.signature, named, at, self.labels)
 
     def _single(self, index: int, element: object, text: bool, at: str) -> Sample:
         if self.labels is not None:

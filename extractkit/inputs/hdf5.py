@@ -19,7 +19,7 @@ from extractkit.inputs.checks import DType, check_limit, describe
 from extractkit.inputs.columns import ColumnSource, bind_columns, input_fields
 from extractkit.inputs.conversion import is_string
 from extractkit.inputs.file_access import PathLike, Stamp, find_file
-from extractkit.inputs.labels import check_beside_inputs, label_name
+from extractkit.inputs.labels import label_name
 
 _UNREADABLE = (
     OSError,  # damaged chunks, a filter that is not installed
@@ -79,13 +79,11 @@ class Hdf5(Scanning):
             # A given name is looked up directly: it may be a link, which the listing omits.
             labels = label_name(self.labels)
             available = [*_datasets(file), *map(str, (self.columns or {}).values())]
-            if self.columns is None:
-                check_beside_inputs(labels, signature.specs, available)
-            available = [name for name in available if name != labels]
+            fields = input_fields(self.columns, signature, available, at, labels)
             strings = {spec.name for spec in signature.specs if spec.dtype == TEXT}
             columns = {
                 name: StoredDataset.find(file, field, path, stamp, at, strings=name in strings)
-                for name, field in input_fields(self.columns, signature, available, at).items()
+                for name, field in fields.items()
             }
             if labels in columns:
                 raise InputError(

@@ -12,7 +12,6 @@ import numpy as np
 from extractkit.core.picks import LABELS, LabelSpec
 from extractkit.core.values import Array, as_array
 from extractkit.errors import InputError, choices
-from extractkit.inputs import InputSpec
 from extractkit.inputs.conversion import check_unmasked
 
 T = TypeVar("T")
@@ -92,24 +91,25 @@ def check_available(labels: str, available: Iterable[str], at: str) -> None:
 
 
 def check_beside_inputs(
-    labels: str | None, inputs: Iterable[InputSpec], available: Iterable[str]
+    labels: str | None, fields: Mapping[str, str], available: Iterable[str]
 ) -> None:
     """Check that labels are not what the model takes.
 
     Args:
-        inputs: the model's inputs, which have the names of what they are read from.
+        fields: what each of the model's inputs is read from, by the input's name.
         available: the names of what there is.
 
     Raises:
         InputError: They are.
     """
-    taken = [spec.name for spec in inputs]
-    if labels in taken:
-        others = choices("", [one for one in available if one not in taken])
-        raise InputError(
-            f"{LABELS}={labels} is an input of the model, and labels are read beside the inputs. "
-            f"Name something else. {others}"
-        )
+    for name, field in fields.items():
+        if field == labels:
+            others = choices("", [one for one in available if one not in fields.values()])
+            taken = "an input of the model" if name == field else f"the column of input {name!r}"
+            raise InputError(
+                f"{LABELS}={labels} is {taken}, and labels are read beside the inputs. "
+                f"Name something else. {others}"
+            )
 
 
 def label_of(value: object, spec: LabelSpec, at: str) -> Array:

@@ -21,7 +21,7 @@ from extractkit.inputs.checks import check_limit, describe
 from extractkit.inputs.columns import TEXT_COLUMN, input_fields, reads_text, text_field
 from extractkit.inputs.conversion import INDICES, VALUES, positions_of, row_of, string_data
 from extractkit.inputs.file_access import PathLike, Stamp, find_files, printable, short_names
-from extractkit.inputs.labels import check_available, check_beside_inputs, in_row, label_name
+from extractkit.inputs.labels import check_available, in_row, label_name
 from extractkit.inputs.records import Chain, RecordSource, bind_records, shaped
 
 
@@ -234,14 +234,12 @@ class Parquet(Scanning):
             labels = label_name(self.labels)
             if labels is not None:
                 check_available(labels, available, at)
-                if self.columns is None and not signature.takes_text:
-                    check_beside_inputs(labels, signature.specs, available)
-                available.remove(labels)
             fields: Mapping[str, str]
             if text := reads_text(self.columns, self.column, signature):
-                fields = {"": text_field(self.column, available, signature, at)}
+                others = [one for one in available if one != labels]
+                fields = {"": text_field(self.column, others, signature, at)}
             else:
-                fields = input_fields(self.columns, signature, available, at)
+                fields = input_fields(self.columns, signature, available, at, labels)
             wanted = None if signature.label is None else labels
             return Table(path, name, stamp, tuple(ends), fields, text, signature, groups, wanted)
 

@@ -287,7 +287,9 @@ class TestFit:
             "input of it (Available: 'ids', 'mask'). It takes ids: int32 (samples, token), "
             "mask: bool (samples, token)"
         )
-        assert "inputs.path does not match model 'm': 'x' is missing" in refusal(ONE, {"y": "y"})
+        np.save("y.npy", np.zeros((2, 10)))
+        named = {"y": "y.npy"}
+        assert "inputs.path does not match model 'm': 'x' is missing" in refusal(ONE, named)
 
     def test_only_inputs_that_the_model_has_values_for_are_advised_to_be_left_out(
         self, folder: Path

@@ -191,7 +191,9 @@ def test_numbers_that_are_not_whole_are_refused(make: Make, tmp_path: Path) -> N
             make(tmp_path, (1.0, bad, 2.0, 3.0)).bind(MODEL).read(0, 4)
 
 
-@pytest.mark.parametrize("make", [npz, npy, parquet, mappings], ids=lambda one: one.__name__)
+@pytest.mark.parametrize(
+    "make", [npz, npy, parquet, mappings, json_lines], ids=lambda one: one.__name__
+)
 def test_labels_that_are_an_input_are_refused(make: Make, tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         replace(make(tmp_path, GOOD), labels="x").bind(MODEL)  # type: ignore[type-var]
@@ -199,6 +201,14 @@ def test_labels_that_are_an_input_are_refused(make: Make, tmp_path: Path) -> Non
         "inputs.labels=x is an input of the model, and labels are read beside the inputs. "
         "Name something else. Available: 'y'"
     ) in str(caught.value)
+
+
+def test_labels_that_are_the_column_of_an_input_are_refused(tmp_path: Path) -> None:
+    message = "inputs.labels=y is the column of input 'x', and labels are read beside the inputs."
+    for make in (parquet, json_lines, mappings, hdf5):
+        inputs = replace(make(tmp_path, GOOD), columns={"x": "y"}, labels="y")  # type: ignore[call-arg, type-var]
+        with pytest.raises(InputError, match=re.escape(message)):
+            inputs.bind(MODEL)
 
 
 @pytest.mark.parametrize("make", [parquet, json_lines, pairs, mappings, tfrecord])
