@@ -5,10 +5,12 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
 from hydra import initialize_config_dir
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
@@ -55,6 +57,37 @@ def message(*overrides: str) -> str:
 
 
 # --------------------------------------------------------------------------- what composes
+
+
+def test_a_composition_leaves_nothing_to_the_next() -> None:
+    """Files of a choice are found once, by what chooses them, settings apart."""
+    first = composed("selectors=layers", "inputs=random", "inputs.samples=3")
+    other = composed("selectors=[layers,attention]", "inputs=random", "sinks=npz")
+    again = composed("selectors=layers", "inputs=random", "inputs.samples=4")
+    assert [one.job.inputs.arguments["samples"] for one in (first, again)] == [3, 4]
+    assert first.job.selectors == again.job.selectors
+    assert first.job.model == again.job.model
+    assert len(other.job.selectors) > len(first.job.selectors)
+    assert other.job.sinks != first.job.sinks == again.job.sinks
+
+
+def test_a_choice_by_a_variable_is_made_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    for option in ("random", "texts", "random"):
+        monkeypatch.setenv("OPTION", option)
+        found = composed("selectors=layers", "inputs=${oc.env:OPTION}")
+        assert found.job.inputs == composed("selectors=layers", f"inputs={option}").job.inputs
+
+
+def test_a_configuration_that_is_registered_later_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = ConfigStore.instance()
+    monkeypatch.setattr(store, "repo", deepcopy(store.repo))
+    with pytest.raises(ConfigError, match="inputs=later"):
+        composed("selectors=layers", "inputs=later")
+    node = {"defaults": ["random"], "samples": 7}
+    for samples in (7, 8):
+        store.store("later", {**node, "samples": samples}, group="inputs")
+        later = composed("selectors=layers", "inputs=later")
+        assert later.job.inputs.arguments["samples"] == samples
 
 
 @pytest.mark.parametrize(("group", "option"), CHOICES, ids="/".join)

@@ -8,6 +8,7 @@ Configuration files name the format.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 
 from extractkit.advice import hydra_override, override
@@ -21,6 +22,7 @@ GROUPS = ("model", "inputs", "selectors", "sinks", "runtime", "experiment")
 """Folders of options, in the order of the help."""
 
 
+@cache
 def config_directory() -> Path:
     """Return the folder of `config.yaml`: the installed package's copy, or else the checkout's.
 

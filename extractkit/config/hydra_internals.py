@@ -15,11 +15,13 @@ from dataclasses import dataclass
 from operator import is_
 from typing import Any, cast
 
+import hydra._internal.config_loader_impl as _loading
 import hydra._internal.hydra as _application
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.config_repository import ConfigRepository
+from hydra._internal.config_repository import CachingConfigRepository, ConfigRepository
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.defaults_list import DefaultsList, Overrides, create_defaults_list
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.config_search_path import ConfigSearchPath
@@ -27,6 +29,7 @@ from hydra.core.config_store import ConfigNode, ConfigStore
 from hydra.core.default_element import ResultDefault
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.plugins.config_source import ConfigResult, ConfigSource
@@ -179,16 +182,17 @@ _inside = 0
 def checked_loading(checks: Checks) -> Iterator[None]:
     """Let Hydra compose only what passes the checks within the block, in this thread.
 
-    Replaces the names `ConfigLoaderImpl` and `Hydra` in `hydra._internal.hydra`: Hydra has no
-    public way to give an application another loader. From Hydra 1.4 on, `execution_whitelist`
-    covers a part of the checks (targets and logging), but not the search path, the environment,
-    names of files or the commands of launchers.
+    Replaces the names `ConfigLoaderImpl` and `Hydra` in `hydra._internal.hydra`, and
+    `create_defaults_list` in `hydra._internal.config_loader_impl`: Hydra has no public way to give
+    an application another loader, or a loader another list. From Hydra 1.4 on,
+    `execution_whitelist` covers a part of the checks (targets and logging), but not the search
+    path, the environment, names of files or the commands of launchers.
     """
     global _inside
     token = _checks.set(checks)
     with _lock:
         _inside += 1
-        _replace(loader=CheckedLoader, application=SingleComposition)
+        _replace(CheckedLoader, SingleComposition, defaults_list)
     try:
         yield
     finally:
@@ -196,16 +200,21 @@ def checked_loading(checks: Checks) -> Iterator[None]:
         with _lock:
             _inside -= 1
             if not _inside:
-                _replace(loader=ConfigLoaderImpl, application=Hydra)
+                _replace(ConfigLoaderImpl, Hydra, create_defaults_list)
 
 
-def _replace(loader: type[ConfigLoaderImpl], application: type[Hydra]) -> None:
+def _replace(
+    loader: type[ConfigLoaderImpl],
+    application: type[Hydra],
+    listing: Callable[..., DefaultsList],
+) -> None:
     for name, one in {"ConfigLoaderImpl": loader, "Hydra": application}.items():
         setattr(_application, name, one)
+    vars(_loading)["create_defaults_list"] = listing
 
 
 _read: dict[tuple[str, str], bytes] = {}
-"""What was read of the packages' files, by the directory of `config.yaml` and the file's path.
+"""What was read of the packages' files, by folder and path.
 
 Each is pickled, because Hydra changes what it gets and `deepcopy` takes four times as long.
 """
@@ -217,12 +226,15 @@ _merged: dict[tuple[object, ...], tuple[Sequence[Any], bytes]] = {}
 Plugins register nodes at any time.
 """
 
+_listed: dict[tuple[object, ...], tuple[Sequence[Any], bytes]] = {}
+"""The defaults list of each choice of the packages' files, with the nodes registered then."""
+
 
 class Repository(ConfigRepository):
     """The files on Hydra's search path. The packages' own are read once in each process.
 
-    Overrides `load_config`. Hydra keeps files for one composition only, but each job of a sweep is
-    composed anew. Files in other directories may change, or take precedence.
+    Overrides `load_config` and uses `_find_object_source`. Hydra keeps files for one composition
+    only, but each job of a sweep is composed anew. Files in other folders may change.
     """
 
     def __init__(self, config_search_path: ConfigSearchPath) -> None:
@@ -236,22 +248,78 @@ class Repository(ConfigRepository):
         return copy(self)
 
     def load_config(self, config_path: str) -> ConfigResult | None:
-        if not _are_of_the_packages(self.sources):
+        folder = self._folder(config_path)
+        if folder is None:
             return super().load_config(config_path)
-        file = str(config_directory()), config_path
-        if file in _read:
-            return cast(ConfigResult, pickle.loads(_read[file]))
+        if (folder, config_path) in _read:
+            return cast(ConfigResult, pickle.loads(_read[folder, config_path]))
         found = super().load_config(config_path)
         if found is not None and not found.is_schema_source:  # plugins register schemas at any time
-            _read[file] = pickle.dumps(found)
+            _read[folder, config_path] = pickle.dumps(found)
         return found
+
+    def _folder(self, config_path: str) -> str | None:
+        """Return where the packages' file of a path is, or None if another comes first."""
+        if _are_of_the_packages(self.sources):
+            return _PACKAGES
+        source = self._find_object_source(config_path, ObjectType.CONFIG)
+        if source is None or (source.scheme(), source.path) not in _of_the_packages():
+            return None
+        return source.path
+
+
+_PACKAGES = "the packages' own"
+
+
+def _of_the_packages() -> list[tuple[str, str]]:
+    """Return the scheme and path of each folder with files of the packages, in Hydra's order."""
+    return [("pkg", "hydra.conf"), ("file", str(config_directory()))]
 
 
 def _are_of_the_packages(sources: Sequence[ConfigSource]) -> bool:
     """Return whether Hydra searches the packages' own files alone."""
     searched = [(source.scheme(), source.path) for source in sources]
-    own = str(config_directory())
-    return searched == [("pkg", "hydra.conf"), ("file", own), ("structured", "")]
+    return searched == [*_of_the_packages(), ("structured", "")]
+
+
+def defaults_list(
+    repo: CachingConfigRepository,
+    config_name: str | None,
+    overrides_list: list[Override],
+    prepend_hydra: bool,
+    skip_missing: bool,
+) -> DefaultsList:
+    """Return the files that overrides choose, found once for each choice in each process.
+
+    Stands in for `create_defaults_list`, which takes most of the time of a composition. Only files
+    of the packages themselves are kept, and no choice that depends on the environment, as an
+    interpolation may.
+    """
+    whole = [config_name, prepend_hydra, skip_missing]
+    overrides = Overrides(repo=repo, overrides_list=overrides_list)
+    settings = set(map(id, overrides.config_overrides))
+    chosen = [one.input_line for one in overrides_list if id(one) not in settings]
+    if not _are_of_the_packages(repo.get_sources()) or any("${" in str(one) for one in chosen):
+        return create_defaults_list(repo, config_name, overrides_list, prepend_hydra, skip_missing)
+    choice = *whole, *chosen
+    registered = [node for _, node in _nodes(ConfigStore.instance().repo)]
+    if choice in _listed:
+        before, kept = _listed[choice]
+        if _same(before, registered):
+            found = cast(DefaultsList, pickle.loads(kept))
+            found.config_overrides = found.overrides.config_overrides = overrides.config_overrides
+            return found
+    found = create_defaults_list(repo, config_name, overrides_list, prepend_hydra, skip_missing)
+    read = (one for one in repo.cache.values() if one is not None)
+    if not any("${" in str(vars(entry)) for one in read for entry in one.defaults_list or ()):
+        found.config_overrides = found.overrides.config_overrides = []
+        _listed[choice] = registered, pickle.dumps(found)
+        found.config_overrides = found.overrides.config_overrides = overrides.config_overrides
+    return found
+
+
+def _same(one: Sequence[object], other: Sequence[object]) -> bool:
+    return len(one) == len(other) and all(map(is_, one, other))
 
 
 class CheckedLoader(ConfigLoaderImpl):
@@ -259,8 +327,8 @@ class CheckedLoader(ConfigLoaderImpl):
 
     Overrides `_load_configuration_impl`, which all public and private ways to compose lead to:
     Hydra 1.4 no longer calls `load_configuration` for an application. A loader that another thread
-    makes in the meantime has no checks. Overrides `_compose_config_from_defaults_list`, too, which
-    takes half of the time of a composition.
+    makes in the meantime has no checks. Overrides `_compose_config_from_defaults_list`, too, to
+    merge the same files once.
     """
 
     repository: Repository
@@ -288,11 +356,11 @@ class CheckedLoader(ConfigLoaderImpl):
         """
         if not _are_of_the_packages(repo.get_sources()):
             return super()._compose_config_from_defaults_list(defaults, repo)
-        files = str(config_directory()), *((one.config_path, one.package) for one in defaults)
+        files = tuple((one.config_path, one.package) for one in defaults)
         registered = [node for _, node in _nodes(ConfigStore.instance().repo)]
         if files in _merged:
             before, merged = _merged[files]
-            if len(before) == len(registered) and all(map(is_, before, registered)):
+            if _same(before, registered):
                 return pickle.loads(merged)
         composed = super()._compose_config_from_defaults_list(defaults, repo)
         _merged[files] = registered, pickle.dumps(composed)
