@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         UserError,
     )
     from extractkit.inputs.in_memory import Labelled
+    from extractkit.reports.page import report
     from extractkit.runs.checking import Verification
     from extractkit.runs.comparing import diff
     from extractkit.runs.comparing.result import Comparison
@@ -81,6 +82,7 @@ __all__ = [
     "join",
     "open",
     "plan",
+    "report",
     "rerun",
     "resume",
     "similarity",
@@ -120,6 +122,7 @@ _LAZY = {
     "join": ("extractkit.api", "join"),
     "open": ("extractkit.runs.sweeps.reader", "open_path"),
     "plan": ("extractkit.api", "plan"),
+    "report": ("extractkit.reports.page", "report"),
     "rerun": ("extractkit.api", "rerun"),
     "resume": ("extractkit.api", "resume"),
     "similarity": ("extractkit.runs.comparing.similarity", "similarity"),

@@ -35,6 +35,7 @@ _FLAGS = {option.flag for option in (JSON, EXACT, FAIL_FAST)}
 _HELP = ("--help", "-h")
 _ON_RUNS = {
     "show": runs.show,
+    "report": runs.report,
     "join": runs.join,
     "rerun": runs.rerun,
     "verify": runs.verify,

@@ -86,8 +86,8 @@ def modules_after(code: str) -> set[str]:
 
 def test_all_is_what_the_package_exposes() -> None:
     functions = {
-        "catalog", "diff", "extract", "join", "open", "plan", "rerun", "resume", "similarity",
-        "verify",
+        "catalog", "diff", "extract", "join", "open", "plan", "report", "rerun", "resume",
+        "similarity", "verify",
     }  # fmt: skip
     types = {
         "Callback", "Catalog", "Comparison", "Labelled", "Preview", "Run", "SimilarityMatrix",

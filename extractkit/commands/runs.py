@@ -1,4 +1,4 @@
-"""Verbs on runs and sweeps: show, resume, join, rerun, verify, diff, similarity."""
+"""Verbs on runs and sweeps: show, report, resume, join, rerun, verify, diff, similarity."""
 
 import os
 import shlex
@@ -89,6 +89,18 @@ def show_tensor(directory: Path, key: str, *, as_json: bool) -> None:
     else:
         of = next((one for one in recorded.statistics if one.key == key), None)
         write_rendered(statistics_of_tensor(key, found, of))
+
+
+def report(arguments: Sequence[str]) -> bool:
+    """Write a report about a run, and print its file as the last line on standard output."""
+    from extractkit.display.progress import waiting
+    from extractkit.reports.page import report
+
+    given = RunOptions("report").read(arguments)
+    with waiting(sys.stderr, f"writing a report about {given.run}"):
+        path = report(given.run, given.output, figures=given.figures, trust=given.trust)
+    write(f"{_directory(str(path))}\n")
+    return True
 
 
 def _draw(found: "Manifest", drift: "Drift | None", directory: Path, figure: Path) -> None:

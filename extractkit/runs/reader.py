@@ -202,6 +202,14 @@ class Run(Mapping[str, TensorView]):
         return dict(sorted(found.items()))
 
     @property
+    def committed(self) -> tuple[range, ...]:
+        """The samples whose values are stored, as ranges: all samples of a finished run.
+
+        A run with an axis of checkpoints, of which none has been chosen, has ranges for each.
+        """
+        return tuple(range(shard.start, shard.stop) for shard in self._committed.shards)
+
+    @property
     def skipped(self) -> NoReturn:
         raise AttributeError(
             "run.skipped has three new names: run.missing (samples without values, by index), "

@@ -50,7 +50,7 @@ def ending_late():
     return ReferenceModel()
 """
 
-ON_RUNS = ("show", "resume", "join", "rerun", "verify", "diff", "similarity")
+ON_RUNS = ("show", "resume", "join", "rerun", "verify", "diff", "similarity", "report")
 
 Program = Callable[..., subprocess.CompletedProcess[str]]
 

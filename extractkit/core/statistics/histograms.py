@@ -94,7 +94,7 @@ class Histogram:
             counts = counts.sum(0)
         outside = ((results[name].sum(), name) for name in ("below", "above", "nan"))
         apart = ", ".join(f"{count:,} {name}" for count, name in outside if count)
-        drawn = f"{of}{edges[0]:.4g} {_bars(counts)} {edges[-1]:.4g}"
+        drawn = f"{of}{edges[0]:.4g} {bars_of(counts)} {edges[-1]:.4g}"
         return f"{drawn}; {apart}" if apart else drawn
 
     def check(self, operand: Operand) -> None:
@@ -143,7 +143,7 @@ class Histogram:
         return {"edges": edges, **{name: np.asarray(one) for name, one in found.items()}}
 
 
-def _bars(counts: Array) -> str:
+def bars_of(counts: Array) -> str:
     """Return one character for each interval, or for several neighbours if there are many."""
     together = -(-len(counts) // _WIDEST)
     starts = np.arange(0, len(counts), together)

@@ -1,0 +1,241 @@
+"""Attention: maps of queries and keys by layer and head, over the tokens of a sample."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from extractkit.core.values import Array
+from extractkit.reports import Cube, Figure, Note, Picker, Section
+from extractkit.reports.budget import ENCODED, HALF
+from extractkit.reports.charts import heatmap
+from extractkit.reports.material import Material, left_out, sample_label, short_names, spread
+from extractkit.runs.samples import Row
+from extractkit.runs.views import TensorView
+
+_QUERY, _KEY, _HEAD, _LAYER, _HABIT = "query", "key", "head", "layer", "heads by"
+_MOST_TOKENS = 48
+_FEWEST_TOKENS = 8
+_MOST_SAMPLES = 24
+_MOST_GROUPS = 4
+_MEAN = "mean of all heads"
+
+_HABITS = (
+    "entropy, in bits",
+    "share on the token itself",
+    "share on the token before",
+    "share on the token after",
+    "share on the first token",
+)
+"""What the map of heads can show of each head, over the queries of a sample."""
+
+
+def attention(material: Material, room: int) -> Iterator[Section]:
+    """Yield a section for each group of attention maps of one kind."""
+    groups = _groups(material)
+    for number, views in enumerate(groups[:_MOST_GROUPS]):
+        section = _section(material, views, room // len(groups[:_MOST_GROUPS]), number)
+        if section is not None:
+            yield section
+    if len(groups) > _MOST_GROUPS:
+        rest = len(groups) - _MOST_GROUPS
+        note = Note(f"{rest} more groups of attention maps are left out, so that the page is small")
+        yield Section("attention-more", "Further attention", "", (note,))
+
+
+def _groups(material: Material) -> list[list[TensorView]]:
+    """Return the maps of queries and keys that have the same axes."""
+    groups: dict[object, list[TensorView]] = {}
+    for view in material.views.values():
+        if _is_map(view):
+            lengths = tuple(str(axis) for axis in view.spec.axes[1:])
+            groups.setdefault((lengths, bool(view.request)), []).append(view)
+    return list(groups.values())
+
+
+def _is_map(view: TensorView) -> bool:
+    """Return whether the last axes are queries and keys, by name or as both are along tokens."""
+    if view.constant or view.result or view.dtype.kind != "f" or len(view.dims) not in (3, 4):
+        return False
+    down, across = view.spec.axes[-2:]
+    return view.dims[-2:] == (_QUERY, _KEY) or (down.free is not None and down.free == across.free)
+
+
+def _section(
+    material: Material, views: Sequence[TensorView], room: int, number: int
+) -> Section | None:
+    shown = _fitting(material, views, room)
+    if shown is None:
+        return None
+    samples, tokens, layers = shown
+    kept = [views[at] for at in layers]
+    each = [_read(material, kept, index, tokens) for index in samples]
+    whole = [(index, maps) for index, maps in zip(samples, each, strict=True) if maps is not None]
+    if not whole:
+        return None
+    rows = [material.row(index) for index, _ in whole]
+    names = [*short_names(view.key for view in kept).values()]
+    heads = whole[0][1].shape[1]
+    of_heads = [f"head {at}" for at in range(heads)]
+    pickers = [Picker("sample", tuple(map(sample_label, rows))), Picker(_LAYER, tuple(names))]
+    if heads > 1:
+        pickers.append(Picker(_HEAD, (_MEAN, *of_heads)))
+    maps = _figure_of_maps(material, kept, whole, rows, number)
+    notes = _notes(material, views, kept, len(whole), tokens, rows)
+    figures: tuple[Figure, ...] = (maps,)
+    if heads > 1 or len(kept) > 1:
+        pickers.append(Picker(_HABIT, _HABITS))
+        figures = (_figure_of_habits(whole, names, of_heads, number), maps)
+    what = "Relevance and rollout" if kept[0].request else "Attention"
+    return Section(
+        f"attention-{number}" if number else "attention",
+        f"{what} {number + 1}" if number else what,
+        f"Each row is a token that looks, each column a token that is looked at. {len(kept)} "
+        f"{'maps' if len(kept) > 1 else 'map'} of {heads} {'heads' if heads > 1 else 'head'}.",
+        (*figures, *notes),
+        tuple(pickers),
+    )
+
+
+def _fitting(
+    material: Material, views: Sequence[TensorView], room: int
+) -> tuple[Sequence[int], int, Sequence[int]] | None:
+    """Return the samples, the number of tokens and the layers that fit into so many bytes."""
+    at_hand = material.at_hand
+    if not at_hand:
+        return None
+    some = spread(at_hand, _MOST_SAMPLES)
+    first = material.sample(views[0], some[0])
+    if first is None or not first.size:
+        return None
+    heads = first.shape[0] + 1 if first.ndim == 3 else 1
+    longest = max(_longest(material, views[0], some), 1)
+    tokens = min(longest, _MOST_TOKENS)
+    layers = range(len(views))
+    each = HALF * ENCODED
+    while tokens > _FEWEST_TOKENS and tokens**2 * heads * len(layers) * each > room:
+        tokens -= 1
+    most_layers = max(1, int(room / (tokens**2 * heads * each)))
+    layers_kept = spread(layers, most_layers)
+    of_sample = tokens**2 * heads * len(layers_kept) * each
+    return spread(at_hand, max(1, min(_MOST_SAMPLES, int(room / of_sample)))), tokens, layers_kept
+
+
+def _longest(material: Material, view: TensorView, samples: Sequence[int]) -> int:
+    """Return the longest side of the maps of some samples."""
+    found = (material.sample(view, index) for index in samples)
+    return max((max(one.shape[-2:]) for one in found if one is not None), default=0)
+
+
+def _read(material: Material, views: Sequence[TensorView], index: int, tokens: int) -> Array | None:
+    """Return the maps of a sample, (layers, heads, queries, keys); None if one is damaged."""
+    maps = []
+    for view in views:
+        value = material.sample(view, index)
+        if value is None or not value.size:
+            return None
+        cut = value[..., :tokens, :tokens]
+        maps.append(cut if cut.ndim == 3 else cut[np.newaxis])
+    if len({one.shape for one in maps}) != 1:
+        return None
+    return np.stack(maps)
+
+
+def _figure_of_maps(
+    material: Material,
+    views: Sequence[TensorView],
+    whole: Sequence[tuple[int, Array]],
+    rows: Sequence[Row],
+    number: int,
+) -> Figure:
+    cubes = []
+    for (_, maps), row in zip(whole, rows, strict=True):
+        if maps.shape[1] > 1:
+            values = np.concatenate([maps.mean(axis=1, keepdims=True), maps], axis=1)
+        else:
+            values = maps[:, 0]
+        labels = tuple(_labels(material, views[0], row, at, maps.shape[at]) for at in (-2, -1))
+        cubes.append(Cube(values.astype(np.float16), labels))
+    signed = any(float(np.nanmin(maps, initial=0)) < 0 for _, maps in whole)
+    by_head = (_HEAD,) if whole[0][1].shape[1] > 1 else ()
+    names = {_QUERY: "from", _KEY: "to"}
+    return Figure(
+        f"attention-{number}-map" if number else "attention-map",
+        "Tokens",
+        heatmap(_KEY, _QUERY, "share", names=names, signed=signed),
+        ("sample", _LAYER, *by_head),
+        (_QUERY, _KEY),
+        tuple(cubes),
+        caption="Point at a cell for its value. Values have three digits.",
+    )
+
+
+def _labels(
+    material: Material, view: TensorView, row: Row, axis: int, count: int
+) -> tuple[str, ...]:
+    """Return the tokens along one of the last two axes, or numbers if they are not known."""
+    tokens = row.get("tokens")
+    length = material.run.samples[row["index"]].get("length") if material.run else None
+    follows = view.spec.axes[axis].free
+    if isinstance(length, dict):
+        length = length.get(follows)
+    if isinstance(tokens, list) and follows is not None and len(tokens) == length:
+        return tuple(str(one) for one in tokens[:count])
+    return tuple(str(at) for at in range(count))
+
+
+def _figure_of_habits(
+    whole: Sequence[tuple[int, Array]], names: Sequence[str], heads: Sequence[str], number: int
+) -> Figure:
+    cubes = [
+        Cube(habits(maps).astype(np.float16), (tuple(names), tuple(heads))) for _, maps in whole
+    ]
+    return Figure(
+        f"attention-{number}-heads" if number else "attention-heads",
+        "Heads",
+        heatmap(_HEAD, _LAYER, "mean"),
+        ("sample", _HABIT),
+        (_LAYER, _HEAD),
+        tuple(cubes),
+        clicks={_LAYER: _LAYER, _HEAD: _HEAD},
+        caption="The mean over the tokens of the sample. Choose a cell to see its map.",
+    )
+
+
+def habits(maps: Array) -> Array:
+    """Return the habits of heads, (habits, layers, heads), from maps of one sample.
+
+    Args:
+        maps: (layers, heads, queries, keys).
+    """
+    shares = maps.astype(np.float64)
+    logs = np.log2(shares, out=np.zeros_like(shares), where=shares > 0)
+    queries, keys = maps.shape[-2:]
+    found = [-(shares * logs).sum(-1).mean(-1)]
+    for offset in (0, -1, 1):
+        at = np.arange(max(0, -offset), min(queries, keys - offset))
+        on = shares[..., at, at + offset] if len(at) else np.zeros((*maps.shape[:2], 1))
+        found.append(on.mean(-1))
+    found.append(shares[..., 0].mean(-1))
+    return np.stack(found)
+
+
+def _notes(
+    material: Material,
+    views: Sequence[TensorView],
+    kept: Sequence[TensorView],
+    samples: int,
+    tokens: int,
+    rows: Sequence[Row],
+) -> list[Note]:
+    notes = left_out(samples, len(material.at_hand), "sample")
+    notes += left_out(len(kept), len(views), "map")
+    longer = 0
+    for row in rows:
+        length = row.get("length")
+        sizes = length.values() if isinstance(length, dict) else [length]
+        longer += max((one for one in sizes if isinstance(one, int)), default=0) > tokens
+    if longer:
+        notes.append(
+            Note(f"{longer:,} of these samples are longer: their first {tokens} tokens are shown.")
+        )
+    return notes

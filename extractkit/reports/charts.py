@@ -1,0 +1,171 @@
+"""Charts that sections share, and their style on light and on dark ground."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from extractkit.core.component import require
+from extractkit.reports import Chart
+
+EXTRA = "report"
+"""The extra that installs what reports need."""
+
+VALUES = "values"
+"""The name of a chart's data."""
+
+_LABEL = "slice(datum.label, indexof(datum.label, ' ') + 1)"
+"""The label behind the number that keeps equal labels apart."""
+
+_FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', 'DejaVu Sans', sans-serif"
+_LIGHT = {
+    "ink": "#1f2328",
+    "soft": "#656d76",
+    "line": "#d8dee4",
+    "marks": ["#4456c7", "#c2571a", "#1a7f5a", "#a3336f", "#7a6a00", "#3b7dab"],
+    "ramp": ["#f6f7fb", "#cfd6f1", "#98a6e3", "#5f70d3", "#3342a5", "#1b2569"],
+    "both": ["#a5370f", "#e09a72", "#f6f4f2", "#8f9fe0", "#3342a5"],
+}
+_DARK = {
+    "ink": "#e6e9ef",
+    "soft": "#9aa4b2",
+    "line": "#353c47",
+    "marks": ["#8f9ffa", "#f0985c", "#5cc79b", "#e883b8", "#d6c34a", "#7dbbe8"],
+    "ramp": ["#1b2029", "#2b3566", "#4456b8", "#7585ee", "#aab6ff", "#e6eaff"],
+    "both": ["#f0985c", "#9c5a33", "#20252e", "#5568cf", "#aab6ff"],
+}
+
+
+def altair() -> Any:
+    """Return Altair.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    return require("altair", EXTRA, "report")
+
+
+def styles() -> Mapping[str, Mapping[str, object]]:
+    """Return the configuration of charts on light and on dark ground."""
+    return {"light": _style(_LIGHT), "dark": _style(_DARK)}
+
+
+def _style(colours: Mapping[str, Any]) -> Mapping[str, object]:
+    text = {"labelColor": colours["soft"], "titleColor": colours["soft"]}
+    small = {"labelFontSize": 11, "titleFontSize": 11, "titleFontWeight": "normal"}
+    return {
+        "background": "transparent",
+        "font": _FONT,
+        "view": {"stroke": None},
+        "axis": {
+            **text,
+            **small,
+            "domainColor": colours["line"],
+            "tickColor": colours["line"],
+            "gridColor": colours["line"],
+            "gridOpacity": 0.6,
+            "labelLimit": 140,
+            "labelPadding": 6,
+            "titlePadding": 10,
+        },
+        "legend": {**text, **small, "gradientLength": 120, "gradientThickness": 8},
+        "title": {"color": colours["ink"], "fontSize": 13, "fontWeight": 600, "anchor": "start"},
+        "range": {
+            "category": colours["marks"],
+            "heatmap": colours["ramp"],
+            "ramp": colours["ramp"],
+            "diverging": colours["both"],
+        },
+        "bar": {"fill": colours["marks"][0]},
+        "line": {"stroke": colours["marks"][0]},
+        "point": {"fill": colours["marks"][0], "filled": True},
+        "text": {"fill": colours["ink"]},
+    }
+
+
+def heatmap(
+    across: str,
+    down: str,
+    title: str,
+    *,
+    names: Mapping[str, str] | None = None,
+    above: bool = True,
+    signed: bool = False,
+) -> Chart:
+    """Return a chart of cells whose colours are values.
+
+    Args:
+        across, down: the fields with the labels along both axes.
+        title: what the values are.
+        names: the titles of axes that are not those of the fields.
+        above: write the labels across above the cells, at an angle, as texts need.
+        signed: colour negative and positive values apart, with zero in between.
+    """
+    alt, known = altair(), names or {}
+    angle = {"labelAngle": -55, "labelAlign": "left"} if above else {"labelAngle": 0}
+    axis = alt.Axis(labelExpr=_LABEL, orient="top", ticks=False, domain=False, **angle)
+    side = alt.Axis(labelExpr=_LABEL, ticks=False, domain=False)
+    if signed:
+        scale = alt.Scale(domainMid=0, range="diverging")
+    else:
+        scale = alt.Scale(domainMin=0, range="heatmap")
+    return (
+        alt.Chart(alt.NamedData(name=VALUES))
+        .mark_rect()
+        .encode(
+            x=alt.X(f"{across}:O", sort=None, title=known.get(across, across), axis=axis),
+            y=alt.Y(f"{down}:O", sort=None, title=known.get(down, down), axis=side),
+            color=alt.Color("value:Q", title=title, scale=scale),
+            tooltip=[
+                alt.Tooltip(f"{down}:O", title=known.get(down, down)),
+                alt.Tooltip(f"{across}:O", title=known.get(across, across)),
+                alt.Tooltip("value:Q", title=title, format=".3~g"),
+            ],
+        )
+        .properties(width=alt.Step(20), height=alt.Step(20))
+    )
+
+
+def bars(across: str, title: str, *, name: str | None = None) -> Chart:
+    """Return a chart of a bar for each label.
+
+    Args:
+        across: the field with the labels.
+        title: what the heights are.
+        name: the title of the axis, if not that of the field.
+    """
+    alt = altair()
+    axis = alt.Axis(labelExpr=_LABEL, ticks=False, labelAngle=-55, labelOverlap="greedy")
+    return (
+        alt.Chart(alt.NamedData(name=VALUES))
+        .mark_bar()
+        .encode(
+            x=alt.X(f"{across}:O", sort=None, title=name or across, axis=axis),
+            y=alt.Y("value:Q", title=title, axis=alt.Axis(tickCount=4)),
+            tooltip=[
+                alt.Tooltip(f"{across}:O", title=name or across),
+                alt.Tooltip("value:Q", title=title, format=".4~g"),
+            ],
+        )
+        .properties(width=alt.Step(14), height=180)
+    )
+
+
+def lines(across: str, by: str, *, title: str = "value") -> Chart:
+    """Return a chart of a line for each label in one field, over the labels in another."""
+    alt = altair()
+    axis = alt.Axis(labelExpr=_LABEL, labelAngle=-55, labelOverlap="greedy")
+    name = alt.Legend(labelExpr=_LABEL, title=None, orient="top")
+    return (
+        alt.Chart(alt.NamedData(name=VALUES))
+        .mark_line(point=True)
+        .encode(
+            x=alt.X(f"{across}:O", sort=None, title=across, axis=axis),
+            y=alt.Y("value:Q", title=title),
+            color=alt.Color(f"{by}:N", sort=None, legend=name),
+            tooltip=[
+                alt.Tooltip(f"{by}:N"),
+                alt.Tooltip(f"{across}:O"),
+                alt.Tooltip("value:Q", title=title, format=".4~g"),
+            ],
+        )
+        .properties(width=alt.Step(16), height=220)
+    )

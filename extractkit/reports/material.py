@@ -1,0 +1,141 @@
+"""What sections are made of: a run, the samples to show, and values that are whole."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from extractkit.core.values import Array
+from extractkit.errors import RunDirectoryError, counted
+from extractkit.reports import Note
+from extractkit.runs.manifest import Manifest
+from extractkit.runs.overview import Overview
+from extractkit.runs.reader import Run
+from extractkit.runs.samples import Row
+from extractkit.runs.views import TensorView
+
+_LONGEST_LABEL = 60
+_DRAWN_SAMPLES = 4
+_DRAWN_VALUES = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class Material:
+    """A run as sections see it.
+
+    Attributes:
+        overview: what is notable about the run.
+        manifest: the run's description of itself.
+        run: the run, at its last checkpoint if it has some; None if it cannot be opened.
+        checkpoint: the label of that checkpoint; None without checkpoints.
+        damage: what could not be read, and why; filled while sections are made.
+    """
+
+    overview: Overview
+    manifest: Manifest
+    run: Run | None
+    checkpoint: str | None = None
+    damage: dict[str, None] = field(default_factory=dict)
+
+    @property
+    def views(self) -> Mapping[str, TensorView]:
+        """The tensors with a value per sample, by key, and constants."""
+        return {} if self.run is None else self.run
+
+    @cached_property
+    def missing(self) -> Mapping[int, str]:
+        """The samples without values, with the reason."""
+        try:
+            return {} if self.run is None else self.run.missing
+        except RunDirectoryError as error:
+            self.damage[str(error)] = None
+            return {}
+
+    @cached_property
+    def at_hand(self) -> Sequence[int]:
+        """The samples that have values, in order."""
+        ranges = () if self.run is None else self.run.committed
+        return [index for one in ranges for index in one if index not in self.missing]
+
+    @cached_property
+    def drawn(self) -> Mapping[str, Array]:
+        """At most 4,096 finite values of each numeric tensor, from a few samples, as float64."""
+        some = spread(self.at_hand, _DRAWN_SAMPLES)
+        found = {}
+        for key, view in self.views.items():
+            if view.dtype.kind not in "fiub":
+                continue
+            if view.constant:
+                each = [self._constant(view)]
+            else:
+                each = [self.sample(view, index) for index in some]
+            parts = [_thinned(one, _DRAWN_VALUES // len(each)) for one in each if one is not None]
+            values = np.concatenate(parts) if parts else np.zeros(0)
+            found[key] = values[np.isfinite(values)]
+        return found
+
+    def row(self, index: int) -> Row:
+        """Return what is known about a sample; without rows, its index only."""
+        try:
+            if self.run is not None:
+                return self.run.samples[index]
+        except (IndexError, RunDirectoryError) as error:
+            self.damage[str(error)] = None
+        return {"id": str(index), "index": index}
+
+    def sample(self, view: TensorView, index: int) -> Array | None:
+        """Return the value of a sample; None if it is damaged."""
+        try:
+            return view.sample(index)
+        except RunDirectoryError as error:
+            self.damage[str(error)] = None
+            return None
+
+    def _constant(self, view: TensorView) -> Array | None:
+        try:
+            return np.asarray(view)
+        except RunDirectoryError as error:
+            self.damage[str(error)] = None
+            return None
+
+
+def _thinned(values: Array, most: int) -> Array:
+    """Return at most so many values at even distances, as float64."""
+    flat = values.reshape(-1)
+    return flat[:: max(1, -(-flat.size // most))].astype(np.float64)
+
+
+def sample_label(row: Row) -> str:
+    """Return what a sample is called in a picker: its text if it has one, else its id."""
+    text = str(row.get("text") or row["id"])
+    cut = text if len(text) <= _LONGEST_LABEL else f"{text[:_LONGEST_LABEL]}…"
+    return f"{row['index']}: {cut}"
+
+
+def spread(found: Sequence[int], most: int) -> Sequence[int]:
+    """Return at most so many items, the first and the last among them, at even distances."""
+    if len(found) <= most or most < 1:
+        return found[: max(0, most)]
+    if most == 1:
+        return found[:1]
+    return [found[round(at * (len(found) - 1) / (most - 1))] for at in range(most)]
+
+
+def left_out(shown: int, of: int, what: str) -> list[Note]:
+    """Return a note on how many are shown, if not all are."""
+    if shown == of:
+        return []
+    return [Note(f"{shown:,} of {counted(of, what)} are shown, so that the page stays small.")]
+
+
+def short_names(keys: Iterable[str]) -> dict[str, str]:
+    """Return each key without the parts of its path that all keys share."""
+    every = list(keys)
+    paths = {key: key.replace(":", "/:").split("/") for key in every}
+    if len({len(path) for path in paths.values()}) != 1 or len(every) < 2:
+        return {key: key for key in every}
+    varying = [
+        at for at, parts in enumerate(zip(*paths.values(), strict=True)) if len({*parts}) > 1
+    ]
+    return {key: "/".join(path[at] for at in varying) for key, path in paths.items()}

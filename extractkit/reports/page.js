@@ -1,0 +1,388 @@
+"use strict";
+(() => {
+  const root = document.documentElement;
+  const styles = JSON.parse(document.getElementById("styles").textContent);
+  const tip = document.getElementById("tip");
+  const figures = [];
+
+  // Work in turn, each piece in a task of its own, so that the page keeps responding.
+  const pending = [];
+  let working = false;
+  function later(work) {
+    pending.push(work);
+    if (!working) next();
+  }
+  async function next() {
+    working = pending.length > 0;
+    if (!working) return;
+    await new Promise((resume) => setTimeout(resume));
+    try {
+      await pending.shift()();
+    } catch (error) {
+      console.error(error);
+    }
+    next();
+  }
+
+  // ------------------------------------------------------------------ light and dark
+
+  const prefersDark = matchMedia("(prefers-color-scheme: dark)");
+  const isDark = () =>
+    root.dataset.theme ? root.dataset.theme === "dark" : prefersDark.matches;
+  const toggle = document.getElementById("theme");
+  function themed() {
+    toggle.setAttribute("aria-pressed", String(isDark()));
+    for (const figure of figures) if (figure.view) later(() => figure.embed());
+  }
+  toggle.addEventListener("click", () => {
+    root.dataset.theme = isDark() ? "light" : "dark";
+    themed();
+  });
+  prefersDark.addEventListener("change", themed);
+  toggle.setAttribute("aria-pressed", String(isDark()));
+
+  // ------------------------------------------------------------------ values
+
+  function half(bits) {
+    const sign = bits & 0x8000 ? -1 : 1;
+    const exponent = (bits >> 10) & 31;
+    const fraction = bits & 1023;
+    if (exponent === 0) return sign * fraction * 2 ** -24;
+    if (exponent === 31) return fraction ? NaN : sign * Infinity;
+    return sign * (1024 + fraction) * 2 ** (exponent - 25);
+  }
+
+  function decoded(cube) {
+    if (!cube.array) {
+      const bytes = Uint8Array.from(atob(cube.values.base64), (char) => char.charCodeAt(0));
+      const kinds = { float16: Uint16Array, float32: Float32Array };
+      const found = new kinds[cube.values.type](bytes.buffer);
+      cube.array = cube.values.type === "float16" ? Float64Array.from(found, half) : found;
+      delete cube.values.base64;
+    }
+    return cube.array;
+  }
+
+  // Rows for the chart, from the values of the chosen options.
+  function rowsOf(figure, options) {
+    const cube = figure.cubes[options.length ? options[0] : 0];
+    const shape = cube.values.shape;
+    const inner = options.slice(1);
+    const own = shape.slice(inner.length);
+    const count = own.reduce((product, size) => product * size, 1);
+    let start = 0;
+    inner.forEach((option, axis) => {
+      start = start * shape[axis] + option;
+    });
+    const values = decoded(cube).subarray(start * count, (start + 1) * count);
+    const rows = [];
+    const at = own.map(() => 0);
+    for (let n = 0; n < count; n++) {
+      const value = values[n];
+      const row = { value: Number.isFinite(value) ? value : null };
+      figure.axes.forEach((axis, k) => {
+        row[axis] = `${at[k]} ${cube.labels[k][at[k]]}`;
+      });
+      rows.push(row);
+      for (let k = own.length - 1; k >= 0; k--) {
+        if (++at[k] < own[k]) break;
+        at[k] = 0;
+      }
+    }
+    return [rows, own.join()];
+  }
+
+  // ------------------------------------------------------------------ charts
+
+  const withoutNumber = (text) => text.slice(text.indexOf(" ") + 1);
+
+  function showTip(figure, event, value) {
+    if (!value || typeof value !== "object") {
+      tip.hidden = true;
+      return;
+    }
+    const parts = Object.entries(value).flatMap(([label, text]) => {
+      const [name, content] = [document.createElement("span"), document.createElement("span")];
+      name.textContent = label;
+      content.textContent = /^\d+ /.test(text) ? withoutNumber(text) : text;
+      return [name, content];
+    });
+    tip.replaceChildren(...parts);
+    tip.hidden = false;
+    const { innerWidth, innerHeight } = window;
+    tip.style.left = `${Math.min(event.clientX + 14, innerWidth - tip.offsetWidth - 8)}px`;
+    tip.style.top = `${Math.min(event.clientY + 14, innerHeight - tip.offsetHeight - 8)}px`;
+  }
+
+  const LABELS = 170;
+  const PADDING = 40;
+  function fitted(chart, room) {
+    const chartOf = structuredClone(chart.specification);
+    const across = new Set(chart.rows.map((row) => row[chart.across])).size;
+    const least = chartOf.width.step / 2.2;
+    const most = chartOf.width.step * 1.35;
+    const step = Math.max(least, Math.min(most, (room - LABELS) / Math.max(1, across)));
+    chartOf.width = { step: Math.floor(step * 2) / 2 };
+    if (chartOf.height && chartOf.height.step) chartOf.height = chartOf.width;
+    return chartOf;
+  }
+
+  class Figure {
+    constructor(element, data, chosen, choose) {
+      Object.assign(this, { element, data, chosen, choose });
+      this.canvas = element.querySelector(".canvas");
+      figures.push(this);
+    }
+
+    options() {
+      return this.data.pickers.map((name) => this.chosen(name));
+    }
+
+    async embed() {
+      const [rows, shape] = rowsOf(this.data, this.options());
+      const across = this.data.chart.encoding.x.field;
+      const specification = fitted(
+        { specification: this.data.chart, rows, across },
+        this.element.parentElement.clientWidth - PADDING,
+      );
+      specification.data = { name: "values", values: rows };
+      delete specification.config;
+      if (this.view) this.view.finalize();
+      const { view } = await vegaEmbed(this.canvas, specification, {
+        actions: false,
+        ast: true,
+        config: styles[isDark() ? "dark" : "light"],
+        defaultStyle: false,
+        renderer: "canvas",
+        tooltip: (_, event, __, value) => showTip(this, event, value),
+      });
+      this.view = view;
+      this.shape = shape;
+      view.addEventListener("click", (_, item) => {
+        if (!item || !item.datum) return;
+        for (const [field, picker] of Object.entries(this.data.clicks))
+          if (item.datum[field]) this.choose(picker, withoutNumber(item.datum[field]));
+      });
+    }
+
+    async update() {
+      if (!this.view) return;
+      const [rows, shape] = rowsOf(this.data, this.options());
+      if (shape !== this.shape) await this.embed();
+      else {
+        // Labels may differ, and axes keep the order of the data.
+        this.view.data("values", []);
+        await this.view.runAsync();
+        this.view.data("values", rows);
+        await this.view.runAsync();
+      }
+    }
+  }
+
+  // ------------------------------------------------------------------ tables
+
+  const FEW = 12;
+  const AT_ONCE = 100;
+  const SHORT = 30; // characters of a cell that stays on one line
+  const BARS = "values";
+
+  function listing(element, data) {
+    const count = document.createElement("span");
+    count.className = "count";
+    count.setAttribute("role", "status");
+    const scroll = document.createElement("div");
+    scroll.className = "scroll";
+    scroll.tabIndex = 0;
+    scroll.setAttribute("role", "group");
+    scroll.setAttribute("aria-label", `Table: ${data.columns.join(", ")}`);
+    const table = document.createElement("table");
+    const body = document.createElement("tbody");
+    const head = document.createElement("tr");
+    table.append(document.createElement("thead"), body);
+    table.tHead.append(head);
+    scroll.append(table);
+    const numeric = new Set(data.numeric);
+    const texts = data.rows.map((row, at) =>
+      [...row, ...Object.values(data.details[at] || {})].join("\n").toLowerCase(),
+    );
+    const short = data.columns.map((_, column) =>
+      data.rows.every((row) => row[column].length <= SHORT),
+    );
+    let order = data.rows.map((_, at) => at);
+    let wanted = "";
+    let shown = [];
+    let drawn = 0;
+
+    data.columns.forEach((title, column) => {
+      const heading = document.createElement("th");
+      heading.scope = "col";
+      if (numeric.has(column)) heading.className = "number";
+      const button = document.createElement("button");
+      button.type = "button";
+      button.textContent = title;
+      button.addEventListener("click", () => {
+        const down = heading.getAttribute("aria-sort") === "ascending";
+        for (const other of head.children) other.removeAttribute("aria-sort");
+        heading.setAttribute("aria-sort", down ? "descending" : "ascending");
+        sort(column, down ? -1 : 1);
+      });
+      heading.append(button);
+      head.append(heading);
+    });
+
+    function sort(column, sign) {
+      const key = (at) => data.rows[at][column];
+      order.sort((a, b) => {
+        const [left, right] = [key(a), key(b)];
+        if (!numeric.has(column)) return sign * left.localeCompare(right, "en", { numeric: true });
+        if (!left || !right) return left ? -1 : right ? 1 : 0;
+        return sign * (Number(left) - Number(right));
+      });
+      fill();
+    }
+
+    function fill() {
+      shown = order.filter((at) => texts[at].includes(wanted));
+      drawn = 0;
+      body.replaceChildren();
+      scroll.scrollTop = 0;
+      more();
+      const of = data.rows.length.toLocaleString("en");
+      count.textContent =
+        shown.length === data.rows.length
+          ? `${of} rows`
+          : `${shown.length.toLocaleString("en")} of ${of} rows`;
+    }
+
+    function more() {
+      const upTo = Math.min(shown.length, drawn + AT_ONCE);
+      for (; drawn < upTo; drawn++) body.append(line(shown[drawn]));
+    }
+
+    function line(at) {
+      const row = document.createElement("tr");
+      data.rows[at].forEach((text, column) => {
+        const cell = document.createElement("td");
+        cell.classList.toggle("short", short[column]);
+        cell.classList.toggle("number", numeric.has(column));
+        cell.classList.toggle("bars", data.columns[column] === BARS);
+        const inner = document.createElement("bdi");
+        inner.textContent = text;
+        if (column === 0 && data.details.length) {
+          const button = document.createElement("button");
+          button.type = "button";
+          button.setAttribute("aria-expanded", "false");
+          button.append(inner);
+          button.addEventListener("click", () => unfold(row, button, at));
+          cell.append(button);
+        } else cell.append(inner);
+        row.append(cell);
+      });
+      return row;
+    }
+
+    function unfold(row, button, at) {
+      const open = button.getAttribute("aria-expanded") === "true";
+      button.setAttribute("aria-expanded", String(!open));
+      if (open) {
+        row.nextElementSibling.remove();
+        return;
+      }
+      const detail = document.createElement("tr");
+      detail.className = "detail";
+      const cell = detail.insertCell();
+      cell.colSpan = data.columns.length;
+      const facts = document.createElement("dl");
+      facts.className = "facts";
+      for (const [label, text] of Object.entries(data.details[at])) {
+        const [name, content] = [document.createElement("dt"), document.createElement("dd")];
+        name.textContent = label;
+        content.textContent = text;
+        facts.append(name, content);
+      }
+      cell.append(facts);
+      row.after(detail);
+    }
+
+    scroll.addEventListener("scroll", () => {
+      if (scroll.scrollTop + scroll.clientHeight > scroll.scrollHeight - 400) more();
+    });
+    if (data.rows.length > FEW) {
+      const bar = document.createElement("div");
+      bar.className = "bar";
+      const search = document.createElement("input");
+      search.type = "search";
+      search.placeholder = "Search";
+      search.setAttribute("aria-label", `Search ${data.columns[0]}s`);
+      search.addEventListener("input", () => {
+        wanted = search.value.toLowerCase();
+        fill();
+      });
+      bar.append(search, count);
+      element.append(bar);
+    }
+    element.append(scroll);
+    fill();
+  }
+
+  // ------------------------------------------------------------------ sections
+
+  function open(section) {
+    const script = section.querySelector("script.data");
+    const data = JSON.parse(script.textContent);
+    const selects = new Map(
+      [...section.querySelectorAll("select[data-picker]")].map((one) => [one.dataset.picker, one]),
+    );
+    const chosen = (name) => selects.get(name).selectedIndex;
+    const own = [];
+    function changed(name) {
+      for (const one of own) if (one.data.pickers.includes(name)) later(() => one.update());
+    }
+    function choose(name, label) {
+      const select = selects.get(name);
+      const at = [...select.options].findIndex((option) => option.textContent === label);
+      if (at >= 0 && at !== select.selectedIndex) {
+        select.selectedIndex = at;
+        changed(name);
+      }
+    }
+    for (const [name, select] of selects) select.addEventListener("change", () => changed(name));
+    const elements = section.querySelectorAll("[data-block]");
+    data.blocks.forEach((block, at) => {
+      if (block.kind === "listing") later(() => listing(elements[at], block));
+      else {
+        const figure = new Figure(elements[at], block, chosen, choose);
+        own.push(figure);
+        later(() => figure.embed());
+      }
+    });
+  }
+
+  const near = new IntersectionObserver(
+    (entries) => {
+      for (const entry of entries)
+        if (entry.isIntersecting) {
+          near.unobserve(entry.target);
+          later(() => open(entry.target));
+        }
+    },
+    { rootMargin: "300px" },
+  );
+  const links = new Map(
+    [...document.querySelectorAll(".side a")].map((link) => [link.getAttribute("href"), link]),
+  );
+  const reading = new IntersectionObserver(
+    (entries) => {
+      for (const entry of entries)
+        if (entry.isIntersecting) {
+          for (const link of links.values()) link.removeAttribute("aria-current");
+          links.get(`#${entry.target.id}`).setAttribute("aria-current", "true");
+        }
+    },
+    { rootMargin: "-15% 0px -75% 0px" },
+  );
+  for (const section of document.querySelectorAll("main > section")) {
+    near.observe(section);
+    reading.observe(section);
+  }
+})();

@@ -1,0 +1,286 @@
+"""The page of a report: one HTML file that needs no network, and its charts as files."""
+
+import base64
+import hashlib
+import shlex
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from extractkit.core.component import require
+from extractkit.errors import RunDirectoryError
+from extractkit.reports import Figure, Listing, Note, Section
+from extractkit.reports.attention import attention
+from extractkit.reports.budget import MOST_BYTES, embedded, encoded
+from extractkit.reports.charts import EXTRA, VALUES, altair, styles
+from extractkit.reports.material import Material
+from extractkit.reports.statistics import distributions, drift, statistics
+from extractkit.reports.summary import left_out_of_run, provenance, summary
+from extractkit.reports.tensors import tensors
+from extractkit.runs import manifest, overview
+from extractkit.runs.directory import human_bytes
+from extractkit.runs.reader import open_run
+from extractkit.store.local import write_durably
+
+Family = Callable[[Material, int], Iterator[Section]]
+
+FAMILIES: Sequence[tuple[Family, int]] = (
+    (summary, 200_000),
+    (attention, 1_500_000),
+    (tensors, 700_000),
+    (distributions, 400_000),
+    (statistics, 300_000),
+    (drift, 200_000),
+    (left_out_of_run, 100_000),
+    (provenance, 200_000),
+)
+"""The families of sections in the order of the page, each with the bytes that it may take."""
+
+_HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a page begins with.
+
+    Attributes:
+        name: the name of the run.
+        status: the state of the run.
+        job: the overrides as typed.
+        numbers: labels with numbers as text.
+    """
+
+    name: str
+    status: str
+    job: str
+    numbers: tuple[tuple[str, str], ...]
+
+    @classmethod
+    def of(cls, material: Material) -> "Header":
+        """Return the header of a run's page."""
+        recorded = material.manifest
+        numbers = [("samples", f"{recorded.samples:,}"), ("tensors", f"{len(recorded.tensors):,}")]
+        if recorded.statistics:
+            numbers.append(("with statistics", f"{len(recorded.statistics):,}"))
+        if recorded.checkpoints:
+            numbers.append(("checkpoints", f"{len(recorded.checkpoints):,}"))
+        if recorded.actual is not None:
+            numbers.append(("stored", human_bytes(recorded.actual.bytes)))
+        numbers.append(("started", recorded.volatile.started[:16].replace("T", " ")))
+        return cls(
+            material.overview.path.absolute().name,
+            str(recorded.status),
+            shlex.join(recorded.job_given),
+            tuple(numbers),
+        )
+
+
+def report(
+    run: str | Path,
+    output: str | Path | None = None,
+    *,
+    figures: str | Path | None = None,
+    trust: Sequence[str] = (),
+) -> Path:
+    """Write a report about a run: one HTML page that anyone can open, offline.
+
+    Args:
+        run: the run directory.
+        output: the file; None: the run directory's name with the ending `.html`, beside it.
+        figures: a directory for each chart as SVG and PNG; made if needed. None: no files.
+        trust: modules whose callables the run's configuration may name.
+
+    Returns:
+        The file.
+
+    Raises:
+        MissingExtraError: Altair, vl-convert or Jinja2 is not installed.
+        RunDirectoryError: there is no run, or its manifest is damaged.
+        JobError: a file could not be written.
+    """
+    directory = Path(run)
+    path = directory.absolute().with_name(f"{directory.absolute().name}.html")
+    path = path if output is None else Path(output)
+    altair()
+    require("vl_convert", EXTRA, "report")
+    material = material_of(directory, trust)
+    sections = sections_of(material)
+    write_durably(path, page(Header.of(material), sections).encode())
+    if figures is not None:
+        save_figures(sections, Path(figures))
+    return path
+
+
+def material_of(directory: Path, trust: Sequence[str] = ()) -> Material:
+    """Open a run for its report. What is damaged, apart from the manifest, is left out and named.
+
+    Raises:
+        RunDirectoryError: there is no run, or its manifest is damaged.
+    """
+    recorded = manifest.read(directory)
+    found = overview.read(directory, tolerant=True)
+    damage: dict[str, None] = {}
+    opened = checkpoint = None
+    try:
+        if recorded.tensors or recorded.statistics:
+            opened = open_run(directory, trust=trust)
+            if opened.checkpoints:
+                checkpoint = opened.checkpoints[-1]
+                opened = opened.at(checkpoint)
+    except RunDirectoryError as error:
+        damage[str(error)] = None
+    return Material(found, recorded, opened, checkpoint, damage)
+
+
+def sections_of(material: Material) -> list[Section]:
+    """Return the sections of a report, in the order of the page."""
+    found = [section for family, room in FAMILIES for section in family(material, room)]
+    known = set(material.overview.damage)
+    damage = tuple(Note(text, warns=True) for text in material.damage if text not in known)
+    first = found[0]
+    if damage:
+        found[0] = Section(
+            first.anchor, first.title, first.lead, (*damage, *first.blocks), first.pickers
+        )
+    return found
+
+
+def page(header: Header, sections: Sequence[Section], most: int = MOST_BYTES) -> str:
+    """Return the page, from which the largest sections are left out if it would be too large.
+
+    Args:
+        header: what the page begins with.
+        most: the largest number of bytes.
+    """
+    kept = list(sections)
+    while True:
+        text = _rendered(header, kept)
+        if len(text.encode()) <= most or len(kept) == 1:
+            return text
+        largest = max(kept[1:], key=lambda section: len(_data(section)))
+        note = Note(f"This section is left out: the page would exceed {most / 1e6:g} MB with it.")
+        at = kept.index(largest)
+        kept[at] = Section(largest.anchor, largest.title, largest.lead, (note,))
+        if not any(map(_interactive, kept)):
+            return _rendered(header, kept)
+
+
+def _rendered(header: Header, sections: Sequence[Section]) -> str:
+    jinja = require("jinja2", EXTRA, "report")
+    environment = jinja.Environment(
+        loader=jinja.FileSystemLoader(_HERE),
+        autoescape=True,
+        undefined=jinja.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    needs_charts = any(isinstance(block, Figure) for one in sections for block in one.blocks)
+    scripts = [_file("page.js")]
+    if needs_charts:
+        scripts.insert(0, _vega())
+    style = _file("page.css")
+    return str(
+        environment.get_template("page.html").render(
+            header=header,
+            sections=sections,
+            data={one.anchor: jinja.utils.markupsafe.Markup(_data(one)) for one in sections},
+            styles=jinja.utils.markupsafe.Markup(embedded(styles())),
+            kind=lambda block: type(block).__name__,
+            style=jinja.utils.markupsafe.Markup(style),
+            scripts=[jinja.utils.markupsafe.Markup(one) for one in scripts],
+            policy=_policy(style, scripts),
+        )
+    )
+
+
+def _policy(style: str, scripts: Sequence[str]) -> str:
+    """Return a Content-Security-Policy that lets the page run its own code, and load nothing."""
+    own = " ".join(f"'sha256-{_sha256(one)}'" for one in scripts)
+    return (
+        f"default-src 'none'; script-src {own}; style-src 'sha256-{_sha256(style)}'; "
+        "img-src data: blob:; base-uri 'none'; form-action 'none'"
+    )
+
+
+def _sha256(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
+
+
+def _file(name: str) -> str:
+    return (_HERE / name).read_text("utf-8")
+
+
+@cache
+def _vega() -> str:
+    """Return the code of Vega and Vega-Lite, which draws the charts in the browser."""
+    code = str(require("vl_convert", EXTRA, "report").javascript_bundle())
+    # Nothing in an element with a script may look like its end.
+    return code.replace("</script", "<\\/script").replace("<!--", "<\\!--")
+
+
+def _data(section: Section) -> str:
+    """Return what the page's own code needs of a section, as JSON."""
+    return embedded(
+        {
+            "pickers": [
+                {"name": one.name, "options": list(one.options)} for one in section.pickers
+            ],
+            "blocks": [_block(block) for block in section.blocks if _has_data(block)],
+        }
+    )
+
+
+def _has_data(block: object) -> bool:
+    return isinstance(block, Figure | Listing)
+
+
+def _interactive(section: Section) -> bool:
+    return any(map(_has_data, section.blocks))
+
+
+def _block(block: Any) -> dict[str, object]:
+    if isinstance(block, Listing):
+        return {
+            "kind": "listing",
+            "columns": list(block.columns),
+            "numeric": list(block.numeric),
+            "rows": [list(row) for row in block.rows],
+            "details": [dict(one) for one in block.details],
+        }
+    return {
+        "kind": "figure",
+        "name": block.name,
+        "chart": block.chart.to_dict(validate=False),
+        "pickers": list(block.pickers),
+        "axes": list(block.axes),
+        "clicks": dict(block.clicks),
+        "cubes": [
+            {"values": encoded(cube.values), "labels": [list(one) for one in cube.labels]}
+            for cube in block.cubes
+        ],
+    }
+
+
+def save_figures(sections: Sequence[Section], directory: Path) -> list[Path]:
+    """Save each chart of a report as SVG and PNG, with the first option of each picker.
+
+    Raises:
+        JobError: a file could not be written.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    convert = require("vl_convert", EXTRA, "report --figures")
+    found = []
+    for figure in (block for one in sections for block in one.blocks if isinstance(block, Figure)):
+        specification = figure.chart.to_dict(validate=False)
+        specification["data"] = {"name": VALUES, "values": figure.rows()}
+        config = {**styles()["light"], "background": "white"}
+        path = directory / f"{figure.name}.svg"
+        drawn = convert.vegalite_to_svg(specification, config=config)
+        write_durably(path, drawn.encode())
+        write_durably(
+            path.with_suffix(".png"), convert.vegalite_to_png(specification, config=config, scale=2)
+        )
+        found += [path, path.with_suffix(".png")]
+    return found

@@ -1,0 +1,154 @@
+"""Statistics: distributions of values, results over all samples, and drift over checkpoints."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from extractkit.core.statistics import Array
+from extractkit.core.statistics.results import Results
+from extractkit.errors import RunDirectoryError, counted
+from extractkit.reports import Cube, Figure, Listing, Note, Picker, Section
+from extractkit.reports.charts import bars, lines
+from extractkit.reports.material import Material
+from extractkit.reports.tensors import number
+from extractkit.runs.drift import Drift
+
+_BINS = 40
+_BYTES_OF_BIN = 20
+_MOST_FEATURES = 4
+_MOST_TENSORS = 250
+_MOST_LISTED = 2000
+_MOST_LINES = 60
+
+
+def distributions(material: Material, room: int) -> Iterator[Section]:
+    """Yield a histogram for each tensor: the run's own over all samples, or one of some values."""
+    most = min(_MOST_TENSORS, room // (_BINS * _BYTES_OF_BIN))
+    counted_for = [*_counted(material, most)]
+    names = {name for name, _ in counted_for}
+    drawn = [
+        (key, _drawn(values))
+        for key, values in material.drawn.items()
+        if key not in names and values.size
+    ]
+    every = [*((f"{name}, all samples", cube) for name, cube in counted_for), *drawn]
+    if not every:
+        return
+    shown = every[:most]
+    notes = []
+    if rest := len(every) - len(shown):
+        notes.append(
+            Note(f"{counted(rest, 'histogram')} more are left out, so that the page is small.")
+        )
+    figure = Figure(
+        "distribution",
+        "Histogram",
+        bars("value_from", "elements", name="from"),
+        ("tensor",),
+        ("value_from",),
+        tuple(cube for _, cube in shown),
+        caption="Each bar begins at the number below it.",
+    )
+    lead = "How many elements have which value"
+    lead += (
+        ": over all samples where the run has this statistic, else of some values of a few samples."
+        if drawn
+        else ", over all samples."
+    )
+    picker = Picker("tensor", tuple(name for name, _ in shown))
+    yield Section("distributions", "Distributions", lead, (figure, *notes), (picker,))
+
+
+def _counted(material: Material, most: int) -> Iterator[tuple[str, Cube]]:
+    """Yield the histograms that the run holds as statistics, with the key and the feature."""
+    if material.run is None:
+        return
+    try:
+        every = material.run.statistics
+    except RunDirectoryError:
+        return  # the overview says so
+    found = 0
+    for key, one in every.items():
+        if "histogram" not in one or found >= most:
+            continue
+        results: Results = one["histogram"]
+        edges, counts = results["edges"], results["counts"]
+        if counts.ndim == 1 or edges.ndim == 1:
+            total = counts if counts.ndim == 1 else counts.sum(0)
+            yield key, _cube(edges, total)
+            found += 1
+            continue
+        for feature in range(min(_MOST_FEATURES, len(counts))):
+            yield f"{key}, feature {feature}", _cube(edges[feature], counts[feature])
+            found += 1
+
+
+def _drawn(values: Array) -> Cube:
+    counts, edges = np.histogram(values, min(_BINS, max(1, len(np.unique(values[:_BINS])))))
+    return _cube(edges, counts)
+
+
+def _cube(edges: Array, counts: Array) -> Cube:
+    labels = tuple(number(float(edge)) for edge in edges[:-1])
+    return Cube(np.asarray(counts, np.float32), (labels,))
+
+
+def statistics(material: Material, room: int) -> Iterator[Section]:
+    """Yield a table of all statistics over samples."""
+    rows = [
+        (one.key, one.of, one.name, "not computed yet" if one.summary is None else one.summary)
+        for one in material.overview.statistics
+    ]
+    if not rows:
+        return
+    shown, size = 0, 0
+    for row in rows[:_MOST_LISTED]:
+        size += sum(map(len, row)) + 20
+        if size > room:
+            break
+        shown += 1
+    notes = []
+    if rest := len(rows) - shown:
+        notes.append(Note(f"{counted(rest, 'row')} more are in `run.statistics`."))
+    columns = ("tensor", "of", "statistic", "over all samples")
+    yield Section(
+        "statistics",
+        "Statistics",
+        "Results over all samples, in one line each.",
+        (Listing(columns, tuple(rows[:shown])), *notes),
+    )
+
+
+def drift(material: Material, room: int) -> Iterator[Section]:
+    """Yield how tensors move over the checkpoints of the run."""
+    found = material.overview.drift
+    if found is None or not found.tensors:
+        return
+    most = max(1, min(_MOST_LINES, room // (60 * max(1, len(found.checkpoints)))))
+    keys = [*found.tensors][:most]
+    notes = []
+    if rest := len(found.tensors) - len(keys):
+        notes.append(Note(f"{counted(rest, 'tensor')} more are in `run.drift`."))
+    figure = Figure(
+        "drift",
+        "Distance from the first checkpoint, and from the one before",
+        lines("checkpoint", "measure"),
+        ("tensor",),
+        ("measure", "checkpoint"),
+        tuple(_moved(found, key) for key in keys),
+        caption="Relative norm of the difference.",
+    )
+    yield Section(
+        "drift",
+        "Drift",
+        f"How tensors move over {counted(len(found.checkpoints), 'checkpoint')}.",
+        (figure, *notes),
+        (Picker("tensor", tuple(keys)),),
+    )
+
+
+def _moved(found: Drift, key: str) -> Cube:
+    one = found.tensors[key]
+    series = [one.from_first.relative_norm, one.from_previous.relative_norm]
+    values = np.array([[np.nan if n is None else n for n in each] for each in series], np.float32)
+    return Cube(values, (("from the first", "from the one before"), found.checkpoints))

@@ -1,0 +1,137 @@
+"""The page of a report: what it holds, and that nothing in a run can break out of it."""
+
+import base64
+import hashlib
+import re
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+import extractkit
+from extractkit.errors import RunDirectoryError
+from extractkit.reports.budget import decoded, embedded
+from extractkit.runs import manifest
+from extractkit.runs.reader import Run
+from extractkit.testing.reference import ReferenceModel
+from tests.reports.examples import HOSTILE, STATISTICS, hostile_run
+from tests.reports.parsed import Page
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return hostile_run(tmp_path_factory.mktemp("runs") / "<i>run")
+
+
+@pytest.fixture(scope="module")
+def page(run: Run) -> Page:
+    return Page(extractkit.report(run.path).read_text("utf-8"))
+
+
+def test_it_is_written_beside_the_run_which_stays_whole(run: Run, page: Page) -> None:
+    assert (run.path.parent / "<i>run.html").is_file()
+    assert not extractkit.verify(run.path).failed
+
+
+def test_attention_on_the_page_is_that_of_the_run(run: Run, page: Page) -> None:
+    figure = page.figures()["attention-map"]
+    with h5py.File(run.path / "tensors.h5") as file:
+        offsets, shapes, values = (
+            file["attention:op/Softmax"][name][:] for name in ("offsets", "shapes", "values")
+        )
+    present = [index for index, text in enumerate(HOSTILE) if text]
+    for cube, index in zip(figure["cubes"], present, strict=True):
+        stored = values[offsets[index] : offsets[index + 1]].reshape(shapes[index])
+        wanted = stored[:48, :48].astype(np.float16)
+        np.testing.assert_array_equal(decoded(cube["values"])[0], wanted)
+        assert cube["labels"] == [list(HOSTILE[index][:48])] * 2
+
+
+def test_texts_and_names_stay_text(page: Page) -> None:
+    tags = [tag for tag, _ in page.elements]
+    assert not {"b", "i"} & set(tags)
+    assert [tag for tag in tags if tag == "script"] == ["script"] * (len(page.data) + 3)
+    assert "<i>run" in page.text
+    assert f"0: {HOSTILE[0]}" in page.text
+    assert f"4: {HOSTILE[4]}" in page.text
+
+
+def test_only_its_own_code_can_run_and_nothing_is_loaded(run: Run, page: Page) -> None:
+    for _, attributes in page.elements:
+        assert not {"src", "style", "onclick", "onload"} & set(attributes)
+        assert not (attributes.get("href") or "#").partition("#")[0]
+    assert page.policy.startswith("default-src 'none'; script-src 'sha256-")
+    assert "unsafe" not in page.policy
+    text = run.path.with_name("<i>run.html").read_text("utf-8")
+    scripts = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
+    for one in scripts:
+        digest = base64.b64encode(hashlib.sha256(one.encode()).digest()).decode()
+        assert f"'sha256-{digest}'" in page.policy
+    assert len(scripts) == 2
+
+
+def test_the_table_lists_each_tensor_with_its_extremes(run: Run, page: Page) -> None:
+    (listing,) = page.data["tensors"]["blocks"]
+    assert [row[0] for row in listing["rows"]] == [*run]
+    at = [*run].index("pool:output")
+    values = np.asarray(run["pool:output"])
+    row, details = listing["rows"][at], listing["details"][at]
+    assert row[1:3] == ["sample × 4", "float32"]
+    assert [float(row[4]), float(row[5])] == pytest.approx(
+        [np.nanmin(values), np.nanmax(values)], rel=1e-3
+    )
+    assert details["layer"] == "MeanPooling"
+    assert details["selectors"] == "all"
+
+
+def test_what_could_not_be_extracted_is_listed(page: Page) -> None:
+    (listing,) = page.data["absent"]["blocks"]
+    assert ["tensor", "attention:op/Count"] in [row[:2] for row in listing["rows"]]
+
+
+def test_statistics_alone_get_a_page(tmp_path: Path) -> None:
+    run = extractkit.extract(
+        model=ReferenceModel(), inputs=["abc", "de"], selectors=STATISTICS, run_dir=tmp_path / "run"
+    )
+    page = Page(extractkit.report(run.path, tmp_path / "my.html").read_text("utf-8"))
+    histogram = page.figures()["distribution"]
+    counts = run.statistics["embedding:output"].histogram.counts
+    np.testing.assert_array_equal(decoded(histogram["cubes"][0]["values"]), counts)
+    assert {row[2] for row in page.data["statistics"]["blocks"][0]["rows"]} == {
+        "moments", "histogram", "top",
+    }  # fmt: skip
+    assert "tensors" not in page.data
+
+
+def test_an_unfinished_run_gets_a_page_about_what_is_whole(tmp_path: Path) -> None:
+    run = hostile_run(tmp_path / "run")
+    recorded = manifest.read(run.path)
+    started = {"status": manifest.Status.INTERRUPTED, "actual": None, "files": recorded.files}
+    manifest.write(run.path, type(recorded)(**{**vars(recorded), **started}))
+    page = Page(extractkit.report(run.path).read_text("utf-8"))
+    assert "This run is interrupted" in page.text
+    assert "extractkit resume" in page.text
+    assert "attention-map" in page.figures()
+
+
+def test_a_damaged_run_gets_a_page_that_names_the_damage(tmp_path: Path) -> None:
+    run = hostile_run(tmp_path / "run")
+    shard = next((run.path / "shards").iterdir())
+    shard.write_bytes(shard.read_bytes()[:-1] + b"x")
+    page = Page(extractkit.report(run.path).read_text("utf-8"))
+    assert shard.name in page.text
+    assert len(page.data["tensors"]["blocks"][0]["rows"]) == len(run)
+
+
+def test_what_is_no_run_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(RunDirectoryError, match="is not a run directory"):
+        extractkit.report(tmp_path / "empty")
+    assert [path.name for path in tmp_path.iterdir()] == ["empty"]
+
+
+def test_embedded_data_cannot_end_its_element() -> None:
+    assert embedded({"a": "</script><!--", "b": "\ud800\u2028"}) == (
+        '{"a":"\\u003c/script\\u003e\\u003c!--","b":"\\ud800\\u2028"}'
+    )
