@@ -290,10 +290,10 @@ VERBS: Mapping[str, Verb] = {
         summary="write one HTML page about a run: tensors, attention, statistics, provenance",
         usage="RUN",
         text="""\
-        The page needs no network and can be sent by mail: it has at most 5 MB, and says what was
-        left out for that. It has charts with a choice of samples and layers, and a table of all
-        tensors to search. Unfinished and damaged runs get a page about what is whole. Needs the
-        extra `report`. The last line on standard output is the file.
+        The page needs no network and can be sent by mail: it has at most 5 MB, and notes where it
+        shows a part of a run for that. It has charts with a choice of samples and layers, and a
+        table of all tensors to search. Unfinished and damaged runs get a page about what is whole.
+        Needs the extra `report`. The last line on standard output is the file.
 
           extractkit report outputs/2026-11-22/10-15-00
           extractkit report runs/first --output first.html --figures figures

@@ -106,7 +106,7 @@ class Code:
 
 @dataclass(frozen=True)
 class Note:
-    """A remark, such as what was left out for size."""
+    """A remark, such as how much is not shown."""
 
     text: str
     warns: bool = False

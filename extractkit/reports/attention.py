@@ -8,7 +8,7 @@ from extractkit.core.values import Array
 from extractkit.reports import Cube, Figure, Note, Picker, Section
 from extractkit.reports.budget import ENCODED, HALF
 from extractkit.reports.charts import heatmap
-from extractkit.reports.material import Material, left_out, sample_label, short_names, spread
+from extractkit.reports.material import Material, not_all, sample_label, short_names, spread
 from extractkit.runs.samples import Row
 from extractkit.runs.views import TensorView
 
@@ -38,7 +38,9 @@ def attention(material: Material, room: int) -> Iterator[Section]:
             yield section
     if len(groups) > _MOST_GROUPS:
         rest = len(groups) - _MOST_GROUPS
-        note = Note(f"{rest} more groups of attention maps are left out, so that the page is small")
+        note = Note(
+            f"{rest} more groups of attention maps are not shown, so that the page stays small"
+        )
         yield Section("attention-more", "Further attention", "", (note,))
 
 
@@ -227,8 +229,8 @@ def _notes(
     tokens: int,
     rows: Sequence[Row],
 ) -> list[Note]:
-    notes = left_out(samples, len(material.at_hand), "sample")
-    notes += left_out(len(kept), len(views), "map")
+    notes = not_all(samples, len(material.at_hand), "sample")
+    notes += not_all(len(kept), len(views), "map")
     longer = 0
     for row in rows:
         length = row.get("length")

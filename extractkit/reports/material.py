@@ -122,7 +122,7 @@ def spread(found: Sequence[int], most: int) -> Sequence[int]:
     return [found[round(at * (len(found) - 1) / (most - 1))] for at in range(most)]
 
 
-def left_out(shown: int, of: int, what: str) -> list[Note]:
+def not_all(shown: int, of: int, what: str) -> list[Note]:
     """Return a note on how many are shown, if not all are."""
     if shown == of:
         return []

@@ -17,7 +17,7 @@ from extractkit.reports.budget import MOST_BYTES, embedded, encoded
 from extractkit.reports.charts import EXTRA, VALUES, altair, styles
 from extractkit.reports.material import Material
 from extractkit.reports.statistics import distributions, drift, statistics
-from extractkit.reports.summary import left_out_of_run, provenance, summary
+from extractkit.reports.summary import absent, provenance, summary
 from extractkit.reports.tensors import tensors
 from extractkit.runs import manifest, overview
 from extractkit.runs.directory import human_bytes
@@ -33,7 +33,7 @@ FAMILIES: Sequence[tuple[Family, int]] = (
     (distributions, 400_000),
     (statistics, 300_000),
     (drift, 200_000),
-    (left_out_of_run, 100_000),
+    (absent, 100_000),
     (provenance, 200_000),
 )
 """The families of sections in the order of the page, each with the bytes that it may take."""
@@ -114,7 +114,7 @@ def report(
 
 
 def material_of(directory: Path, trust: Sequence[str] = ()) -> Material:
-    """Open a run for its report. What is damaged, apart from the manifest, is left out and named.
+    """Open a run for its report. Damage is recorded, except that of the manifest.
 
     Raises:
         RunDirectoryError: there is no run, or its manifest is damaged.
@@ -148,7 +148,7 @@ def sections_of(material: Material) -> list[Section]:
 
 
 def page(header: Header, sections: Sequence[Section], most: int = MOST_BYTES) -> str:
-    """Return the page, from which the largest sections are left out if it would be too large.
+    """Return the page. If it would be too large, a note replaces the largest sections.
 
     Args:
         header: what the page begins with.
@@ -160,7 +160,7 @@ def page(header: Header, sections: Sequence[Section], most: int = MOST_BYTES) ->
         if len(text.encode()) <= most or len(kept) == 1:
             return text
         largest = max(kept[1:], key=lambda section: len(_data(section)))
-        note = Note(f"This section is left out: the page would exceed {most / 1e6:g} MB with it.")
+        note = Note(f"This section is not shown: with it, the page would exceed {most / 1e6:g} MB.")
         at = kept.index(largest)
         kept[at] = Section(largest.anchor, largest.title, largest.lead, (note,))
         if not any(map(_interactive, kept)):

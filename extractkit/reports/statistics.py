@@ -38,7 +38,7 @@ def distributions(material: Material, room: int) -> Iterator[Section]:
     notes = []
     if rest := len(every) - len(shown):
         notes.append(
-            Note(f"{counted(rest, 'histogram')} more are left out, so that the page is small.")
+            Note(f"{counted(rest, 'histogram')} more are not shown, so that the page stays small.")
         )
     figure = Figure(
         "distribution",
@@ -66,7 +66,7 @@ def _counted(material: Material, most: int) -> Iterator[tuple[str, Cube]]:
     try:
         every = material.run.statistics
     except RunDirectoryError:
-        return  # the overview says so
+        return  # named in the overview
     found = 0
     for key, one in every.items():
         if "histogram" not in one or found >= most:

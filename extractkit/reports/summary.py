@@ -41,7 +41,7 @@ def summary(material: Material, room: int) -> Iterator[Section]:
     yield Section("overview", "Overview", "", tuple(blocks))
 
 
-def left_out_of_run(material: Material, room: int) -> Iterator[Section]:
+def absent(material: Material, room: int) -> Iterator[Section]:
     """Yield the samples, tensors and checkpoints that the run does not have, with the reasons."""
     manifest = material.manifest
     rows = [

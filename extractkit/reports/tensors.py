@@ -40,7 +40,7 @@ def tensors(material: Material, room: int) -> Iterator[Section]:
     notes = []
     if (rest := len(overview.tensors) - len(rows)) > 0:
         notes.append(
-            Note(f"{counted(rest, 'tensor')} more are left out, so that the page is small.")
+            Note(f"{counted(rest, 'tensor')} more are not shown, so that the page stays small.")
         )
     lead = (
         "Smallest and largest are over all values. The bars are drawn from at most 4,096 values of "

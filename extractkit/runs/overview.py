@@ -169,7 +169,7 @@ def read(directory: Path, *, tolerant: bool = False) -> Overview:
     """Read what is notable about a run.
 
     Args:
-        tolerant: name damaged files beside the manifest under `damage`, and leave them out.
+        tolerant: record damage of files beside the manifest under `damage` instead of raising.
 
     Raises:
         RunDirectoryError: there is no run, or it is damaged.
