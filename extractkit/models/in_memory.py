@@ -7,7 +7,7 @@ from typing import Any
 from extractkit.errors import ModelError
 from extractkit.models import CARRY, CheckpointAxis, Model, check_state
 from extractkit.models.given_weights import WeightFiles
-from extractkit.models.keras_models.carrying import CarryingModel
+from extractkit.models.keras_models.carrying import CarryingModel, check_carried, warn
 from extractkit.models.keras_models.catalog import (
     input_structure,
     optional_inputs,
@@ -16,8 +16,9 @@ from extractkit.models.keras_models.catalog import (
     with_free_rows,
 )
 from extractkit.models.keras_models.dialects import dialect_of
+from extractkit.models.keras_models.layer_state import stateful_layers
 from extractkit.models.keras_models.loading import Reload
-from extractkit.models.keras_models.model import KerasModel, check_carried, stateful_layers, warn
+from extractkit.models.keras_models.model import KerasModel
 from extractkit.models.keras_models.training import TrainedModel, check_one_replica
 from extractkit.models.signature import InputSetting
 

@@ -1,5 +1,6 @@
 """Keras models whose recurrent layers carry state from one call to the next."""
 
+import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,10 +11,13 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from extractkit.advice import choice_override
 from extractkit.core.catalog import Catalog, Kind, TensorRecord
+from extractkit.core.checkpoints import KEY as SEVERAL
+from extractkit.core.checkpoints import STEP_KEY
 from extractkit.core.requests import check_values
 from extractkit.core.values import Array, State
-from extractkit.errors import ModelError
+from extractkit.errors import ConfigError, ModelError
 from extractkit.models import (
     CARRY,
     KEY,
@@ -24,13 +28,18 @@ from extractkit.models import (
     Compilation,
     Fetch,
     OutputsAfter,
+    choice,
 )
 from extractkit.models.functions.eager_calls import restored
+from extractkit.models.given_weights import ONE, WeightFiles
 from extractkit.models.graphs.records import Found
 from extractkit.models.keras_models.catalog import find_tensors
 from extractkit.models.keras_models.dialects import KERAS_3, Dialect
-from extractkit.models.keras_models.model import KerasModel, stateful_layers
+from extractkit.models.keras_models.layer_state import stateful_layers
+from extractkit.models.keras_models.model import KerasModel
 from extractkit.models.keras_models.tracing import Trace
+
+_log = logging.getLogger(__name__)
 
 _CALL_NUMBER = re.compile(r"@[0-9]+")
 
@@ -234,3 +243,42 @@ def _assigned(trace: Trace, variable: Any) -> tf.Tensor:
             f"{variable.name!r}, not once. Use {KEY}={RESET}"
         )
     return found[0]
+
+
+def check_carried(layers: Sequence[Any], checkpoints: WeightFiles | None, name: str) -> None:
+    """Check that a model has a state to carry, and only one set of weights.
+
+    Args:
+        checkpoints: The several sets of weights, or None.
+        name: The model's name.
+
+    Raises:
+        ConfigError: It has no state, or several sets of weights.
+    """
+    if not layers:
+        raise ConfigError(
+            f"{KEY}={CARRY}: no layer of {name!r} keeps a state (stateful=True), so there is "
+            f"nothing to carry. Leave {KEY} out"
+        )
+    if checkpoints is not None:
+        raise ConfigError(
+            f"{KEY}={CARRY} and {SEVERAL}: state is carried with one set of weights. Make a run of "
+            f"each: in the same command, replace {SEVERAL} (and {STEP_KEY}) by "
+            f"-m {choice_override(ONE, checkpoints.paths)}"
+        )
+
+
+def warn(layers: Sequence[Any], setting: str | None) -> None:
+    """Warn that each call of a model starts from the initial state.
+
+    Args:
+        layers: Its stateful layers.
+        setting: The setting of another policy, with `{}` for the policy. None if there is none.
+    """
+    names = ", ".join(repr(layer.name) for layer in layers)
+    _log.warning(
+        "Stateful layers (%s): each call starts from the initial state, and each row of a batch is "
+        "a sample of its own. Keras's predict() carries the state from batch to batch%s",
+        names,
+        "" if setting is None else f". {choice(setting)}",
+    )

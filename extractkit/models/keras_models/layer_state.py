@@ -1,17 +1,20 @@
-"""State of layers besides variables: comparison, and derivation after loading weights.
+"""State of layers besides weights: comparison, derivation after loading weights, and calls.
 
 Normalization keeps mean and variance as tensors, Discretization its boundaries as a list, lookup
 layers a table, and custom layers anything. Loading weights may replace this state, while an earlier
 trace keeps the old values. Keras 2 derives the state after some ways of loading, and Keras 3
 leaves it to the layer's loader. Both miss some cases.
+
+Stateful recurrent layers keep their state in variables, from one call to the next.
 """
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
@@ -22,6 +25,9 @@ from extractkit.errors import ModelError
 from extractkit.models.failures import error_summary
 from extractkit.models.keras_internals import FOR_TRAINING, IDENTIFIED, layers_in
 from extractkit.models.keras_models.dialects import KERAS_3, Dialect, dialect_of
+
+if TYPE_CHECKING:
+    from extractkit.models.keras_models.tracing import Trace
 
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, type, np.dtype, tf.DType)
 
@@ -366,3 +372,47 @@ class LoadedState:
     @property
     def _keras(self) -> str:
         return (dialect_of(self._model) or KERAS_3).name
+
+
+def stateful_layers(model: Any, dialect: Dialect) -> list[Any]:
+    """Return the stateful recurrent layers of a model, and wrappers marked stateful."""
+    kinds = (dialect.package.layers.RNN, dialect.package.layers.Bidirectional)
+    return [layer for layer in layers_in(model) if isinstance(layer, kinds) and layer.stateful]
+
+
+@contextmanager
+def from_initial_state(layers: Sequence[Any]) -> Iterator[None]:
+    """Start each call of these layers within the block from the initial state, and keep none."""
+    for layer in layers:
+        layer.stateful = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.stateful = True
+
+
+def check_calls(model: Any, layers: Sequence[Any], trace: "Trace") -> None:
+    """Check that one call of a model calls no stateful layer twice.
+
+    The second call would continue from the state of the first.
+
+    Raises:
+        ModelError: A layer is called twice.
+    """
+    package = trace.dialect.package
+    within = {
+        id(inside)
+        for layer in layers_in(model)
+        if isinstance(layer, package.layers.TimeDistributed)
+        for inside in layers_in(layer)
+    }
+    for layer in layers:
+        calls = [call for call in trace.calls if call.layer is layer]
+        looped = any(call.graph is not trace.graph for call in calls)
+        if len(calls) > 1 or looped or id(layer) in within:
+            raise ModelError(
+                f"stateful layer {layer.name!r} is called more than once in one call of the model, "
+                f"each time from the state that the call before it left. Such values are not "
+                f"offered: set stateful=False, or call it once"
+            )
