@@ -1,11 +1,11 @@
-"""The catalog of a TensorFlow graph: operations by TensorFlow's names, and variables.
+"""The catalog of a TensorFlow graph: operations by TensorFlow's names, variables, and edges.
 
 `conv1/Relu:0` is output 0 of the operation `conv1/Relu`. Variables have their own names. Operations
 of a function are prefixed by the operation that runs it: `while/body/Add:0`, `call/Add:0`.
 """
 
 import re
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
@@ -18,6 +18,7 @@ from extractkit.models.graphs import (
     AnyTensor,
     InnerTensor,
     escaped,
+    is_tensor,
     of_one_step,
     readable,
     short_paths,
@@ -355,3 +356,81 @@ def _fused(path: str, operation: Any, ports: Ports) -> Iterator[Found]:
         one = _found(address, Kind.STATE, operation.outputs[0], reason)
         unknown = replace(one.record.spec, dims=None)
         yield replace(one, record=replace(one.record, spec=unknown), again=True)
+
+
+_PASSING_ON = ("Identity", "StopGradient", "Enter", "RefEnter", "ReadVariableOp")
+"""Operations that pass their first input on unchanged: reading a variable is one of them."""
+
+_Value = tuple[int, str]
+
+
+def consumed_by(found: Sequence[Found]) -> list[tuple[int, ...]]:
+    """Return, for each record, the positions of the tensors that make it; see `Edges`.
+
+    If an operation only passes on its input, such as one that reads a variable, consumers of its
+    result also consume that input. Edges do not enter the graphs of loops and branches.
+    """
+    return _Consumption(found).positions()
+
+
+class _Consumption:
+    def __init__(self, found: Sequence[Found]) -> None:
+        self._found = found
+        own = [of_one_step(one.value) for one in found]
+        graphs = {id(one.graph): one.graph for one in own if is_tensor(one)}
+        self._handles = _captured(graphs)
+        # Variables of graphs outside functions have their own operations there.
+        self._plain = [key for key, graph in graphs.items() if not hasattr(graph, "captures")]
+        self._listed: dict[_Value, list[int]] = {}
+        self._by_operation: dict[_Value, tuple[int, ...]] = {}
+        for position, one in enumerate(found):
+            for value in self._keys(of_one_step(one.value)):
+                self._listed.setdefault(value, []).append(position)
+
+    def positions(self) -> list[tuple[int, ...]]:
+        return [self._of(one) for one in self._found]
+
+    def _of(self, one: Found) -> tuple[int, ...]:
+        if one.taken is not None:
+            keys = [key for value in one.taken for key in self._keys(value)]
+            return tuple(dict.fromkeys(at for key in keys for at in self._listed.get(key, ())))
+        if not one.in_graph or one.record.kind is Kind.MODEL_INPUT:
+            return ()
+        tensor = of_one_step(one.value)
+        operation = tensor.op
+        key = (id(tensor.graph), operation.name)
+        if key not in self._by_operation:
+            positions: dict[int, None] = {}
+            for taken in operation.inputs:
+                positions |= dict.fromkeys(self._aliases(taken))
+            self._by_operation[key] = tuple(positions)
+        return self._by_operation[key]
+
+    def _aliases(self, tensor: AnyTensor) -> Iterator[int]:
+        """Yield the positions of a tensor, and of the variable or tensor that it passes on."""
+        seen: set[str] = set()
+        while tensor.name not in seen:
+            seen.add(tensor.name)
+            yield from self._listed.get((id(tensor.graph), tensor.name), ())
+            source = tensor.op
+            if source.type in _PASSING_ON and len(source.inputs):
+                tensor = source.inputs[0]
+
+    def _keys(self, value: Any) -> list[_Value]:
+        """Return the names of a value by graph: of a variable, those of its handles."""
+        if is_tensor(value) and hasattr(value, "graph"):
+            return [(id(value.graph), value.name)]
+        handle = self._handles.get(id(getattr(value, "handle", None)))
+        if handle is not None:
+            return handle
+        name = getattr(value, "name", None)
+        return [(graph, name if ":" in name else f"{name}:0") for graph in self._plain if name]
+
+
+def _captured(graphs: Mapping[int, AnyGraph]) -> dict[int, list[_Value]]:
+    """Return the placeholders of captured handles in graphs of functions, by the handle's id."""
+    handles: dict[int, list[_Value]] = {}
+    for key, graph in graphs.items():
+        for outside, inside in getattr(graph, "captures", ()):
+            handles.setdefault(id(outside), []).append((key, inside.name))
+    return handles

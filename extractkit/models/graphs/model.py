@@ -32,6 +32,7 @@ from extractkit.models import (
     openvino,
 )
 from extractkit.models.graphs import InnerTensor
+from extractkit.models.graphs.catalog import consumed_by
 from extractkit.models.graphs.definitions import graph_digest
 from extractkit.models.graphs.frozen import FrozenGraph
 from extractkit.models.graphs.gradients import (
@@ -45,7 +46,6 @@ from extractkit.models.graphs.records import (
     Found,
     Records,
     complete,
-    consumed_by,
     free_axes_are_independent,
     raw,
     scales_of,
