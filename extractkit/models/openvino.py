@@ -23,7 +23,7 @@ from extractkit.core.values import Array
 from extractkit.errors import JobError, MissingExtraError
 from extractkit.models import EstimatesWork, NotCompiledError, Program, Work
 from extractkit.models.failures import error_summary
-from extractkit.models.graphs.frozen import FrozenGraph, data_flow
+from extractkit.models.graphs.definitions import FrozenGraph, data_flow
 from extractkit.models.openvino_ranges import LIMIT, checks
 from extractkit.models.process import INTRA_OP, environment
 

@@ -25,7 +25,7 @@ from extractkit.models import (
     openvino,
     openvino_ranges,
 )
-from extractkit.models.graphs.frozen import FrozenGraph
+from extractkit.models.graphs.definitions import FrozenGraph
 from extractkit.models.in_memory import live_model
 from extractkit.runs.comparing.measures import compare_arrays
 from tests.oracles.test_own_outputs import REAL, batch_for, cutkum, fer, musicnn, pitch

@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from extractkit.core.values import Array, as_array, digest_of_array, digest_of_table
 from extractkit.models.graphs import COLOCATION
-from extractkit.models.graphs.frozen import FrozenGraph
+from extractkit.models.graphs.definitions import FrozenGraph
 from extractkit.models.graphs.purity import consumers
 from extractkit.models.tensorflow_internals import (
     inlined_graph_def,

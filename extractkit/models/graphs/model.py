@@ -33,8 +33,7 @@ from extractkit.models import (
 )
 from extractkit.models.graphs import InnerTensor
 from extractkit.models.graphs.catalog import consumed_by
-from extractkit.models.graphs.definitions import graph_digest
-from extractkit.models.graphs.frozen import FrozenGraph
+from extractkit.models.graphs.definitions import FrozenGraph, graph_digest
 from extractkit.models.graphs.gradients import (
     INDEPENDENT,
     Differentiability,

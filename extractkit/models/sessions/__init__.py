@@ -29,6 +29,7 @@ from extractkit.models import (
 from extractkit.models.failures import batch_failure, graph_error_summary
 from extractkit.models.graphs import InnerTensor
 from extractkit.models.graphs.catalog import GraphFacts, facts_of, find_operations, terminal_tensors
+from extractkit.models.graphs.definitions import FrozenGraph
 from extractkit.models.graphs.feeding import (
     Composite,
     checked_constants,
@@ -38,7 +39,6 @@ from extractkit.models.graphs.feeding import (
     tensor_named,
     with_composites,
 )
-from extractkit.models.graphs.frozen import FrozenGraph
 from extractkit.models.graphs.gradients import Differentiability, answers
 from extractkit.models.graphs.model import CompiledOnce, GraphModel, transformed
 from extractkit.models.graphs.rebuilding import inner_in_graph, tensors_in_graph
