@@ -291,7 +291,7 @@ def defaults_list(
 ) -> DefaultsList:
     """Return the files that overrides choose, found once for each choice in each process.
 
-    Stands in for `create_defaults_list`, which takes most of the time of a composition. Only files
+    Replaces `create_defaults_list`, which takes most of the time of a composition. Only files
     of the packages themselves are kept, and no choice that depends on the environment, as an
     interpolation may.
     """
