@@ -20,8 +20,7 @@ from extractkit.models.graphs.recurrent_cells import fused_states
 from extractkit.models.keras_internals import layers_in
 from extractkit.models.keras_models.dialects import KERAS_3, Dialect, dialect_of
 from extractkit.models.keras_models.layer_axes import keeps_axes, names_of, names_of_operation
-from extractkit.models.keras_models.recurrent_states import unnamed_states
-from extractkit.models.keras_models.tracing import LayerCall, Trace
+from extractkit.models.keras_models.tracing import LayerCall, Trace, unnamed_states
 from extractkit.models.naming import Paths, Ports, base_name
 from extractkit.models.signature import INPUT_AXES, Declared, InputSetting, chosen, signature_of
 
