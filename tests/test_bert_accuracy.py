@@ -183,6 +183,7 @@ def test_weights_equal_the_file_they_were_read_from(tmp_path: Path) -> None:
     assert parameters == run.manifest.model["parameters"]
 
 
+@pytest.mark.thorough
 def test_batching_changes_nothing_beyond_rounding(texts: list[str], tmp_path: Path) -> None:
     ways = [
         extractkit.extract(

@@ -287,6 +287,7 @@ def test_the_reason_is_part_of_the_message(tmp_path: Path) -> None:
 
 
 @pytest.mark.real_model
+@pytest.mark.thorough
 def test_words_of_the_minilm(tmp_path: Path) -> None:
     slope = {"tensor": "transformer_layer_5:output", "index": [0, 7]}
     run = extractkit.extract(

@@ -127,7 +127,14 @@ def recurrent() -> keras.Model:
     return keras.Model(ids, layers.LSTM(3, return_sequences=True, name="lstm")(words))
 
 
-def test_padding_and_batches_change_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("size", "sharing"),
+    [
+        pytest.param(1, "one sample", marks=pytest.mark.thorough),
+        (7, "samples of any lengths"),
+    ],
+)
+def test_padding_and_batches_change_nothing(size: int, sharing: str, tmp_path: Path) -> None:
     """A loop behind a mask, and two targets in one run."""
     model = recurrent()
     _, words, lstm = model.layers
@@ -135,21 +142,19 @@ def test_padding_and_batches_change_nothing(tmp_path: Path) -> None:
     last = taped(lstm, rows, lambda y: y[:, -1, 0])
     largest = taped(lstm, rows, lambda y: tf.reduce_max(y, axis=(1, 2)))
     targets = {"last": [-1, 0], "largest": "argmax"}
-    for size in (1, 7):
-        run = extractkit.extract(
-            ["selectors=none", f"runtime.batch_size={size}"],
-            model=model,
-            inputs=[{"ids": ids} for ids in TOKENS],
-            selectors={
-                name: {"path": "words:output", "gradient": {"of": {"index": index}}}
-                for name, index in targets.items()
-            },
-            run_dir=tmp_path / str(size),
-        )
-        expected = "one sample" if size == 1 else "samples of any lengths"
-        assert run.manifest.settings["sharing"] == expected
-        near(run, "words:output@grad@last", last)
-        near(run, "words:output@grad@largest", largest)
+    run = extractkit.extract(
+        ["selectors=none", f"runtime.batch_size={size}"],
+        model=model,
+        inputs=[{"ids": ids} for ids in TOKENS],
+        selectors={
+            name: {"path": "words:output", "gradient": {"of": {"index": index}}}
+            for name, index in targets.items()
+        },
+        run_dir=tmp_path / "run",
+    )
+    assert run.manifest.settings["sharing"] == sharing
+    near(run, "words:output@grad@last", last)
+    near(run, "words:output@grad@largest", largest)
 
 
 def test_embedding_tables(tmp_path: Path) -> None:

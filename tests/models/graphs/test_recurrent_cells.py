@@ -77,7 +77,15 @@ def test_fused_layers_of_keras_2_have_the_states_of_each_sample(
     check_states(run, model, kind)
 
 
-@pytest.mark.parametrize(("kind", "package"), [("LSTM", keras), ("GRU", keras), ("GRU", tf_keras)])
+@pytest.mark.parametrize(
+    ("kind", "package"),
+    [
+        ("LSTM", keras),
+        ("GRU", keras),
+        # Saving takes most of the time.
+        pytest.param("GRU", tf_keras, marks=pytest.mark.thorough),
+    ],
+)
 def test_saved_models_have_the_states_of_each_sample(
     kind: str, package: Any, tmp_path: Path
 ) -> None:
