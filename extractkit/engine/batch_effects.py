@@ -246,7 +246,7 @@ class SpotCheck:
             rows: the rows to compare.
         """
         for row in rows:
-            found = {one.key: one for one in self._differing(alone, batch, values, row)}
+            found = {one.key: one for one in self._differing(alone, batch, values, [row])}
             suspected = found.keys() - self._uncertain
             if not suspected:
                 continue
@@ -300,11 +300,13 @@ class SpotCheck:
     def _shown_resized(
         self, together: Program, alone: Program, batch: Batch, row: int, keys: set[str]
     ) -> set[str]:
+        if len(sizes_of_row := self._other_sizes(batch, row)) < _WITNESSES:
+            return set()
         one = batch.take([row]).trimmed(self.signature)
         features = {name: np.asarray(array[0, ...]) for name, array in one.features.items()}
         left = keys - self._shown_by_copies(together, alone, one, len(batch), keys)
         witnesses = 0
-        for sizes in self._other_sizes(batch, row):
+        for sizes in sizes_of_row:
             if not left:
                 break
             resized = repeated(self.signature, features, sizes)
@@ -351,8 +353,8 @@ class SpotCheck:
         """Return which of these tensors differ in a batch of copies, without padding."""
         copies = one.trimmed(self.signature).take([0] * count)
         values = together(copies.features, copies.lengths)
-        rows = range(count)
-        return {key for at in rows for key in self._keys(alone, copies, values, at, keys)}
+        found = self._differing(alone, copies, values, range(count))
+        return {one.key for one in found} & set(keys)
 
     def _keys(
         self,
@@ -362,13 +364,17 @@ class SpotCheck:
         row: int,
         keys: Collection[str],
     ) -> set[str]:
-        return {one.key for one in self._differing(alone, batch, values, row)} & set(keys)
+        return {one.key for one in self._differing(alone, batch, values, [row])} & set(keys)
 
     def _differing(
-        self, program: Program, batch: Batch, values: Sequence[Array], row: int
+        self, program: Program, batch: Batch, values: Sequence[Array], rows: Sequence[int]
     ) -> Iterator[Effect]:
-        """Yield the tensors whose values differ from those of the sample alone."""
-        alone = batch.take([row]).trimmed(self.signature)
+        """Yield the tensors whose values differ from those of the sample alone.
+
+        Args:
+            rows: the row of the sample, or those of its copies.
+        """
+        alone = batch.take(rows[:1]).trimmed(self.signature)
         if any(_has_nan(array) for array in alone.features.values()):
             return  # fused kernels turn NaN into numbers in some batches
         try:
@@ -377,9 +383,10 @@ class SpotCheck:
             return  # the sizes of padded samples are checked elsewhere
         sizes = {axis: int(own[0]) for axis, own in alone.lengths.items()}
         for tensor, one, many in zip(self.tensors, expected, values, strict=True):
-            found = self._effect(tensor, one, many, row, sizes)
-            if found is not None:
-                yield found
+            for row in rows:
+                found = self._effect(tensor, one, many, row, sizes)
+                if found is not None:
+                    yield found
 
     def _effect(
         self, tensor: PlannedTensor, one: Array, many: Array, row: int, sizes: Mapping[str, int]

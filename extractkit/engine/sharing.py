@@ -7,18 +7,19 @@ What a few samples cannot show is found while the job runs, see `engine/batch_ef
 """
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 import numpy as np
 
-from extractkit.core.plan import PlannedTensor
+from extractkit.core.plan import PlannedTensor, SampleLengths
 from extractkit.core.spec import TEXT
 from extractkit.core.values import Array
 from extractkit.engine.batch_effects import difference, lengths_of, own_values, tolerance
 from extractkit.engine.batches import LENGTH_STEP, collate, elements, encode
-from extractkit.engine.sizes import at_sizes, with_label_0
+from extractkit.engine.jumps import Jumps
+from extractkit.engine.sizes import not_empty, resized_sample, with_label_0
 from extractkit.errors import JobError
 from extractkit.inputs import InputSpec, Signature, Source
 from extractkit.models import Encoded, Encoder, Program
@@ -103,7 +104,7 @@ def measure_sharing(
         # The beginnings of long texts show most, at a fraction of the cost.
         cut = [_cut(signature, one, _LONGEST) for one in encoded]
         encoded = cut if trial.takes(cut) else encoded
-    first = _not_empty(signature, encoded[0])
+    first = not_empty(signature, encoded[0])
     if (by_values := _by_values(tensors)) is not None:
         return trial.decided(Sharing.ALONE, f"values decide how long {by_values.key!r} is")
     reason = trial.apart_together(first, encoded[1:], _CROWD if short else 0)
@@ -144,15 +145,6 @@ def _alike(one: Encoded, other: Encoded) -> bool:
 
 def _has_elements(encoded: Encoded) -> bool:
     return min(encoded.sizes.values()) > 0
-
-
-def _not_empty(signature: Signature, encoded: Encoded) -> Encoded:
-    return _at(signature, encoded, {axis: max(1, size) for axis, size in encoded.sizes.items()})
-
-
-def _at(signature: Signature, encoded: Encoded, sizes: Mapping[str, int]) -> Encoded:
-    """Return a sample resized by repeating its elements."""
-    return Encoded(at_sizes(signature, encoded.features, sizes), dict(sizes))
 
 
 def _cut(signature: Signature, encoded: Encoded, length: int) -> Encoded:
@@ -269,7 +261,7 @@ class _Trial:
 
     def takes(self, samples: Sequence[Encoded]) -> bool:
         """Return whether the model takes each of the samples alone."""
-        filled = [_not_empty(self.signature, sample) for sample in samples]
+        filled = [not_empty(self.signature, sample) for sample in samples]
         return len(self._runnable(filled)) == len(samples)
 
     def apart_together(
@@ -284,7 +276,7 @@ class _Trial:
             SampleError: the model fails on the first alone.
         """
         alone = [(first, self._alone(first))]
-        beside = [_at(self.signature, one, first.sizes) for one in others]
+        beside = [resized_sample(self.signature, one, first.sizes) for one in others]
         alone += self._runnable([*beside, _made_up(self.signature, first)])
         alone = [alone[at % len(alone)] for at in range(max(crowd, len(alone)))]
         try:
@@ -292,12 +284,12 @@ class _Trial:
             together = self._run([one for one, _ in alone])
         except JobError:
             return "the model fails on several samples together that it takes alone"
-        return self._apart(
-            together,
-            alone,
-            noise,
-            "several samples together give other values of {!r} than each alone",
+        jumps = Jumps(
+            *(self.signature, self.program, self.tensors),
+            *([one for one, _ in alone], [values for _, values in alone], together),
         )
+        why = "several samples together give other values of {!r} than each alone"
+        return self._apart(together, alone, noise, why, jumps)
 
     def apart_padded(self, samples: Sequence[Encoded]) -> str | None:
         """Return why samples cannot be padded to share a batch; None: they can.
@@ -426,25 +418,30 @@ class _Trial:
         alone: Sequence[tuple[Encoded, list[Array]]],
         noise: Sequence[float],
         why: str,
+        jumps: Jumps | None = None,
     ) -> str | None:
         self._nearest.run(len({id(one) for one, _ in alone}))
         lengths = lengths_of([sample.sizes for sample, _ in alone])
         for at, (tensor, rows) in enumerate(zip(self.tensors, together, strict=True)):
             most = tolerance(tensor, rows, noise[at], coarse=self.coarse)
-            if tensor.per_call:
-                every = [values[at] for _, values in alone]
-                total = np.asarray(np.sum(every, 0, dtype=np.float64))
-                apart = difference(rows[0, ...].astype(np.float64), total)
-                self._nearest.found(tensor.key, apart, most)
-                if apart > most:
-                    return why.format(tensor.request.key)
-                continue
-            shapes = tensor.sample_shapes(lengths)
-            for row, (_, values) in enumerate(alone):
-                apart = np.inf
-                if len(rows) == len(alone):
-                    apart = difference(own_values(rows[row, ...], shapes, row), values[at])
-                self._nearest.found(tensor.key, apart, most)
-                if apart > most:
+            every = [values[at] for _, values in alone]
+            for row, apart in enumerate(_differences(tensor, rows, every, lengths)):
+                own = most if jumps is None else jumps.tolerance(at, row, apart, most)
+                self._nearest.found(tensor.key, apart, own)
+                if apart > own:
                     return why.format(tensor.request.key)
         return None
+
+
+def _differences(
+    tensor: PlannedTensor, rows: Array, alone: Sequence[Array], lengths: SampleLengths
+) -> Iterator[float]:
+    """Yield the difference of each row of a batch, or of its sum, from values of samples alone."""
+    if tensor.per_call:
+        total = np.asarray(np.sum(alone, 0, dtype=np.float64))
+        yield difference(rows[0, ...].astype(np.float64), total)
+        return
+    shapes = tensor.sample_shapes(lengths)
+    for row, own in enumerate(alone):
+        fits = len(rows) == len(alone)
+        yield difference(own_values(rows[row, ...], shapes, row), own) if fits else np.inf

@@ -57,6 +57,17 @@ def at_sizes(signature: Signature, features: Mapping[str, Array], at: Sizes) -> 
     return {**features, **inputs} if same else {**with_label_0(features), **inputs}
 
 
+def resized_sample(signature: Signature, encoded: Encoded, sizes: Sizes) -> Encoded:
+    """Return a sample at other sizes of its free axes; see `at_sizes`."""
+    return Encoded(at_sizes(signature, encoded.features, sizes), dict(sizes))
+
+
+def not_empty(signature: Signature, encoded: Encoded) -> Encoded:
+    """Return a sample with at least one element along each free axis."""
+    sizes = {axis: max(1, size) for axis, size in encoded.sizes.items()}
+    return resized_sample(signature, encoded, sizes)
+
+
 def with_label_0(features: Mapping[str, Array]) -> dict[str, Array]:
     """Return a sample with the label 0 if its label is a whole number."""
     label = features.get(LABEL_FEATURE)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from extractkit.runs.files import StoredFile
 
-VALUES_VERSION = 9
+VALUES_VERSION = 10
 """Version of the values that this code stores for a job. Raise it with every change after which
 any job may store other bytes (a corrected value, another batch rule, another shard layout). Runs
 of other versions are not resumed, reused or joined. The release number does not matter."""

@@ -121,3 +121,54 @@ def test_effects_that_later_samples_show_end_the_job(tmp_path: Path) -> None:
         )
     assert "':input.x@grad'" in str(ended.value)
     assert "runtime.batch_size=1" in str(ended.value)
+
+
+class Jumping(tf.Module):
+    """Gradients that jump by 1 % with the last bit of a sample, which batches round differently.
+
+    Args:
+        effect: something else that the batch does to gradients, by less.
+    """
+
+    def __init__(self, effect: str) -> None:
+        super().__init__()
+        self.effect = effect
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 4], tf.float32, name="x")])
+    def __call__(self, x: tf.Tensor) -> tf.Tensor:
+        held = tf.stop_gradient(x)
+        rows = tf.shape(x)[0]
+        bits = tf.bitcast(held[:, 0], tf.int32) + tf.cast(rows > 1, tf.int32)
+        beside = {
+            "none": tf.zeros_like(x),
+            "other samples": tf.reduce_mean(held, 0, keepdims=True),
+            "their number": tf.cast(rows, tf.float32),
+        }[self.effect]
+        jump = 0.01 * tf.cast(tf.bitwise.bitwise_and(bits, 1), tf.float32)
+        return tf.reduce_sum(x * (1 + 1e-3 * beside), -1) + x[:, 0] * jump
+
+
+@pytest.mark.parametrize("totals", [False, True])
+@pytest.mark.parametrize("effect", ["none", "other samples", "their number"])
+def test_samples_share_a_batch_where_rounding_alone_makes_gradients_jump(
+    effect: str, totals: bool, tmp_path: Path
+) -> None:
+    statistics = {"statistics": ["total"]} if totals else {}
+    run = extractkit.extract(
+        ["selectors=none"],
+        model=Jumping(effect),
+        inputs=ROWS,
+        selectors={"g": {"path": ":input.x", "gradient": {"of": ":output"}, **statistics}},
+        run_dir=tmp_path / "run",
+    )
+    shared = run.manifest.settings["sharing"]
+    if effect != "none":
+        assert shared == "one sample"
+        return
+    assert shared == "samples of any lengths"
+    measured = run.manifest.volatile.sharing
+    assert measured is not None
+    assert measured.reason is None
+    if not totals:
+        assert 0.009 < measured.difference < 0.01 < measured.tolerance
+        np.testing.assert_allclose(run[":input.x@grad"], np.ones((9, 4)), rtol=0.011)
