@@ -38,10 +38,12 @@ class Cube:
         values: float16 or float32. The first axes are along the options of the other pickers. The
             rest are the figure's own.
         labels: a label for each position along each of the figure's own axes.
+        texts: further fields of the rows, with a text for each position along the first own axis.
     """
 
     values: Array
     labels: tuple[tuple[str, ...], ...]
+    texts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,12 +53,13 @@ class Figure:
     Attributes:
         name: a name that is unique in the report: its anchor, and the stem of its files.
         title: what it shows.
-        chart: a chart whose data are called `values`: rows with the fields `axes` and `value`.
+        chart: a chart whose data are called `values`: rows with the fields `axes` and `fields`.
         pickers: the names of the pickers that it follows, in the order of the axes of `cubes`.
         axes: the fields with the labels along its own axes. Those are `NUMBER LABEL`.
         cubes: the values for each option of the first picker; one if it follows none.
         clicks: the picker that a click on a mark sets to the label in a field, by field.
         caption: how to read it.
+        fields: the fields of the rows with numbers. Several are the last axis of the values.
     """
 
     name: str
@@ -67,18 +70,22 @@ class Figure:
     cubes: tuple[Cube, ...]
     clicks: Mapping[str, str] = field(default_factory=dict)
     caption: str = ""
+    fields: tuple[str, ...] = ("value",)
 
     def rows(self, options: Sequence[int] = ()) -> list[dict[str, object]]:
         """Return the data of the chart for some options of its pickers; the first by default."""
         chosen = [*options, *[0] * (len(self.pickers) - len(options))]
         cube = self.cubes[chosen[0] if chosen else 0]
         values = cube.values[tuple(chosen[1:])]
+        numbers = values if len(self.fields) > 1 else values[..., np.newaxis]
         found = []
-        for at in np.ndindex(values.shape):
+        for at in np.ndindex(numbers.shape[:-1]):
             labels = zip(self.axes, cube.labels, at, strict=True)
             row: dict[str, object] = {axis: f"{n} {known[n]}" for axis, known, n in labels}
-            number = float(values[at])
-            found.append({**row, "value": number if np.isfinite(number) else None})
+            row |= {name: texts[at[0]] for name, texts in cube.texts.items()}
+            each = zip(self.fields, map(float, numbers[at]), strict=True)
+            row |= {name: one if np.isfinite(one) else None for name, one in each}
+            found.append(row)
         return found
 
 

@@ -4,11 +4,20 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from extractkit.core.requests import request_text
 from extractkit.core.values import Array
 from extractkit.reports import Cube, Figure, Note, Picker, Section
 from extractkit.reports.budget import ENCODED, HALF
 from extractkit.reports.charts import heatmap
-from extractkit.reports.material import Material, not_all, sample_label, short_names, spread
+from extractkit.reports.material import (
+    Material,
+    fitting,
+    not_all,
+    sample_label,
+    short_names,
+    spread,
+    tokens_along,
+)
 from extractkit.runs.samples import Row
 from extractkit.runs.views import TensorView
 
@@ -65,6 +74,8 @@ def _is_map(view: TensorView) -> bool:
 def _section(
     material: Material, views: Sequence[TensorView], room: int, number: int
 ) -> Section | None:
+    every = len(views)
+    views = _distinct(material, views)
     shown = _fitting(material, views, room)
     if shown is None:
         return None
@@ -81,16 +92,18 @@ def _section(
     pickers = [Picker("sample", tuple(map(sample_label, rows))), Picker(_LAYER, tuple(names))]
     if heads > 1:
         pickers.append(Picker(_HEAD, (_MEAN, *of_heads)))
-    maps = _figure_of_maps(material, kept, whole, rows, number)
+    maps = _figure_of_maps(kept, whole, rows, number)
     notes = _notes(material, views, kept, len(whole), tokens, rows)
+    if len(views) < every:
+        notes.append(Note(f"{every - len(views)} further maps repeat these, as those of dropout."))
     figures: tuple[Figure, ...] = (maps,)
     if heads > 1 or len(kept) > 1:
         pickers.append(Picker(_HABIT, _HABITS))
         figures = (_figure_of_habits(whole, names, of_heads, number), maps)
-    what = "Relevance and rollout" if kept[0].request else "Attention"
+    what = request_text(kept[0].request).capitalize() or "Attention"
     return Section(
         f"attention-{number}" if number else "attention",
-        f"{what} {number + 1}" if number else what,
+        what,
         f"Each row is a token that looks, each column a token that is looked at. {len(kept)} "
         f"{'maps' if len(kept) > 1 else 'map'} of {heads} {'heads' if heads > 1 else 'head'}.",
         (*figures, *notes),
@@ -102,30 +115,33 @@ def _fitting(
     material: Material, views: Sequence[TensorView], room: int
 ) -> tuple[Sequence[int], int, Sequence[int]] | None:
     """Return the samples, the number of tokens and the layers that fit into so many bytes."""
-    at_hand = material.at_hand
-    if not at_hand:
+    some = spread(material.at_hand, _MOST_SAMPLES)
+    first = [(index, material.sample(views[0], index)) for index in some]
+    sizes = {index: value.shape for index, value in first if value is not None and value.size}
+    if not sizes:
         return None
-    some = spread(at_hand, _MOST_SAMPLES)
-    first = material.sample(views[0], some[0])
-    if first is None or not first.size:
-        return None
-    heads = first.shape[0] + 1 if first.ndim == 3 else 1
-    longest = max(_longest(material, views[0], some), 1)
-    tokens = min(longest, _MOST_TOKENS)
-    layers = range(len(views))
-    each = HALF * ENCODED
-    while tokens > _FEWEST_TOKENS and tokens**2 * heads * len(layers) * each > room:
+    shape = next(iter(sizes.values()))
+    heads = shape[0] + 1 if len(shape) == 3 else 1
+    each = heads * HALF * ENCODED
+    tokens = min(max(max(one[-2:]) for one in sizes.values()), _MOST_TOKENS)
+    while tokens > _FEWEST_TOKENS and tokens**2 * len(views) * each > room / 2:
         tokens -= 1
-    most_layers = max(1, int(room / (tokens**2 * heads * each)))
-    layers_kept = spread(layers, most_layers)
-    of_sample = tokens**2 * heads * len(layers_kept) * each
-    return spread(at_hand, max(1, min(_MOST_SAMPLES, int(room / of_sample)))), tokens, layers_kept
+    layers = spread(range(len(views)), max(1, int(room / (tokens**2 * each))))
+    bytes_of = {
+        index: min(one[-2], tokens) * min(one[-1], tokens) * len(layers) * each
+        for index, one in sizes.items()
+    }
+    return fitting(bytes_of, room), tokens, layers
 
 
-def _longest(material: Material, view: TensorView, samples: Sequence[int]) -> int:
-    """Return the longest side of the maps of some samples."""
-    found = (material.sample(view, index) for index in samples)
-    return max((max(one.shape[-2:]) for one in found if one is not None), default=0)
+def _distinct(material: Material, views: Sequence[TensorView]) -> list[TensorView]:
+    """Return the maps without those that repeat another, as layers of dropout do."""
+    known: dict[bytes, TensorView] = {}
+    index = next(iter(material.at_hand), None)
+    for view in views:
+        value = None if index is None else material.sample(view, index)
+        known.setdefault(view.key.encode() if value is None else value.tobytes(), view)
+    return list(known.values())
 
 
 def _read(material: Material, views: Sequence[TensorView], index: int, tokens: int) -> Array | None:
@@ -143,7 +159,6 @@ def _read(material: Material, views: Sequence[TensorView], index: int, tokens: i
 
 
 def _figure_of_maps(
-    material: Material,
     views: Sequence[TensorView],
     whole: Sequence[tuple[int, Array]],
     rows: Sequence[Row],
@@ -155,7 +170,7 @@ def _figure_of_maps(
             values = np.concatenate([maps.mean(axis=1, keepdims=True), maps], axis=1)
         else:
             values = maps[:, 0]
-        labels = tuple(_labels(material, views[0], row, at, maps.shape[at]) for at in (-2, -1))
+        labels = tuple(tokens_along(views[0], at, row, maps.shape[at]) for at in (-2, -1))
         cubes.append(Cube(values.astype(np.float16), labels))
     signed = any(float(np.nanmin(maps, initial=0)) < 0 for _, maps in whole)
     by_head = (_HEAD,) if whole[0][1].shape[1] > 1 else ()
@@ -169,20 +184,6 @@ def _figure_of_maps(
         tuple(cubes),
         caption="Point at a cell for its value. Values have three digits.",
     )
-
-
-def _labels(
-    material: Material, view: TensorView, row: Row, axis: int, count: int
-) -> tuple[str, ...]:
-    """Return the tokens along one of the last two axes, or numbers if they are not known."""
-    tokens = row.get("tokens")
-    length = material.run.samples[row["index"]].get("length") if material.run else None
-    follows = view.spec.axes[axis].free
-    if isinstance(length, dict):
-        length = length.get(follows)
-    if isinstance(tokens, list) and follows is not None and len(tokens) == length:
-        return tuple(str(one) for one in tokens[:count])
-    return tuple(str(at) for at in range(count))
 
 
 def _figure_of_habits(

@@ -18,6 +18,14 @@ ENCODED = 4 / 3
 """Characters for each byte of encoded values."""
 
 
+def compact(values: Array) -> Array:
+    """Return values as float16 if that keeps three digits of the largest, else as float32."""
+    finite = np.abs(values[np.isfinite(values)].astype(np.float64))
+    largest = float(finite.max(initial=0))
+    half = largest == 0 or _LEAST <= largest <= _MOST
+    return values.astype(np.float16 if half else np.float32)
+
+
 def encoded(values: Array) -> Mapping[str, object]:
     """Return float16 or float32 values as plain data: type, shape and base64, in C order."""
     little = np.ascontiguousarray(values, values.dtype.newbyteorder("<"))
@@ -37,6 +45,9 @@ def decoded(data: Mapping[str, object]) -> Array:
         raise TypeError("the shape of encoded values is a list")
     return np.frombuffer(content, kind).reshape(shape)
 
+
+_LEAST, _MOST = 1e-2, 6e4
+"""The largest of values that float16 represents well, with those a thousandth of it."""
 
 _UNSAFE = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
 

@@ -89,6 +89,7 @@ def heatmap(
     names: Mapping[str, str] | None = None,
     above: bool = True,
     signed: bool = False,
+    step: int = 20,
 ) -> Chart:
     """Return a chart of cells whose colours are values.
 
@@ -98,11 +99,14 @@ def heatmap(
         names: the titles of axes that are not those of the fields.
         above: write the labels across above the cells, at an angle, as texts need.
         signed: colour negative and positive values apart, with zero in between.
+        step: the side of a cell in pixels, where there is room for it.
     """
     alt, known = altair(), names or {}
     angle = {"labelAngle": -55, "labelAlign": "left"} if above else {"labelAngle": 0}
-    axis = alt.Axis(labelExpr=_LABEL, orient="top", ticks=False, domain=False, **angle)
-    side = alt.Axis(labelExpr=_LABEL, ticks=False, domain=False)
+    overlap = {"labelOverlap": "greedy", "labelExpr": _LABEL, "ticks": False, "domain": False}
+    angle |= {} if above else {"labelSeparation": 4}
+    axis = alt.Axis(orient="top", **overlap, **angle)
+    side = alt.Axis(**overlap)
     if signed:
         scale = alt.Scale(domainMid=0, range="diverging")
     else:
@@ -120,7 +124,7 @@ def heatmap(
                 alt.Tooltip("value:Q", title=title, format=".3~g"),
             ],
         )
-        .properties(width=alt.Step(20), height=alt.Step(20))
+        .properties(width=alt.Step(step), height=alt.Step(step))
     )
 
 
@@ -168,4 +172,35 @@ def lines(across: str, by: str, *, title: str = "value") -> Chart:
             ],
         )
         .properties(width=alt.Step(16), height=220)
+    )
+
+
+def points(across: str, up: str, colour: str | None, *, nominal: bool) -> Chart:
+    """Return a chart of a point for each row, at two numbers.
+
+    Args:
+        across, up: the fields with the numbers.
+        colour: what the field `class` or `number` is, which colours points; None: nothing does.
+        nominal: whether it is a class.
+    """
+    alt = altair()
+    by = "class:N" if nominal else "number:Q"
+    coloured = [] if colour is None else [alt.Color(by, title=colour)]
+    known = [] if colour is None else [alt.Tooltip(by, title=colour)]
+    grid = alt.Axis(tickCount=5)
+    return (
+        alt.Chart(alt.NamedData(name=VALUES))
+        .mark_circle(size=44, opacity=0.75)
+        .encode(
+            *coloured,
+            x=alt.X(f"{across}:Q", title=across, axis=grid),
+            y=alt.Y(f"{up}:Q", title=up, axis=grid),
+            tooltip=[
+                alt.Tooltip("sample:O"),
+                *known,
+                alt.Tooltip(f"{across}:Q", format=".3~g"),
+                alt.Tooltip(f"{up}:Q", format=".3~g"),
+            ],
+        )
+        .properties(width=640, height=380)
     )

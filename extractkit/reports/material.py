@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 
@@ -14,6 +15,8 @@ from extractkit.runs.overview import Overview
 from extractkit.runs.reader import Run
 from extractkit.runs.samples import Row
 from extractkit.runs.views import TensorView
+
+T = TypeVar("T")
 
 _LONGEST_LABEL = 60
 _DRAWN_SAMPLES = 4
@@ -113,13 +116,42 @@ def sample_label(row: Row) -> str:
     return f"{row['index']}: {cut}"
 
 
-def spread(found: Sequence[int], most: int) -> Sequence[int]:
+def tokens_along(view: TensorView, axis: int, row: Row, count: int) -> tuple[str, ...]:
+    """Return the tokens of a sample along an axis, or numbers where they are not known.
+
+    Args:
+        axis: the number of the axis, as stored.
+        count: how many are needed.
+    """
+    tokens, length, follows = row.get("tokens"), row.get("length"), view.spec.axes[axis].free
+    if isinstance(length, Mapping):
+        length = length.get(follows)
+    if isinstance(tokens, list) and follows is not None and len(tokens) == length:
+        return tuple(str(one) for one in tokens[:count])
+    return tuple(map(str, range(count)))
+
+
+def spread(found: Sequence[T], most: int) -> Sequence[T]:
     """Return at most so many items, the first and the last among them, at even distances."""
     if len(found) <= most or most < 1:
         return found[: max(0, most)]
     if most == 1:
         return found[:1]
     return [found[round(at * (len(found) - 1) / (most - 1))] for at in range(most)]
+
+
+def fitting(sizes: Mapping[int, float], room: int) -> Sequence[int]:
+    """Return as many samples as fit into so many bytes, far apart; one even if it does not.
+
+    Args:
+        sizes: the bytes of each sample, in order.
+    """
+    every = list(sizes)
+    for most in range(len(every), 1, -1):
+        some = spread(every, most)
+        if sum(sizes[index] for index in some) <= room:
+            return some
+    return every[:1]
 
 
 def not_all(shown: int, of: int, what: str) -> list[Note]:

@@ -31,7 +31,7 @@
     root.dataset.theme ? root.dataset.theme === "dark" : prefersDark.matches;
   const toggle = document.getElementById("theme");
   function themed() {
-    toggle.setAttribute("aria-pressed", String(isDark()));
+    toggle.textContent = isDark() ? "Light" : "Dark";
     for (const figure of figures) if (figure.view) later(() => figure.embed());
   }
   toggle.addEventListener("click", () => {
@@ -39,7 +39,7 @@
     themed();
   });
   prefersDark.addEventListener("change", themed);
-  toggle.setAttribute("aria-pressed", String(isDark()));
+  themed();
 
   // ------------------------------------------------------------------ values
 
@@ -69,17 +69,25 @@
     const shape = cube.values.shape;
     const inner = options.slice(1);
     const own = shape.slice(inner.length);
+    const fields = figure.fields;
+    if (fields.length > 1) own.pop();
     const count = own.reduce((product, size) => product * size, 1);
+    const texts = Object.entries(cube.texts);
     let start = 0;
     inner.forEach((option, axis) => {
       start = start * shape[axis] + option;
     });
-    const values = decoded(cube).subarray(start * count, (start + 1) * count);
+    const held = count * fields.length;
+    const values = decoded(cube).subarray(start * held, (start + 1) * held);
     const rows = [];
     const at = own.map(() => 0);
     for (let n = 0; n < count; n++) {
-      const value = values[n];
-      const row = { value: Number.isFinite(value) ? value : null };
+      const row = {};
+      fields.forEach((field, k) => {
+        const value = values[n * fields.length + k];
+        row[field] = Number.isFinite(value) ? value : null;
+      });
+      for (const [field, each] of texts) row[field] = each[at[0]];
       figure.axes.forEach((axis, k) => {
         row[axis] = `${at[k]} ${cube.labels[k][at[k]]}`;
       });
@@ -118,9 +126,13 @@
   const PADDING = 40;
   function fitted(chart, room) {
     const chartOf = structuredClone(chart.specification);
+    if (!chartOf.width.step) {
+      chartOf.width = Math.min(chartOf.width, room - LABELS);
+      return chartOf;
+    }
     const across = new Set(chart.rows.map((row) => row[chart.across])).size;
     const least = chartOf.width.step / 2.2;
-    const most = chartOf.width.step * 1.35;
+    const most = chartOf.width.step * 1.1;
     const step = Math.max(least, Math.min(most, (room - LABELS) / Math.max(1, across)));
     chartOf.width = { step: Math.floor(step * 2) / 2 };
     if (chartOf.height && chartOf.height.step) chartOf.height = chartOf.width;

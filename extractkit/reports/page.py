@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from extractkit.core.component import require
 from extractkit.errors import RunDirectoryError
@@ -15,20 +15,32 @@ from extractkit.reports import Figure, Listing, Note, Section
 from extractkit.reports.attention import attention
 from extractkit.reports.budget import MOST_BYTES, embedded, encoded
 from extractkit.reports.charts import EXTRA, VALUES, altair, styles
+from extractkit.reports.images import images
 from extractkit.reports.material import Material
+from extractkit.reports.samples import examples, sample_map
 from extractkit.reports.statistics import distributions, drift, statistics
+from extractkit.reports.steps import saliency, steps
 from extractkit.reports.summary import absent, provenance, summary
 from extractkit.reports.tensors import tensors
-from extractkit.runs import manifest, overview
+from extractkit.runs import JOURNAL, manifest
 from extractkit.runs.directory import human_bytes
-from extractkit.runs.reader import open_run
+from extractkit.runs.journal import places
+from extractkit.runs.overview import Overview
+from extractkit.runs.reader import Run, open_run
 from extractkit.store.local import write_durably
+
+T = TypeVar("T")
 
 Family = Callable[[Material, int], Iterator[Section]]
 
 FAMILIES: Sequence[tuple[Family, int]] = (
     (summary, 200_000),
     (attention, 1_500_000),
+    (saliency, 200_000),
+    (images, 700_000),
+    (steps, 400_000),
+    (sample_map, 300_000),
+    (examples, 150_000),
     (tensors, 700_000),
     (distributions, 400_000),
     (statistics, 300_000),
@@ -119,26 +131,38 @@ def material_of(directory: Path, trust: Sequence[str] = ()) -> Material:
     Raises:
         RunDirectoryError: there is no run, or its manifest is damaged.
     """
-    recorded = manifest.read(directory)
-    found = overview.read(directory, tolerant=True)
     damage: dict[str, None] = {}
-    opened = checkpoint = None
-    try:
-        if recorded.tensors or recorded.statistics:
-            opened = open_run(directory, trust=trust)
-            if opened.checkpoints:
-                checkpoint = opened.checkpoints[-1]
-                opened = opened.at(checkpoint)
-    except RunDirectoryError as error:
-        damage[str(error)] = None
-    return Material(found, recorded, opened, checkpoint, damage)
+
+    def whole(read: Callable[[], T]) -> T | None:
+        try:
+            return read()
+        except RunDirectoryError as error:
+            damage[str(error)] = None
+            return None
+
+    run = whole(lambda: open_run(directory, trust=trust))
+    recorded = manifest.read(directory) if run is None else run.manifest
+    if run is None:
+        return Material(Overview.of(directory, recorded), recorded, None, None, damage)
+    opened: Run = run
+    unfinished = opened.status is not manifest.Status.FINISHED
+    found = Overview.of(
+        directory,
+        recorded,
+        whole(lambda: len(places(directory / JOURNAL))) if unfinished else None,
+        whole(lambda: opened.drift),
+        None if unfinished else whole(lambda: opened.statistics),
+    )
+    if not opened.checkpoints:
+        return Material(found, recorded, opened, None, damage)
+    last = opened.checkpoints[-1]
+    return Material(found, recorded, opened.at(last), last, damage)
 
 
 def sections_of(material: Material) -> list[Section]:
     """Return the sections of a report, in the order of the page."""
     found = [section for family, room in FAMILIES for section in family(material, room)]
-    known = set(material.overview.damage)
-    damage = tuple(Note(text, warns=True) for text in material.damage if text not in known)
+    damage = tuple(Note(text, warns=True) for text in material.damage)
     first = found[0]
     if damage:
         found[0] = Section(
@@ -255,9 +279,14 @@ def _block(block: Any) -> dict[str, object]:
         "chart": block.chart.to_dict(validate=False),
         "pickers": list(block.pickers),
         "axes": list(block.axes),
+        "fields": list(block.fields),
         "clicks": dict(block.clicks),
         "cubes": [
-            {"values": encoded(cube.values), "labels": [list(one) for one in cube.labels]}
+            {
+                "values": encoded(cube.values),
+                "labels": [list(one) for one in cube.labels],
+                "texts": {name: list(texts) for name, texts in cube.texts.items()},
+            }
             for cube in block.cubes
         ],
     }

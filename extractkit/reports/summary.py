@@ -25,7 +25,6 @@ def summary(material: Material, room: int) -> Iterator[Section]:
         blocks.append(
             Note(f"This run is {overview.status}: it holds only some of its samples.", warns=True)
         )
-    blocks += [Note(text, warns=True) for text in overview.damage]
     if material.checkpoint is not None:
         blocks.append(Note(f"Values are those of the last checkpoint, {material.checkpoint}."))
     if overview.findings:

@@ -13,7 +13,7 @@ from extractkit.core.requests import request_text
 from extractkit.core.spec import SAMPLE, TEXT, Dim, TensorSpec, file_dtype
 from extractkit.core.statistics.results import Statistics
 from extractkit.core.value_checks import ValueChecks
-from extractkit.errors import RunDirectoryError, counted
+from extractkit.errors import counted
 from extractkit.runs import JOURNAL, journal, manifest
 from extractkit.runs.directory import human_bytes
 from extractkit.runs.drift import Drift, read_drift
@@ -122,7 +122,6 @@ class Overview:
         tensors: its tensors, in the manifest's order.
         statistics: its statistics over all samples.
         drift: the drift over its checkpoints, if it has any.
-        damage: what could not be read, and why; see `read`.
     """
 
     path: Path
@@ -132,7 +131,6 @@ class Overview:
     tensors: tuple[TensorRow, ...] = ()
     statistics: tuple[StatisticRow, ...] = ()
     drift: Drift | None = None
-    damage: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -142,7 +140,6 @@ class Overview:
         committed: int | None = None,
         drift: Drift | None = None,
         statistics: Statistics | None = None,
-        damage: Sequence[str] = (),
     ) -> "Overview":
         """Return what is notable in a run's manifest.
 
@@ -150,7 +147,6 @@ class Overview:
             committed: number of stored shards of an unfinished run.
             drift: the drift over its checkpoints, if it has any.
             statistics: the results of its statistics, once it is finished.
-            damage: what could not be read.
         """
         found = _findings_of(recorded)
         return cls(
@@ -161,42 +157,21 @@ class Overview:
             tuple(_row(one, recorded) for one in recorded.tensors),
             tuple(_statistics(recorded.statistics, statistics)),
             drift,
-            tuple(damage),
         )
 
 
-def read(directory: Path, *, tolerant: bool = False) -> Overview:
+def read(directory: Path) -> Overview:
     """Read what is notable about a run.
-
-    Args:
-        tolerant: record damage of files beside the manifest under `damage` instead of raising.
 
     Raises:
         RunDirectoryError: there is no run, or it is damaged.
     """
     recorded = manifest.read(directory)
-    damage: list[str] = []
-
-    def kept(error: RunDirectoryError) -> None:
-        if not tolerant:
-            raise error
-        damage.append(str(error))
-
-    unfinished = recorded.status is not Status.FINISHED
-    committed = drift = statistics = None
-    try:
-        committed = len(journal.places(directory / JOURNAL)) if unfinished else None
-    except RunDirectoryError as error:
-        kept(error)
-    try:
-        drift = read_drift(directory, recorded.files)
-    except RunDirectoryError as error:
-        kept(error)
-    try:
-        statistics = None if unfinished else read_statistics(directory, recorded)
-    except RunDirectoryError as error:
-        kept(error)
-    return Overview.of(directory, recorded, committed, drift, statistics, damage)
+    drift = read_drift(directory, recorded.files)
+    if recorded.status is Status.FINISHED:
+        statistics = read_statistics(directory, recorded)
+        return Overview.of(directory, recorded, drift=drift, statistics=statistics)
+    return Overview.of(directory, recorded, len(journal.places(directory / JOURNAL)), drift)
 
 
 def findings(
