@@ -178,6 +178,11 @@ class Layout:
             return cls(0, False, dims, whole=True)
         return cls(None, False, dims)
 
+    @property
+    def in_stored_order(self) -> bool:
+        """Whether the model's layout is the stored order already."""
+        return self.axis == 0 and not self.split and not self.whole
+
     def of_free_axes(self, found: Mapping[str, T]) -> dict[int, T]:
         """Return what is known of the tensor's free axes by position in stored order.
 

@@ -322,11 +322,37 @@ class _Comparison:
         """Computes the outputs together with everything extracted, which must not change them."""
         if self._carrying is not None:
             return self._carrying.from_initial
+        if self._extracted is not None and self.stream.program is not None:
+            return self.stream.program
         opened, compilation = self.prepared.opened, self.prepared.opened.compilation
         if compilation.compile == OPENVINO:
             # Compiling takes longer than the call, and the values of both have been compared.
             compilation = replace(compilation, compile=GRAPH)
         return opened.model.program(self._fetches, compilation)
+
+    @property
+    def _outputs_at(self) -> Sequence[int]:
+        """The positions of the outputs among the results of that program."""
+        if self._carrying is None and self._extracted is not None:
+            return self._extracted
+        return range(-len(self._addresses), 0)
+
+    @cached_property
+    def _extracted(self) -> Sequence[int] | None:
+        """The positions of the outputs among what the job's own program returns.
+
+        None if it lacks one, arranges or transforms it, or if OpenVINO has compiled it.
+        """
+        if self.prepared.opened.compilation.compile == OPENVINO:
+            return None
+        known = {
+            fetch.address: at
+            for at, fetch in enumerate(fetches(self.prepared.varying))
+            if fetch.request == Value(fetch.address) and fetch.as_computed
+        }
+        if not known.keys() >= set(self._addresses):
+            return None
+        return [known[address] for address in self._addresses]
 
     @cached_property
     def _carrying(self) -> CarryingProgram | None:
@@ -356,7 +382,7 @@ class _Comparison:
                 raise _NotComparableError(f"the outputs cannot be computed: {failure}") from error
             others = extracted() if outcome.failed else None
             if outcome.batch is not None:
-                own = outcome.values[-len(self._addresses) :]
+                own = [outcome.values[at] for at in self._outputs_at]
                 return outcome.batch, dict(zip(self._addresses, own, strict=True))
             if others is not None and others.rows:
                 reason = next(iter(outcome.failed.values()))

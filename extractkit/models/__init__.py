@@ -60,6 +60,12 @@ class Fetch:
         name = "" if self.pipeline is None else self.pipeline.name
         return name if name in self.request.further else ""
 
+    @property
+    def as_computed(self) -> bool:
+        """Whether the answer is returned as the model computes it, in its order, untransformed."""
+        transformed = self.pipeline is not None and bool(self.pipeline.steps)
+        return not transformed and (self.layout is None or self.layout.in_stored_order)
+
 
 Arguments = tuple[Mapping[str, Array], Mapping[str, Array]]
 """The arguments of a program: features and lengths, see `Program`."""

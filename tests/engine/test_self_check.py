@@ -92,6 +92,44 @@ def test_a_program_that_is_off_ends_the_job_though_its_output_is_not_selected(
     assert volatile(tmp_path / "run").self_check == ()
 
 
+class Counted(ReferenceModel):
+    """Counts the programs that are compiled."""
+
+    programs = 0
+
+    def program(self, fetches: Sequence[Fetch], compilation: Compilation) -> Program:
+        type(self).programs += 1
+        return super().program(fetches, compilation)
+
+
+@pytest.mark.parametrize(
+    ("selector", "more"),
+    [
+        ({"path": ":output"}, 0),
+        (HIDDEN, 1),
+        ({"path": ":output", "cast": "float16"}, 1),
+    ],
+    ids=["selected", "not selected", "transformed"],
+)
+def test_outputs_that_the_job_stores_as_they_are_take_no_second_program(
+    selector: Mapping[str, object], more: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def compiled(name: str, self_check: bool) -> int:
+        monkeypatch.setattr(Counted, "programs", 0)
+        executed(tmp_path / name, job(selector, model=Counted(), self_check=self_check))
+        return Counted.programs
+
+    assert compiled("checked", True) - compiled("unchecked", False) == more
+
+
+@pytest.mark.parametrize("selector", [{"path": "*output"}, {"path": ":output"}])
+def test_stored_outputs_that_are_off_end_the_job(
+    selector: Mapping[str, object], tmp_path: Path
+) -> None:
+    found = failed(tmp_path / "run", job(selector, model=Off(), batch_size=4))
+    assert "':output' is not the model's own output: 16 elements apart, by 0.01" in found
+
+
 def test_the_advice_of_that_message_works(tmp_path: Path) -> None:
     run = executed(tmp_path / "run", job(HIDDEN, model=Off(), self_check=False))
     assert run.status is Status.FINISHED
