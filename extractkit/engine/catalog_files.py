@@ -4,17 +4,20 @@ A catalog is found by the content of the model's files, the arguments of its loa
 of all code that decides what they mean. Models that Python code builds have no such file.
 """
 
+import builtins
 import hashlib
 import json
+import logging
 import os
 import platform
 import stat
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from extractkit.core.catalog import Catalog, Edges, Kind, Scope, TensorRecord
 from extractkit.core.component import Component
@@ -98,26 +101,32 @@ class CatalogFile:
         return cls(folder / f"{key}.json", stamps)
 
     def read(self) -> Catalog | None:
-        """Return the catalog; None if it is not there, or damaged."""
+        """Return the catalog, and repeat the warnings of loading; None if it is not there.
+
+        A damaged one counts as not there.
+        """
         try:
             checksum, _, content = content_of(self.path).partition(b"\n")
             if hashlib.sha256(content).hexdigest().encode() != checksum:
                 return None
-            found = _decoded(json.loads(content))
+            data = json.loads(content)
+            found = _decoded(data)
         except (OSError, ExtractkitError):
             return None
         with suppress(OSError):
             os.utime(self.path)  # the least recently used are removed
+        _repeat(data["logged"], data["warned"])
         return found
 
-    def write(self, model: Model) -> None:
-        """Keep the catalog of a model that was loaded from these files."""
+    def write(self, model: Model, heard: "Heard") -> None:
+        """Keep the catalog of a model that was loaded from these files, and the warnings."""
         try:
             if model.definition_digest() is None:
                 return  # it contains Python code
             encoded = _encoded(model.catalog)
             if _decoded(encoded).records != model.catalog.records:
                 return
+            encoded |= {"logged": heard.logged, "warned": heard.warned}
             content = canonical_json(encoded).encode(errors="surrogatepass")
             checksum = hashlib.sha256(content).hexdigest().encode()
             if all(Stamp.of(path) == stamp for path, stamp in self.stamps.items()):
@@ -125,6 +134,73 @@ class CatalogFile:
                 _remove_old(self.path.parent)
         except (OSError, ExtractkitError):
             return  # a full disk, for example: the listing itself is complete
+
+
+@dataclass(frozen=True)
+class Heard:
+    """Warnings as plain data.
+
+    Attributes:
+        logged: name of the logger, level and text of each.
+        warned: text, category, file and line of each of Python's warnings.
+    """
+
+    logged: list[tuple[str, int, str]] = field(default_factory=list)
+    warned: list[tuple[str, str, str, int]] = field(default_factory=list)
+
+
+@contextmanager
+def listening() -> Iterator[Heard]:
+    """Take down what is logged or warned of within the block. Log records wait until its end.
+
+    While a logger has a handler, `logging` does not print what no other handler takes.
+    """
+    own, held, heard = logging.getLogger("extractkit"), _Held(), Heard()
+    propagated, show = own.propagate, warnings.showwarning
+
+    def showing(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        heard.warned.append((str(message), category.__name__, filename, lineno))
+        show(message, category, filename, lineno, file, line)
+
+    own.addHandler(held)
+    own.propagate, warnings.showwarning = False, showing
+    try:
+        yield heard
+    finally:
+        own.removeHandler(held)
+        own.propagate, warnings.showwarning = propagated, show
+        for record in held.records:
+            own.handle(record)
+            if record.levelno >= logging.WARNING:
+                heard.logged.append((record.name, record.levelno, record.getMessage()))
+
+
+class _Held(logging.Handler):
+    """Keeps records."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+
+def _repeat(
+    logged: Iterable[tuple[str, int, str]], warned: Iterable[tuple[str, str, str, int]]
+) -> None:
+    for name, level, text in logged:
+        logging.getLogger(name).log(level, "%s", text)
+    for text, name, file, line in warned:
+        category = getattr(builtins, name, UserWarning)  # a class of a library is not imported
+        warnings.showwarning(text, category, file, line)
 
 
 def _encoded(catalog: Catalog) -> dict[str, Any]:

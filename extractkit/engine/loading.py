@@ -16,7 +16,7 @@ from extractkit.core.requests import ALONE, Bound
 from extractkit.core.selectors import Selector
 from extractkit.core.shards import Shard, plan_shards
 from extractkit.engine.carrying import check_count, check_lengths, check_runtime
-from extractkit.engine.catalog_files import CatalogFile
+from extractkit.engine.catalog_files import CatalogFile, Heard, listening
 from extractkit.engine.conformity import check_plugins
 from extractkit.engine.failing_samples import try_out
 from extractkit.engine.gradients import (
@@ -198,16 +198,17 @@ def list_tensors(job: Job) -> Listing:
     # Only the model itself knows which of its gradients it can compute.
     gradients = any(one.gradient is not None for one in job.selectors)
     kept = None if gradients else CatalogFile.of(job.model)
-    model, found = None, None if kept is None else kept.read()
+    model, found, heard = None, None if kept is None else kept.read(), Heard()
     with without_collections():
         if found is None:
-            model, _ = _loaded(job)
-            found = model.catalog
+            with listening() as heard:
+                model, _ = _loaded(job)
+                found = model.catalog
         catalog = found.listed_by(job.listing)
         bound = offered(model, catalog, job.selectors, alone=True)
         listing = Listing(catalog, _matches(catalog, job.selectors, bound))
         if kept is not None and model is not None:
-            kept.write(model)
+            kept.write(model, heard)
         return listing
 
 

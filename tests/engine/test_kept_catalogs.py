@@ -1,8 +1,11 @@
 """Catalogs on disk, from which the tensors of a file are listed without loading it again."""
 
+import logging
 import os
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import keras
 import pytest
@@ -161,3 +164,33 @@ def test_few_are_kept(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     listed(saved(file, 6))
     (second,) = kept(tmp_path)
     assert second != first
+
+
+def test_warnings_of_loading_are_repeated(
+    file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    own = loading.model_of
+
+    def warning(*given: Any) -> Any:
+        logging.getLogger("extractkit.models.keras_file").warning("%s is odd", "it")
+        warnings.showwarning("old", DeprecationWarning, "net.py", 3)
+        return own(*given)
+
+    def said() -> tuple[list[tuple[str, int, str]], list[str]]:
+        caplog.clear()
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            listed(file)
+        return caplog.record_tuples[:], [
+            f"{one.filename}:{one.lineno} {one.message}" for one in warned
+        ]
+
+    listed(saved(file.parent / "other.keras", 2))  # loading sets environment variables
+    monkeypatch.setattr(loading, "model_of", warning)
+    first = said()
+    monkeypatch.setattr(loading, "model_of", refused)
+    assert said() == first
+    assert first == (
+        [("extractkit.models.keras_file", logging.WARNING, "it is odd")],
+        ["net.py:3 old"],
+    )
