@@ -310,10 +310,12 @@ def head_is_random(preset: Preset, task: Any) -> bool:
 
 
 def _check_name(preset: Preset) -> None:
+    if preset.directory is not None or "://" in preset.name:
+        return  # to list keras-hub's own presets takes a moment
     import keras_hub
 
     presets = keras_hub.models.Backbone.presets
-    if preset.directory is None and "://" not in preset.name and preset.name not in presets:
+    if preset.name not in presets:
         here = [one.name for one in Path.cwd().iterdir() if one.is_dir() and one.name[0] != "."]
         raise ModelError(
             f"model.path={preset.name!r} is neither a folder nor a preset of keras-hub. "
