@@ -84,8 +84,10 @@ venv: $(VENV)/.project-installed ## the virtual environment, made or brought up 
 demo: venv ## extract every attention map of a real BERT into a new folder under outputs/
 	@run="outputs/demo-$$(date +%Y%m%d-%H%M%S)-$$$$"; \
 	$(BIN)/python -m extractkit model=bert selectors=attention run_dir="$$run"; \
+	report="$$($(BIN)/python -m extractkit report "$$run")"; \
 	printf '%s\n' \
 	    "" \
+	    "Look at it in a browser:  $$report" \
 	    "What is in it:  $(BIN)/extractkit show $$run" \
 	    "Read it back with $(BIN)/python:" \
 	    "" \

@@ -19,6 +19,8 @@ _MOST_CHANNELS = 16
 _MOST_TENSORS = 6
 _MEAN = "mean of all channels"
 _PIXEL = 14
+_COLOURS = 4
+_CAM = "cam"
 
 
 def images(material: Material, room: int) -> Iterator[Section]:
@@ -56,7 +58,9 @@ def _is_map(view: TensorView) -> bool:
     if any(size is None for size in sizes) or len(sizes) not in (2, 3):
         return False
     named = {_HEIGHT, _WIDTH} <= set(view.dims)
-    of_picture = bool(view.request) and (len(sizes) == 2 or 1 <= (sizes[-1] or 0) <= 4)
+    gradient = view.gradient or {}
+    pixels = min(_sides(view)) > _COLOURS and len(sizes) == 3 and 0 < (sizes[-1] or 0) <= _COLOURS
+    of_picture = _CAM in gradient if len(sizes) == 2 else bool(gradient) and pixels
     return (named or of_picture) and min(_sides(view)) > 1
 
 

@@ -42,7 +42,7 @@ def sample_map(material: Material, room: int) -> Iterator[Section]:
             shares.append(share)
     if not found:
         return
-    field, texts, numbers = _colours(rows)
+    field, texts, numbers = colours(rows)
     labels = tuple(sample_label(row) for row in rows)
     cubes = tuple(
         Cube(np.column_stack([places, numbers]).astype(np.float32), (labels,), texts)
@@ -100,7 +100,7 @@ def components(values: Array) -> tuple[Array, float]:
     return found, float((sizes[:2] ** 2).sum()) / total if total else 1.0
 
 
-def _colours(rows: Sequence[Row]) -> tuple[str | None, Mapping[str, tuple[str, ...]], Array]:
+def colours(rows: Sequence[Row]) -> tuple[str | None, Mapping[str, tuple[str, ...]], Array]:
     """Return the field that colours samples, its texts if it is a class, and its numbers if not.
 
     A label with few different values is a class. Without one, the length of samples counts.
@@ -153,4 +153,5 @@ def examples(material: Material, room: int) -> Iterator[Section]:
 
 
 def _with_top(material: Material) -> list[str]:
-    return [one.key for one in material.overview.statistics if one.name == "top"]
+    known = (one for one in material.overview.statistics if one.summary is not None)
+    return [one.key for one in known if one.name == "top"]

@@ -89,7 +89,9 @@ def _drawn(values: Array) -> Cube:
 
 
 def _cube(edges: Array, counts: Array) -> Cube:
-    labels = tuple(number(float(edge)) for edge in edges[:-1])
+    # An edge that is almost zero would get a long label.
+    negligible = 1e-6 * np.abs(edges).max()
+    labels = tuple(number(0.0 if abs(edge) < negligible else float(edge)) for edge in edges[:-1])
     return Cube(np.asarray(counts, np.float32), (labels,))
 
 

@@ -27,15 +27,16 @@ def summary(material: Material, room: int) -> Iterator[Section]:
         )
     if material.checkpoint is not None:
         blocks.append(Note(f"Values are those of the last checkpoint, {material.checkpoint}."))
-    if overview.findings:
+    warnings = [finding for finding in overview.findings if finding.warns]
+    if warnings:
         rows = tuple(
             (finding.label, finding.text, key, detail)
-            for finding in overview.findings
+            for finding in warnings
             for key, detail in (finding.tensors or {"": ""}).items()
         )
         blocks.append(Listing(("finding", "what", "tensor", "detail"), rows[:_MOST_REASONS]))
     kept = [fact for fact in overview.facts if fact.label not in _IN_HEADER]
-    labels = {finding.label for finding in overview.findings}
+    labels = {finding.label for finding in warnings}
     blocks.append(Facts(tuple(fact for fact in kept if fact.label not in labels)))
     yield Section("overview", "Overview", "", tuple(blocks))
 

@@ -115,6 +115,24 @@ def test_an_unfinished_run_gets_a_page_about_what_is_whole(tmp_path: Path) -> No
     assert "attention-map" in page.figures()
 
 
+GOLDEN = Path(__file__).parents[1] / "golden" / "runs"
+RECENT = sorted((GOLDEN / "schema-12").rglob("manifest.json"))
+
+
+@pytest.mark.parametrize(
+    "recorded", RECENT, ids=lambda path: str(path.parent.relative_to(GOLDEN / "schema-12"))
+)
+def test_each_kind_of_run_gets_a_page(recorded: Path, tmp_path: Path) -> None:
+    kind = recorded.parent.name
+    page = Page(extractkit.report(recorded.parent, tmp_path / "page.html").read_text("utf-8"))
+    assert {"overview", "tensors", "provenance"} <= set(page.data)
+    assert ("This run is " in page.text) == kind.endswith("interrupted")
+    assert ("drift" in page.data) == (kind in ("trajectory", "training"))
+    assert ("saliency" in page.data) == kind.startswith("gradients")
+    assert ("statistics" in page.data) == kind.startswith(("statistics", "training"))
+    assert "is damaged" not in page.text
+
+
 def test_a_damaged_run_gets_a_page_that_names_the_damage(tmp_path: Path) -> None:
     run = hostile_run(tmp_path / "run")
     shard = next((run.path / "shards").iterdir())

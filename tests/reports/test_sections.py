@@ -15,7 +15,7 @@ from extractkit.reports.budget import compact, decoded, encoded
 from extractkit.reports.images import reduced
 from extractkit.reports.material import fitting, short_names, spread
 from extractkit.reports.page import Header, material_of, page, report, save_figures, sections_of
-from extractkit.reports.samples import components
+from extractkit.reports.samples import colours, components
 from extractkit.testing.reference import ReferenceModel
 from tests.reports.examples import EVERYTHING
 from tests.reports.many import COUNT, Many
@@ -37,6 +37,14 @@ def test_samples_that_are_all_the_same_are_at_one_place() -> None:
     found, share = components(np.ones((4, 3)))
     np.testing.assert_allclose(found, 0, atol=1e-9)
     assert share == 1
+
+
+def test_classes_colour_the_map_of_samples_and_few_samples_have_none() -> None:
+    rows = [{"id": str(at), "index": at, "kind": "ab"[at % 2], "length": at} for at in range(4)]
+    assert colours(rows)[:2] == ("kind", {"class": ("a", "b", "a", "b")})
+    field, texts, numbers = colours([{**row, "kind": 0} for row in rows])
+    assert (field, texts, numbers.tolist()) == ("length", {}, [0, 1, 2, 3])
+    assert colours([{"id": "0", "index": 0}])[0] is None
 
 
 def test_habits_of_heads_are_those_of_a_loop() -> None:
