@@ -139,12 +139,10 @@ class Target:
         bound = BoundTarget(record.address, self, None, ())
         layout = Layout.of(record)
         if layout is None:
-            if isinstance(self.pick, Loss):
-                raise SelectionError(
-                    f"{self.at}: a loss needs a tensor whose axes are known before the model runs, "
-                    f"and those of {record.address!r} are not. Choose another tensor"
-                )
-            return bound
+            if not isinstance(self.pick, Loss):
+                return bound
+            # Labels are read before axes are measured.
+            return replace(bound, picks=(self._loss(self.pick, record, _expected(record)),))
         if any(dim.computed for dim in layout.dims):
             raise SelectionError(
                 f"{self.at}: the model computes the length of an axis of {record.address!r}, which "
@@ -207,19 +205,7 @@ class Target:
     def _bound(self, pick: Pick, record: TensorRecord, layout: Layout, key: str) -> "BoundPick":
         dims, at = layout.dims[1:], f"{self.at}.{key}"
         if isinstance(pick, Loss):
-            if any(dim.size is None for dim in dims):
-                raise SelectionError(
-                    f"{self.at}: a loss needs a tensor whose axes have one size in all samples, "
-                    f"and {record.address!r} has dims {_titles(dims)} besides the samples. Choose "
-                    f"a tensor without such an axis, or an element: {self.at}.index={LABEL}"
-                )
-            if pick.takes_classes and not dims:
-                raise SelectionError(
-                    f"{self.at}: {pick.name} takes a tensor with an axis of classes, and "
-                    f"{record.address!r} has no axis besides that of the samples. Choose another "
-                    f"tensor, or a loss of one number, such as binary_crossentropy"
-                )
-            return BoundLoss(pick, tuple(dim.size or 0 for dim in dims), self.at)
+            return self._loss(pick, record, dims)
         if isinstance(pick, Largest):
             if not dims:
                 raise SelectionError(
@@ -248,6 +234,42 @@ class Target:
         axis = pick.index.index(None)
         return BoundAtLabel(bound, dims[axis], axis + 1, self.at)
 
+    def _loss(self, pick: Loss, record: TensorRecord, dims: Sequence[Dim] | None) -> BoundLoss:
+        """Return a loss for a tensor.
+
+        Args:
+            dims: its axes besides that of the samples; None if they are unknown.
+        """
+        if dims is None:
+            raise SelectionError(
+                f"{self.at}: a loss needs a tensor whose axes are known before the model runs, "
+                f"and those of {record.address!r} are not. Choose another tensor"
+            )
+        if any(dim.size is None for dim in dims):
+            raise SelectionError(
+                f"{self.at}: a loss needs a tensor whose axes have one size in all samples, "
+                f"and {record.address!r} has dims {_titles(dims)} besides the samples. Choose "
+                f"a tensor without such an axis, or an element: {self.at}.index={LABEL}"
+            )
+        if pick.takes_classes and not dims:
+            raise SelectionError(
+                f"{self.at}: {pick.name} takes a tensor with an axis of classes, and "
+                f"{record.address!r} has no axis besides that of the samples. Choose another "
+                f"tensor, or a loss of one number, such as binary_crossentropy"
+            )
+        return BoundLoss(pick, tuple(dim.size or 0 for dim in dims), self.at)
+
+
+def _expected(record: TensorRecord) -> Sequence[Dim] | None:
+    """Return the axes of a tensor that is yet to be measured, besides that of the samples.
+
+    A target has that axis. So if only one is unknown, it is this one, or the measurement ends in an
+    error. None if more are unknown.
+    """
+    dims = record.spec.dims or ()
+    unknown = [dim for dim in dims if replace(dim, name=None) == Dim()]
+    return [dim for dim in dims if dim not in unknown] if len(unknown) == 1 else None
+
 
 _TARGET_KEYS = ("tensor", "index", "minus", "loss")
 _LOSS_KEYS = ("loss", "tensor", "options")
@@ -264,7 +286,8 @@ class BoundTarget:
         tensor: address of the tensor.
         target: the target as written.
         layout: how the tensor is brought into stored order; None until its axes have been measured.
-        picks: the number, and the one to subtract from it if there is one. Empty without a layout.
+        picks: the number, and the one to subtract from it if there is one. Without a layout, only a
+            loss is known.
     """
 
     tensor: str

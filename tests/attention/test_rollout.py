@@ -20,6 +20,7 @@ from extractkit.engine import Silent
 from extractkit.errors import ConfigError, SelectionError
 from extractkit.models.in_memory import live_model
 from tests.attention.chosen import chosen
+from tests.gradients.test_methods import frozen_keras
 
 MAPS = "att*:op/Softmax"
 READY = [
@@ -149,9 +150,12 @@ def job_on(model: Any, kind: str, folder: Path) -> list[str]:
         (folder / "net.tflite").write_bytes(content)
     elif kind == "keras":
         model.save(folder / "net.keras")
+    elif kind == "frozen_graph":
+        frozen_keras(model, folder / "net.pb")
     else:
         model.export(folder / "saved_model", verbose=False)
-    path = folder / {"keras": "net.keras", "tflite": "net.tflite"}.get(kind, "saved_model")
+    names = {"keras": "net.keras", "tflite": "net.tflite", "frozen_graph": "net.pb"}
+    path = folder / names.get(kind, "saved_model")
     ids = np.random.default_rng(0).integers(1, 20, (5, 6), "int32")
     ids[:, 3] = 0
     np.save(folder / "ids.npy", ids)
@@ -170,22 +174,93 @@ def test_a_resumed_run_is_that_of_one_go(tmp_path: Path) -> None:
     assert {one.verdict.value for one in same.tensors} == {"equal"}
 
 
-@pytest.mark.parametrize("kind", ["saved_model", "tflite"])
+@pytest.mark.parametrize("kind", ["saved_model", "frozen_graph", "tflite"])
 def test_other_formats(kind: str, tmp_path: Path) -> None:
     job = job_on(encoder(multi_head, axis=6), kind, tmp_path)
-    wanted = ["selectors=[attention,attention_rollout]"]
-    if kind == "saved_model":
-        wanted = ["selectors=[attention,attention_rollout,attention_gradient]"]
+    if kind == "tflite":
+        wanted = ["selectors=[attention,attention_rollout]"]
+    else:
+        softmax = "*att*/Softmax:0"
+        wanted = [READY[0], READY[1].replace(MAPS, softmax)]
     run = extractkit.extract([*job, *wanted], run_dir=tmp_path / "run")
     maps = [key for key, view in run.items() if not view.request]
     assert len(maps) == 3
-    (key,) = (key for key in run if key.endswith(ROLLOUT))
+    key = maps[-1] + ROLLOUT
     for at in range(5):
         values = [run[one].sample(at) for one in maps]
         np.testing.assert_allclose(run[key].sample(at), rollout_of(values), 1e-6, 1e-6)
+    if kind != "tflite":
+        check(run, own_maps(run), 1e-6)
     of_masked = np.delete(np.asarray(run[key])[..., 3], 3, axis=1)
     np.testing.assert_array_equal(of_masked, 0)
     assert not extractkit.verify(tmp_path / "run", recompute=2).failed
+
+
+class Eager(tf.Module):
+    def __init__(self) -> None:
+        self.model = encoder(multi_head, axis=6)
+
+    def __call__(self, ids: tf.Tensor) -> tf.Tensor:
+        return self.model(ids)
+
+
+def test_what_runs_operation_by_operation_has_no_order() -> None:
+    how = [
+        "model=module",
+        f"model.factory._target_={__name__}.Eager",
+        "model.eager=true",
+        "model.input_axes={ids: {dims: [sample, 6], dtype: int32}}",
+        "inputs=random",
+    ]
+    selector = "+selectors.r={op_type: Softmax, rollout: true}"
+    with pytest.raises(SelectionError, match="the model's format does not record which tensors"):
+        extractkit.plan([*how, "selectors=none", selector])
+    with pytest.raises(SelectionError, match="computes no gradients, because it runs operation by"):
+        extractkit.plan([*how, "selectors=none", selector.replace("rollout: true", _RELEVANT)])
+
+
+_RELEVANT = "gradient: {of: argmax, relevance: true}"
+
+
+def test_encoder_and_decoder_of_whisper(tmp_path: Path) -> None:
+    """Each stack of self-attention has a rollout, for frames of a fixed number."""
+    keras.utils.set_random_seed(0)
+    backbone = keras_hub.models.WhisperBackbone(20, 2, 2, 8, 16, 80, 0.0, 16, 6)
+    frames, ids = keras.Input((16, 80), name="frames"), keras.Input((6,), dtype="int32", name="ids")
+    mask = keras.ops.cast(keras.ops.not_equal(ids, 0), "int32")
+    found = backbone(
+        {"encoder_features": frames, "decoder_token_ids": ids, "decoder_padding_mask": mask}
+    )
+    model = keras.Model([frames, ids], layers.Dense(3)(found["decoder_sequence_output"][:, 0]))
+    draw = np.random.default_rng(0)
+    samples = {
+        "frames": draw.normal(size=(3, 16, 80)).astype("float32"),
+        "ids": draw.integers(1, 20, (3, 6)).astype("int32"),
+    }
+    rollouts = {
+        "encoder": {"path": "*encoder*Softmax", "rollout": True},
+        "decoder": {"path": "*decoder*/self_attention:op/Softmax", "rollout": True},
+    }
+    run = extractkit.extract(
+        ["selectors=attention"],
+        model=model,
+        inputs=samples,
+        selectors=rollouts,
+        run_dir=tmp_path / "run",
+    )
+    for part, size in (("encoder", 8), ("decoder", 6)):
+        maps = [one for one in run if part in one and "@" not in one and "cross" not in one]
+        assert [run[one].shape for one in maps] == [(3, 2, size, size)] * 2
+        for at in range(3):
+            wanted = rollout_of([run[one].sample(at) for one in maps])
+            np.testing.assert_allclose(run[maps[-1] + ROLLOUT].sample(at), wanted, 1e-6, 1e-6)
+    with pytest.raises(SelectionError, match="has 6 queries and 8 keys, and only self-attention"):
+        extractkit.plan(
+            ["selectors=none"],
+            model=model,
+            inputs=samples,
+            selectors={"r": {"path": "*cross*Softmax", "rollout": True}},
+        )
 
 
 def decoder(x: Any, memory: Any, number: int) -> Any:

@@ -244,6 +244,51 @@ def graph_of_tensorflow_1(kind: str, model: Any, folder: Path) -> list[str]:
     return ["model=saved_model", f"model.path={folder / 'v1'}"]
 
 
+def test_a_loss_of_texts_behind_a_recurrent_layer(tmp_path: Path) -> None:
+    """The axis of the samples is measured, after the labels have been read."""
+    keras.utils.set_random_seed(0)
+    ids = keras.Input((None,), dtype="int32", name="ids")
+    words = layers.Embedding(9, 4, mask_zero=True, name="words")(ids)
+    model = keras.Model(ids, layers.Dense(3, name="head")(layers.LSTM(5)(words)))
+    draw = np.random.default_rng(0)
+    texts = [draw.integers(1, 9, length).astype("int32") for length in (3, 5, 1, 4)]
+    labels = [0, 2, 1, 2]
+    loss = {"loss": "sparse_categorical_crossentropy", "options": {"from_logits": True}}
+    run = extractkit.extract(
+        ["selectors=none"],
+        model=model,
+        inputs=extractkit.Labelled([{"ids": one} for one in texts], labels),
+        selectors={
+            "words": {"path": "words:output", "gradient": {"of": loss}},
+            "sum": {"path": "head:kernel", "gradient": {"of": loss}, "statistics": ["total"]},
+        },
+        run_dir=tmp_path / "run",
+    )
+    embeddings, *rest = model.layers[1:]
+    by_words, by_kernel = [], []
+    for text, label in zip(texts, labels, strict=True):
+        with tf.GradientTape() as tape:
+            value = embeddings(text[None])
+            tape.watch(value)
+            logits = value
+            for layer in rest:
+                logits = layer(logits)
+            number = keras.losses.sparse_categorical_crossentropy(np.array([label]), logits, True)
+        first, second = tape.gradient(number, [value, model.layers[-1].kernel.value])
+        by_words.append(first[0].numpy())
+        by_kernel.append(second.numpy())
+    near(run, "words:output@grad", by_words)
+    total = run.statistics["head:kernel@grad"].total
+    np.testing.assert_allclose(total.sum, np.sum(by_kernel, 0), 1e-5, 1e-6)
+    with pytest.raises(InputError, match=r"its label .* is 3, not a whole number of 0 to 2"):
+        extractkit.plan(
+            ["selectors=none"],
+            model=model,
+            inputs=extractkit.Labelled([{"ids": one} for one in texts], [0, 3, 1, 2]),
+            selectors={"words": {"path": "words:output", "gradient": {"of": loss}}},
+        )
+
+
 def test_the_label_along_an_axis_of_tokens(tmp_path: Path) -> None:
     """A position in a text of its own length, which only the batch can show to exist."""
     keras.utils.set_random_seed(0)

@@ -170,8 +170,9 @@ def test_guided_gradients(kind: str, tmp_path: Path) -> None:
 def frozen_keras(model: keras.Model, path: Path) -> None:
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-    function = tf.function(lambda pixels: model(pixels)).get_concrete_function(
-        tf.TensorSpec([None, 8, 8, 2], tf.float32, name="pixels")
+    (given,) = model.inputs
+    function = tf.function(lambda given: model(given)).get_concrete_function(
+        tf.TensorSpec(given.shape, given.dtype, name=given.name)
     )
     graph = convert_variables_to_constants_v2(function).graph
     path.write_bytes(graph.as_graph_def().SerializeToString())
