@@ -2,7 +2,7 @@
 
 import inspect
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -80,3 +80,56 @@ def test_weights_agree_with_the_checkpoint(run: extractkit.Run, folder: Path) ->
     for address in weights:
         name = address.removesuffix(":0")
         np.testing.assert_array_equal(np.asarray(run[address]), reader.get_tensor(name))
+
+
+def opened(operation: tf.Operation, role: str, given: Sequence[tf.Tensor]) -> None:
+    """Add the operations of a function to the graph of the operation that calls it.
+
+    Args:
+        role: "then_branch" or "body". Names begin with that of the caller and the role.
+        given: the arguments.
+    """
+    from tensorflow.python.framework.function_def_to_graph import function_def_to_graph
+
+    library = operation.graph.as_graph_def().library.function
+    name = operation.get_attr(role).name
+    body = function_def_to_graph(next(one for one in library if one.signature.name == name))
+    tf.graph_util.import_graph_def(
+        body.as_graph_def(),
+        {one.name: value for one, value in zip(body.inputs, given, strict=True)},
+        name=f"{operation.name}/{role}",
+    )
+
+
+def test_the_loop_and_the_branches_agree_with_a_plain_session(
+    folder: Path, session: tf.compat.v1.Session, tmp_path: Path
+) -> None:
+    """The session runs what they contain as operations of its graph."""
+    texts = CODE[1:5]
+    run = extractkit.extract(
+        ["model=saved_model", f"model.path={folder}", "model.signature=predict", "selectors=none",
+         "+selectors.inner.path=['map/while/body/*','*_branch/*']"],
+        inputs=texts,
+        run_dir=tmp_path / "run",
+    )  # fmt: skip
+    inside = [address for address, view in run.items() if not view.constant]
+    branches = {
+        address.partition("/then_branch/")[0] for address in inside if "_branch/" in address
+    }
+    assert len(inside) > 100
+    assert len(branches) == 4
+    graph = session.graph
+    with graph.as_default():
+        loop = graph.get_operation_by_name("map/while")
+        opened(loop, "body", loop.inputs)
+        predicates = []
+        for address in branches:
+            predicate, *given = graph.get_operation_by_name(address).inputs
+            opened(graph.get_operation_by_name(address), "then_branch", given)
+            predicates.append(predicate)
+    for at, text in enumerate(texts):
+        fed = {"Placeholder:0": [text]}
+        assert all(session.run(predicates, fed))
+        # One text is one step of the loop, and a branch has values of a batch of one.
+        for address, value in zip(inside, session.run(inside, fed), strict=True):
+            np.testing.assert_array_equal(run[address].sample(at), value)

@@ -431,7 +431,9 @@ def _of_list(
     """Return an inner tensor with its shape, which lists do not know, least of all empty ones."""
     if layout is None:
         return tensor
-    if layout.dims[layout.axis is not None].size is None:
+    # The steps of a loop over the samples, such as `tf.map_fn`, are the samples.
+    of_samples = layout.axis == 0 and not layout.whole and not layout.split
+    if not of_samples and layout.dims[layout.axis is not None].size is None:
         others = [_size(dim, samples, lengths) for dim in layout.dims[1:]]
         if layout.split and layout.axis is not None:
             others[layout.axis] *= samples
