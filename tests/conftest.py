@@ -37,9 +37,10 @@ REQUIRE = "EXTRACTKIT_REQUIRE_REAL_MODELS"
 
 # Begun first: a file goes to one worker as a whole, and the other would wait for the last of these.
 LONGEST = (
-    *("test_pages.py", "test_campaigns.py", "test_program.py", "test_real_bert.py"),
-    *("test_experiments.py", "test_wheel.py", "test_loaded_again.py", "test_derived_state.py"),
-    *("test_sweeps.py", "test_ray.py"),
+    *("test_pages.py", "test_sweeps.py", "test_campaigns.py", "test_experiments.py"),
+    *("test_derived_state.py", "test_large_model.py", "test_ray.py", "test_program.py"),
+    # The folders of these come last.
+    *("test_resume.py", "test_callback.py", "test_forms_agree.py", "test_ready_selectors.py"),
 )
 
 # What a job imports that computes with NumPy alone.
