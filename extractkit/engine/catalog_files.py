@@ -10,7 +10,6 @@ import json
 import logging
 import os
 import platform
-import stat
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -35,7 +34,7 @@ from extractkit.runs.files import (
     origins,
 )
 from extractkit.runs.schema import canonical_json, digest, plain
-from extractkit.store.local import write_durably
+from extractkit.store.local import private_cache, write_durably
 
 _BERT = "extractkit.models.bert.load"
 _FROM_FILES = frozenset(
@@ -81,7 +80,7 @@ class CatalogFile:
         if not {"keras", "tf_keras"}.isdisjoint(sys.modules):
             return None
         try:
-            folder = _private_folder()
+            folder = private_cache("catalogs")
             files = None if folder is None else _named_files(component)
             if folder is None or files is None:
                 return None
@@ -289,23 +288,6 @@ def _names_code(value: object) -> bool:
     if isinstance(value, list | tuple):
         return any(map(_names_code, value))
     return isinstance(value, Component)
-
-
-def _private_folder() -> Path | None:
-    """Return the folder of the catalogs, made if needed; None if others may write to it."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    folder = Path(base) if base and Path(base).is_absolute() else Path.home() / ".cache"
-    for name in ("extractkit", "catalogs"):
-        folder /= name
-        try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            status = folder.lstat()
-        except OSError:
-            return None
-        others_write = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or others_write:
-            return None
-    return folder
 
 
 def own_code() -> Sequence[Sequence[object]]:

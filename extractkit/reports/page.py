@@ -4,13 +4,15 @@ import base64
 import hashlib
 import shlex
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
 from extractkit.core.component import require
-from extractkit.errors import RunDirectoryError
+from extractkit.errors import JobError, RunDirectoryError
 from extractkit.reports import Figure, Listing, Note, Section
 from extractkit.reports.attention import attention
 from extractkit.reports.budget import MOST_BYTES, embedded, encoded
@@ -27,7 +29,7 @@ from extractkit.runs.directory import human_bytes
 from extractkit.runs.journal import places
 from extractkit.runs.overview import Overview
 from extractkit.runs.reader import Run, open_run
-from extractkit.store.local import write_durably
+from extractkit.store.local import private_cache, write_durably
 
 T = TypeVar("T")
 
@@ -238,10 +240,22 @@ def _file(name: str) -> str:
 
 @cache
 def _vega() -> str:
-    """Return the code of Vega and Vega-Lite, which draws the charts in the browser."""
-    code = str(require("vl_convert", EXTRA, "report").javascript_bundle())
+    """Return the code of Vega and Vega-Lite, which draws the charts in the browser.
+
+    vl-convert takes a second or more to put it together, so it is kept in the user's cache.
+    """
+    convert = require("vl_convert", EXTRA, "report")
+    folder = private_cache("vega")
+    kept = folder and folder / f"{version('vl-convert-python')}.js"
+    if kept and kept.is_file():
+        return kept.read_text("utf-8")
     # Nothing in an element with a script may look like its end.
-    return code.replace("</script", "<\\/script").replace("<!--", "<\\!--")
+    code = str(convert.javascript_bundle())
+    code = code.replace("</script", "<\\/script").replace("<!--", "<\\!--")
+    if kept:
+        with suppress(JobError):
+            write_durably(kept, code.encode())
+    return code
 
 
 def _data(section: Section) -> str:

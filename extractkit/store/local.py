@@ -297,6 +297,30 @@ def make_directory(path: Path) -> None:
         _sync_directory(path.parent)
 
 
+def private_cache(name: str) -> Path | None:
+    """Return a folder of the user's cache, made if needed; None if others may write to it.
+
+    Args:
+        name: the name of the folder.
+    """
+    base = os.environ.get("XDG_CACHE_HOME")
+    try:
+        folder = Path(base) if base and Path(base).is_absolute() else Path.home() / ".cache"
+    except RuntimeError:  # there is no home
+        return None
+    for part in ("extractkit", name):
+        folder /= part
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            status = folder.lstat()
+        except OSError:
+            return None
+        others_write = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or others_write:
+            return None
+    return folder
+
+
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Turn an OSError of a system call into a JobError.

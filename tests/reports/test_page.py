@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import os
 import re
 from pathlib import Path
 
@@ -69,6 +70,12 @@ def test_only_its_own_code_can_run_and_nothing_is_loaded(run: Run, page: Page) -
         digest = base64.b64encode(hashlib.sha256(one.encode()).digest()).decode()
         assert f"'sha256-{digest}'" in page.policy
     assert len(scripts) == 2
+
+
+def test_the_code_that_draws_charts_is_kept_for_the_next_page(run: Run, page: Page) -> None:
+    (kept,) = (Path(os.environ["XDG_CACHE_HOME"]) / "extractkit" / "vega").glob("*.js")
+    assert page.figures()
+    assert kept.read_text("utf-8") in run.path.with_name("<i>run.html").read_text("utf-8")
 
 
 def test_the_table_lists_each_tensor_with_its_extremes(run: Run, page: Page) -> None:
