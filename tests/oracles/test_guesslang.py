@@ -101,6 +101,7 @@ def opened(operation: tf.Operation, role: str, given: Sequence[tf.Tensor]) -> No
     )
 
 
+@pytest.mark.thorough
 def test_the_loop_and_the_branches_agree_with_a_plain_session(
     folder: Path, session: tf.compat.v1.Session, tmp_path: Path
 ) -> None:

@@ -123,6 +123,23 @@ def test_map_gives_its_own_result_step_by_step() -> None:
     assert not model.catalog[address(model, "/sine:0")].spec.axes[0].unknown
 
 
+def test_a_number_at_each_step_of_a_loop_over_the_samples(tmp_path: Path) -> None:
+    function = tf.function(
+        lambda x: tf.map_fn(lambda one: tf.reduce_sum(one, name="total"), x),
+        input_signature=[tf.TensorSpec([None, 3], tf.float32, name="x")],
+    )
+    rows = np.arange(15, dtype="float32").reshape(5, 3)
+    run = extractkit.extract(
+        selectors={"total": {"path": "*/total:0"}},
+        model=function,
+        inputs=rows,
+        run_dir=tmp_path / "run",
+    )
+    (view,) = run.values()
+    assert view.dims == ("sample",)
+    np.testing.assert_array_equal(view[:], rows.sum(1))
+
+
 def in_loops(x: tf.Tensor) -> tf.Tensor:
     """Three steps of two steps each, in a function that is not inlined."""
 
