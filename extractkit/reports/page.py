@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import os
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from extractkit.core.component import require
-from extractkit.errors import JobError, RunDirectoryError
+from extractkit.errors import ConfigError, JobError, RunDirectoryError
 from extractkit.reports import Figure, Listing, Note, Section
 from extractkit.reports.attention import attention
 from extractkit.reports.budget import MOST_BYTES, embedded, encoded
@@ -29,7 +30,7 @@ from extractkit.runs.directory import human_bytes
 from extractkit.runs.journal import places
 from extractkit.runs.overview import Overview
 from extractkit.runs.reader import Run, open_run
-from extractkit.store.local import private_cache, write_durably
+from extractkit.store.local import make_directory, private_cache, write_durably
 
 T = TypeVar("T")
 
@@ -84,7 +85,7 @@ class Header:
             numbers.append(("stored", human_bytes(recorded.actual.bytes)))
         numbers.append(("started", recorded.volatile.started[:16].replace("T", " ")))
         return cls(
-            material.overview.path.absolute().name,
+            material.overview.path.name,
             str(recorded.status),
             shlex.join(recorded.job_given),
             tuple(numbers),
@@ -103,7 +104,7 @@ def report(
     Args:
         run: the run directory.
         output: the file; None: the run directory's name with the ending `.html`, beside it.
-        figures: a directory for each chart as SVG and PNG; made if needed. None: no files.
+        figures: a directory for each chart as SVG and PNG, made if needed; None: no files.
         trust: modules whose callables the run's configuration may name.
 
     Returns:
@@ -112,11 +113,14 @@ def report(
     Raises:
         MissingExtraError: Altair, vl-convert or Jinja2 is not installed.
         RunDirectoryError: there is no run, or its manifest is damaged.
+        ConfigError: a file or directory cannot be written there.
         JobError: a file could not be written.
     """
-    directory = Path(run)
-    path = directory.absolute().with_name(f"{directory.absolute().name}.html")
-    path = path if output is None else Path(output)
+    directory = Path(os.path.abspath(run))  # noqa: PTH100 - links stay as they are
+    path = directory.with_name(f"{directory.name}.html") if output is None else Path(output)
+    _check_place(path, directory, "output")
+    if figures is not None:
+        _check_place(Path(figures), directory, "figures")
     altair()
     require("vl_convert", EXTRA, "report")
     material = material_of(directory, trust)
@@ -125,6 +129,24 @@ def report(
     if figures is not None:
         save_figures(sections, Path(figures))
     return path
+
+
+def _check_place(path: Path, run: Path, at: str) -> None:
+    """Check that a file, or a directory of figures, can be written at a path.
+
+    Raises:
+        ConfigError: it cannot, or it would be inside the run.
+    """
+    if run.resolve() in (path.resolve(), *path.resolve().parents):
+        raise ConfigError(
+            f"{at}={str(path)!r} is inside the run, whose files do not change. Choose a place "
+            f"beside it: {at}={str(run.parent / (path.name or at))!r}"
+        )
+    if not path.parent.is_dir():
+        raise ConfigError(f"{at}={str(path)!r}: {path.parent} is not a directory. Make it first")
+    if path.is_dir() != (at == "figures") and path.exists():
+        what = "a file" if path.is_file() else "a directory"
+        raise ConfigError(f"{at}={str(path)!r} is {what}. Choose another name")
 
 
 def material_of(directory: Path, trust: Sequence[str] = ()) -> Material:
@@ -312,7 +334,7 @@ def save_figures(sections: Sequence[Section], directory: Path) -> list[Path]:
     Raises:
         JobError: a file could not be written.
     """
-    directory.mkdir(parents=True, exist_ok=True)
+    make_directory(directory)
     convert = require("vl_convert", EXTRA, "report --figures")
     found = []
     for figure in (block for one in sections for block in one.blocks if isinstance(block, Figure)):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import extractkit
-from extractkit.errors import RunDirectoryError
+from extractkit.errors import ConfigError, RunDirectoryError
 from extractkit.reports.budget import decoded, embedded
 from extractkit.runs import manifest
 from extractkit.runs.reader import Run
@@ -154,6 +154,30 @@ def test_what_is_no_run_is_refused_and_nothing_is_written(tmp_path: Path) -> Non
     with pytest.raises(RunDirectoryError, match="is not a run directory"):
         extractkit.report(tmp_path / "empty")
     assert [path.name for path in tmp_path.iterdir()] == ["empty"]
+
+
+@pytest.mark.parametrize(
+    ("places", "message"),
+    [
+        (
+            {"output": "{run}/page.html"},
+            "output='{run}/page.html' is inside the run, whose files do",
+        ),
+        ({"figures": "{run}"}, "figures='{run}' is inside the run"),
+        ({"output": "{tmp}/no/page.html"}, "{tmp}/no is not a directory. Make it first"),
+        ({"output": "{tmp}"}, "output='{tmp}' is a directory. Choose another name"),
+        ({"figures": "{tmp}/file"}, "figures='{tmp}/file' is a file. Choose another name"),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_refused(
+    run: Run, tmp_path: Path, places: dict[str, str], message: str
+) -> None:
+    (tmp_path / "file").touch()
+    known = {"run": run.path, "tmp": tmp_path}
+    given = {name: text.format(**known) for name, text in places.items()}
+    with pytest.raises(ConfigError, match=re.escape(message.format(**known))):
+        extractkit.report(run.path, **given)  # type: ignore[arg-type]
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_embedded_data_cannot_end_its_element() -> None:
