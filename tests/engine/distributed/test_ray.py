@@ -81,7 +81,13 @@ def cluster(port: int) -> Iterator[Any]:
     """A cluster to which this process is connected; runs take it, and leave it as it is."""
     import ray
 
-    ray.init(f"127.0.0.1:{port}", log_to_driver=False, logging_level=logging.CRITICAL)
+    def connected() -> bool:
+        # The port answers before the cluster has a node, which takes long on a busy machine.
+        with suppress(ConnectionError):
+            ray.init(f"127.0.0.1:{port}", log_to_driver=False, logging_level=logging.CRITICAL)
+        return bool(ray.is_initialized())
+
+    wait_until(connected, seconds=120)
     yield ray
     ray.shutdown()
 
