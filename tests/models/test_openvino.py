@@ -190,6 +190,21 @@ def computed(model: Model, compilation: Compilation, *addresses: str) -> list[Ar
     return list(program({"tokens": TOKENS}, lengths))
 
 
+def test_values_without_transforms_do_not_pass_through_tensorflow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its threads would compete with OpenVINO's. Results outlast the next call all the same."""
+    model = live_model(transformer(), name="net")
+    program = model.program(fetched(model, "norm:output", "head:output"), BY_OPENVINO)
+    monkeypatch.setattr(tf, "constant", None)
+    lengths = dict.fromkeys(model.signature.free_axes, LENGTHS["tokens"])
+    found = program({"tokens": TOKENS}, lengths)
+    kept = [one.copy() for one in found]
+    assert not np.array_equal(program({"tokens": TOKENS[::-1]}, lengths)[1], kept[1])
+    np.testing.assert_array_equal(found[0], kept[0])
+    np.testing.assert_array_equal(found[1], kept[1])
+
+
 def test_patterns_are_replaced_and_compute_the_same() -> None:
     model = live_model(transformer(), name="net")
     program: Any = model.program(fetched(model, ":output"), BY_OPENVINO)

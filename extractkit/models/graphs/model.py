@@ -373,15 +373,20 @@ class GraphModel(HasCheckpoints, ChecksSizes, DecidesTogether):
             NotCompiledError: OpenVINO cannot compute the tensors.
         """
         graph = openvino.CompiledGraph(self.name, frozen)
+        unchanged: set[int] = set()
 
         @tf.function(autograph=False)
         def transform(
             tensors: list[tf.Tensor], samples: tf.Tensor, lengths: dict[str, tf.Tensor]
         ) -> list[tf.Tensor]:
-            return [
+            found = [
                 self._transformed(tensors[at], fetch, samples, lengths)
                 for at, fetch in zip(positions, fetches, strict=True)
             ]
+            unchanged.update(
+                number for number, at in enumerate(positions) if found[number] is tensors[at]
+            )
+            return [one for number, one in enumerate(found) if number not in unchanged]
 
         compiled = transform.get_concrete_function(
             [tf.TensorSpec(one.shape, one.dtype) for one in frozen.outputs],
@@ -390,16 +395,29 @@ class GraphModel(HasCheckpoints, ChecksSizes, DecidesTogether):
         )
         first = self.signature.specs[0].name
 
-        def finish(
+        def applied(
             values: Sequence[Array], features: Mapping[str, Array], lengths: Mapping[str, Array]
-        ) -> list[Array]:
+        ) -> Sequence[tf.Tensor]:
             with tf.device("/CPU:0"):
-                returned = compiled(
+                found: Sequence[tf.Tensor] = compiled(
                     [tf.constant(value) for value in values],
                     tf.constant(len(features[first])),
                     {axis: tf.constant(lengths[axis]) for axis in self.signature.free_axes},
                 )
-            return [np.asarray(memoryview(tensor)) for tensor in returned]
+            return found
+
+        def finish(
+            values: Sequence[Array], features: Mapping[str, Array], lengths: Mapping[str, Array]
+        ) -> list[Array]:
+            # A call of TensorFlow wakes its threads, which then spin beside those of OpenVINO.
+            needed = len(unchanged) < len(positions)
+            changed = iter(applied(values, features, lengths) if needed else ())
+            return [
+                np.array(values[at])
+                if number in unchanged
+                else np.asarray(memoryview(next(changed)))
+                for number, at in enumerate(positions)
+            ]
 
         return openvino.OpenVinoProgram(self.name, graph, feed, finish, by_tensorflow)
 
