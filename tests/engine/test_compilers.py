@@ -11,7 +11,8 @@ import pytest
 
 from extractkit.core.component import Component
 from extractkit.core.job import Job
-from extractkit.engine import compilers
+from extractkit.engine import Silent, compilers
+from extractkit.engine.execute import execute, resume
 from extractkit.engine.identity import described
 from extractkit.engine.prepare import prepare
 from extractkit.engine.preview import preview
@@ -20,13 +21,18 @@ from extractkit.inputs.in_memory import LiveArrays
 from extractkit.models import NotCompiledError, Program, openvino
 from extractkit.models.in_memory import live_model
 from extractkit.runs.environment import package_versions
+from extractkit.runs.manifest import SHARING
+from extractkit.runs.parts import join
 from extractkit.runs.same_job import check_same
-from tests.engine.examples import executed
+from tests.engine.examples import executed, shard_files
 from tests.engine.examples import job as job_of
+from tests.models.test_openvino import transformer
 
 pytest.importorskip("openvino", reason="needs the extra openvino")
 
 X = np.random.default_rng(0).normal(size=(70, 4)).astype(np.float32)
+
+LAYERS = {"path": ["embedding:output", "norm:output", "wide:output", "head:output"]}
 
 
 def network() -> Any:
@@ -184,6 +190,25 @@ def test_a_resume_keeps_the_decision(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(compilers, "WORTH_EACH", 0)
     assert prepare(job(compile="auto")).opened.compilation.compile == "openvino"
     assert prepare(job(compile="auto"), settings).opened.compilation.compile == "graph"
+
+
+def test_resumed_and_joined_runs_have_the_bits_of_one(tmp_path: Path) -> None:
+    """Samples of unlike lengths share batches, which parts and resumes have as one job has them."""
+    drawn = np.random.default_rng(0)
+    model = live_model(transformer(), name="net")
+    x = LiveArrays([drawn.integers(1, 11, 1 + at % 9).astype(np.int32) for at in range(70)])
+    asked: dict[str, Any] = {"model": model, "inputs": x, "shard_size": 16, "compile": "openvino"}
+    run = executed(tmp_path / "run", job_of(LAYERS, **asked))
+    assert run.manifest.settings[SHARING] == "samples of any lengths"
+    stored = shard_files(run.path)
+    (run.path / "shards" / sorted(stored)[2]).unlink()
+    resume(job_of(LAYERS, **asked), run.path, listener=Silent())
+    assert shard_files(run.path) == stored
+    for part in ("1/2", "2/2"):
+        of_part = job_of(LAYERS, part=part, **asked)
+        execute(of_part, tmp_path / "joined", hydra_files={}, listener=Silent())
+    join(tmp_path / "joined")
+    assert shard_files(tmp_path / "joined") == stored
 
 
 def test_another_version_of_the_compiler_is_refused(tmp_path: Path) -> None:

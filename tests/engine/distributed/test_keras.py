@@ -82,6 +82,17 @@ def test_two_workers_have_the_bits_of_one_process(run: Run, local: Path, engine:
     assert len(manifest["volatile"]["workers"]) == 1
 
 
+@pytest.mark.thorough
+@pytest.mark.skipif(find_spec("openvino") is None, reason="needs the extra openvino")
+def test_two_workers_have_the_bits_of_one_process_with_openvino(run: Run) -> None:
+    one = run("openvino", "runtime.compile=openvino")
+    two = run("both", "runtime.compile=openvino", "runtime.engine=processes", "runtime.workers=2")
+    assert values(two) == values(one)
+    manifest = json.loads((two / "manifest.json").read_text("utf-8"))
+    assert manifest["settings"]["compile"] == "openvino"
+    assert len(manifest["volatile"]["workers"]) == 1
+
+
 def test_the_bits_do_depend_on_threads_here(run: Run, local: Path) -> None:
     """Otherwise the tests above would tell nothing of them."""
     other = content(run("other", "runtime.threads=2"))
