@@ -128,13 +128,14 @@ def heatmap(
     )
 
 
-def bars(across: str, title: str, *, name: str | None = None) -> Chart:
+def bars(across: str, title: str, *, name: str | None = None, step: int = 14) -> Chart:
     """Return a chart of a bar for each label.
 
     Args:
         across: the field with the labels.
         title: what the heights are.
         name: the title of the axis, if not that of the field.
+        step: the width of a bar with its gap in pixels, where there is room for it.
     """
     alt = altair()
     axis = alt.Axis(labelExpr=_LABEL, ticks=False, labelAngle=-55, labelOverlap="greedy")
@@ -149,7 +150,7 @@ def bars(across: str, title: str, *, name: str | None = None) -> Chart:
                 alt.Tooltip("value:Q", title=title, format=".4~g"),
             ],
         )
-        .properties(width=alt.Step(14), height=180)
+        .properties(width=alt.Step(step), height=180)
     )
 
 

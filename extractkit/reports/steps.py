@@ -105,7 +105,7 @@ def saliency(material: Material, room: int) -> Iterator[Section]:
     figure = Figure(
         "saliency",
         "Tokens",
-        bars("token", "relevance"),
+        bars("token", "relevance", step=26),
         ("sample", "tensor"),
         ("token",),
         tuple(cubes),

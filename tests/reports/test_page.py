@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import extractkit
+from extractkit import cli
 from extractkit.errors import ConfigError, RunDirectoryError
 from extractkit.reports.budget import decoded, embedded
 from extractkit.runs import manifest
@@ -120,6 +121,17 @@ def test_an_unfinished_run_gets_a_page_about_what_is_whole(tmp_path: Path) -> No
     assert "This run is interrupted" in page.text
     assert "extractkit resume" in page.text
     assert "attention-map" in page.figures()
+
+
+def test_the_verb_prints_the_file_last(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = ["--output", "page.html", "--figures", "figures"]
+    assert cli.execute(["report", str(run.path), *options]) == cli.DONE
+    assert capsys.readouterr().out == f"{tmp_path / 'page.html'}\n"
+    names = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert {"attention-map.svg", "attention-map.png"} <= names
 
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "runs"
