@@ -21,6 +21,7 @@ h5py 3.14.0; none needed a change for these:
     schema-10       afa6f62  recorded transforms and components
     schema-11       169fc4a  gradients
     schema-12       30443f1  steps of a training
+    schema-13       04fc6aa  requests of any kind
 
 Each is the last commit of its schema; a few that changed no record followed that of schema 5.
 Schemas 1 to 3 gained fields under one number in their first hours. Of two of these early forms
