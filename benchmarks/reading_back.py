@@ -74,7 +74,7 @@ def stored(
     """Write a run with these values."""
     path.mkdir()
     shards = [Shard(at, at + SHARD) for at in range(0, SAMPLES, SHARD)]
-    plan = RunPlan(dense.nbytes + values.nbytes, True, tuple((s.start, s.stop) for s in shards))
+    plan = RunPlan.of(dense.nbytes + values.nbytes, True, tuple((s.start, s.stop) for s in shards))
     manifest = replace(
         planned(1),
         tensors=TENSORS,

@@ -72,7 +72,7 @@ def planned(shards: int) -> Manifest:
         job_resolved={"sinks": {"hdf5": {"_target_": TARGETS["hdf5"], "index": False}}},
         inputs=RunInputs("f00d", shards * A_SHARD),
         tensors=TENSORS,
-        plan=RunPlan(int(per_sample.sum()), True, ranges),
+        plan=RunPlan.of(int(per_sample.sum()), True, ranges),
     )
 
 

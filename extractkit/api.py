@@ -19,6 +19,7 @@ from extractkit.config.plain_data import (
 )
 from extractkit.core.catalog import Catalog
 from extractkit.core.component import Component
+from extractkit.core.digests import Digest
 from extractkit.core.trust import Trust
 from extractkit.engine import Listener, Silent
 from extractkit.engine.execute import execute, is_whole
@@ -34,7 +35,7 @@ from extractkit.models import Executor
 from extractkit.models.process import impose
 from extractkit.runs import JOURNAL, manifest
 from extractkit.runs.checking import Check, Verification
-from extractkit.runs.checking.verification import IntactRun
+from extractkit.runs.checking.verification import IntactRun, digests_by
 from extractkit.runs.checking.verification import verify as verify_run
 from extractkit.runs.directory import check_unused
 from extractkit.runs.journal import read as read_journal
@@ -291,11 +292,14 @@ def rerun(
         repeats=Path(run),
     )
     repeated = open_run(made, trust=trust)
-    listener.note(_likeness(Path(run), original, made, repeated.journal.digests()))
+    sink = sink_of(repeated.manifest, next(iter(repeated.manifest.sinks)), Trust(tuple(trust)))
+    entries = repeated.journal.by_shard()
+    found = digests_by(made, repeated.manifest, entries, sink, original)
+    listener.note(_likeness(Path(run), original, made, found))
     return repeated
 
 
-def _digests(run: Path, note: Callable[[str], None]) -> dict[str, str]:
+def _digests(run: Path, note: Callable[[str], None]) -> dict[str, Digest]:
     """Return the digests of a run's shards that are in its journal."""
     try:
         return read_journal(run / JOURNAL, salvage=True).digests()
@@ -305,7 +309,7 @@ def _digests(run: Path, note: Callable[[str], None]) -> dict[str, str]:
 
 
 def _likeness(
-    run: Path, original: Mapping[str, str], made: Path, digests: Mapping[str, str]
+    run: Path, original: Mapping[str, Digest], made: Path, digests: Mapping[str, Digest]
 ) -> str:
     """Compare the shards of a run with those of the run that repeats it, for a note."""
     if not original:

@@ -10,13 +10,14 @@ import pytest
 
 import extractkit
 from extractkit import cli, errors
+from extractkit.core.digests import Algorithm
 from extractkit.core.values import Array
 from extractkit.errors import ConfigError, FinalError, JobError, RunDirectoryError, SelectionError
 from extractkit.runs import HYDRA
 from extractkit.runs.checking import Outcome
 from extractkit.runs.manifest import Status
 from extractkit.testing.reference import ReferenceModel
-from tests.engine.examples import Collected
+from tests.engine.examples import Collected, with_sha256
 
 MODEL = ReferenceModel()
 HIDDEN = "+selectors.mine.path=embedding:output"
@@ -323,6 +324,22 @@ def test_other_live_objects_are_refused(unfinished: Path) -> None:
     ):
         extractkit.resume(unfinished)
     assert extractkit.open(unfinished).status is Status.FAILED
+
+
+def test_a_run_with_older_digests_is_repeated_and_equal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, again = tmp_path / "run", tmp_path / "again"
+    with monkeypatch.context() as before:
+        with_sha256(before)
+        extractkit.extract([HIDDEN], model=MODEL, inputs=TEXTS, run_dir=first)
+    reported = Collected()
+    run = extractkit.rerun(first, again, model=MODEL, inputs=TEXTS, listener=reported)
+    digests = [extractkit.open(path).journal.entries[0].values for path in (first, again)]
+    assert [one.algorithm for one in digests] == [Algorithm.SHA256, Algorithm.BLAKE3]
+    assert f"the values are those of {first}, to the bit" in reported.notes
+    assert {one.verdict.value for one in extractkit.diff(first, run).tensors} == {"equal"}
+    assert not extractkit.verify(first, recompute=1, model=MODEL, inputs=TEXTS).failed
 
 
 def test_a_live_run_is_repeated_and_verified(tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ ELSEWHERE = {
     "join": "join",
     "_check_joined": "join",
     "_join_locked": "join",
-    "_moves": "join",
+    "_check_file": "join",
     "StoredFile.on_disk": _STORED_AGAIN,
     "_merged": "verify, and finishing a run whose states were checked when it was opened",
     "StoredFile._opened": _STORED_AGAIN,

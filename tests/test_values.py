@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extractkit.core.values import Assembly, Dense, Ragged, digest, of_samples, without
+from extractkit.core.digests import PREFERRED, digest
+from extractkit.core.values import Assembly, Dense, Ragged, of_samples, without
 from extractkit.errors import JobError
 
 FORMS = {
@@ -79,8 +80,10 @@ def test_a_digest_tells_key_dtype_shape_and_content_apart() -> None:
         [("a", Ragged(array, np.array([0, 6])))],
         [("a", Ragged(array, np.array([0, 2, 6])))],
     ]
-    assert len({digest(values) for values in different}) == len(different)
-    assert digest([("a", Dense(array.copy()[::1]))]) == digest([("a", Dense(array))])
+    assert len({digest(values, PREFERRED) for values in different}) == len(different)
+    assert digest([("a", Dense(array.copy()[::1]))], PREFERRED) == digest(
+        [("a", Dense(array))], PREFERRED
+    )
 
 
 def test_a_digest_of_texts_is_about_the_texts() -> None:
@@ -89,9 +92,9 @@ def test_a_digest_of_texts_is_about_the_texts() -> None:
         np.array(["é", "", "ab"], object),
         np.array([text.encode() for text in ("é", "", "ab")], object),
     ]
-    assert len({digest([("a", Dense(form))]) for form in forms}) == 1
-    assert digest([("a", Dense(np.array(["a", "bc"])))]) != digest(
-        [("a", Dense(np.array(["ab", "c"])))]
+    assert len({digest([("a", Dense(form))], PREFERRED) for form in forms}) == 1
+    assert digest([("a", Dense(np.array(["a", "bc"])))], PREFERRED) != digest(
+        [("a", Dense(np.array(["ab", "c"])))], PREFERRED
     )
 
 

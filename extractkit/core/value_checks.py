@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from extractkit.core.values import Array, Dense, Values, digest, sample_shapes
+from extractkit.core.digests import Algorithm, digest
+from extractkit.core.values import Array, Dense, Values, sample_shapes
 
 _FIRST = 5
 _BLOCK_BYTES = 1 << 16
@@ -188,7 +189,7 @@ def _same(values: Values, present: npt.NDArray[np.int64], elements: Array) -> st
     samples = elements.reshape(len(present), *shapes[0])
     if not _repeats(samples):
         return None
-    return digest([("", Dense(samples[:1]))])
+    return digest([("", Dense(samples[:1]))], Algorithm.SHA256).hexadecimal
 
 
 def _repeats(samples: Array) -> bool:

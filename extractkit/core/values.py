@@ -9,7 +9,7 @@ A missing sample keeps its position and is `absent`. `without` defines the fill 
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -344,22 +344,12 @@ class SingleValue:
         return Dense(self._value)
 
 
-def digest(values: Iterable[tuple[str, Values]]) -> str:
-    """Return the SHA-256 over keys, dtypes, shapes and contents, independent of the file format."""
-    sha = hashlib.sha256()
-    for key, value in values:
-        for name, array in value.parts().items():
-            text = array.dtype.kind in "OSU"
-            dtype = "text" if text else array.dtype.str
-            sha.update(f"{key}\0{name}\0{dtype}\0{array.shape}\0".encode())
-            sha.update(_text_bytes(array) if text else np.ascontiguousarray(array).data)
-    return sha.hexdigest()
-
-
 class Hash(Protocol):
     """The part of `hashlib`'s interface that is used."""
 
-    def update(self, data: bytes, /) -> None: ...
+    def update(self, data: bytes | memoryview, /) -> object: ...
+
+    def hexdigest(self) -> str: ...
 
 
 def add_to_digest(sha: Hash, name: str, dtype: str, array: Array) -> None:
@@ -374,7 +364,7 @@ def add_to_digest(sha: Hash, name: str, dtype: str, array: Array) -> None:
             sha.update(len(content).to_bytes(8, "little") + content)
     else:
         # As plain bytes, because the buffer protocol does not support bfloat16.
-        sha.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)  # type: ignore[arg-type]
+        sha.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
 
 def digest_of_plain_data(value: object) -> str:
@@ -398,12 +388,6 @@ def digest_of_table(keys: Array, values: Array) -> str:
     rows = keys.tolist()
     order = sorted(range(len(rows)), key=rows.__getitem__)
     return digest_of_plain_data([digest_of_array(keys[order]), digest_of_array(values[order])])
-
-
-def _text_bytes(array: Array) -> bytes:
-    """Concatenate texts, each after its length. An array of objects holds memory addresses."""
-    texts = list(map(encoded, array.flat))
-    return b"".join(len(text).to_bytes(8, "little") + text for text in texts)
 
 
 def sample_shapes(values: Values) -> npt.NDArray[np.int64]:

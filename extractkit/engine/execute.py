@@ -365,7 +365,7 @@ class Execution:
             files = math.ceil(files / part.count)  # an estimate
         check_space(self.directory, files + recorder.sample_bytes)
         exact = all(tensor.predictable for tensor in prepared.tensors)
-        return RunPlan(total, exact, tuple((shard.start, shard.stop) for shard in shards))
+        return RunPlan.of(total, exact, [(shard.start, shard.stop) for shard in shards])
 
     def check(
         self,

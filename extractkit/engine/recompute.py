@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import zip_longest
 
+from extractkit.core.digests import digest
 from extractkit.core.job import Job
 from extractkit.core.plan import SampleLengths
 from extractkit.core.shards import Shard
 from extractkit.core.spec import BFLOAT16
-from extractkit.core.values import Array, State, digest, from_stored
+from extractkit.core.values import Array, State, from_stored
 from extractkit.engine.identity import described
 from extractkit.engine.prepare import Prepared, prepare
 from extractkit.engine.samples import Survey, recorded_survey
@@ -183,7 +184,7 @@ class _Recomputation:
         else:
             wrong, largest = self._near(entry, one)
             found += wrong
-        if digest(one.values.items()) == entry.values:
+        if digest(one.values.items(), entry.values.algorithm) == entry.values:
             return found, largest
         name, file = next(iter(entry.files.items()))
         path = self.sound.directory / file.name
@@ -206,7 +207,7 @@ class _Recomputation:
         """Compare a file beside the values with its bytes computed again, if both exist."""
         if stored is None or not isinstance(again, bytes):
             return []
-        if StoredFile.of(stored.name, again) == stored:
+        if StoredFile.of(stored.name, again, by=stored.digest.algorithm) == stored:
             return []
         path = self.sound.directory / stored.name
         return [Finding(stored.name, f"{path}: it differs when computed again", entry.shard)]

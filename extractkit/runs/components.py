@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from extractkit.core.digests import Algorithm, digest
 from extractkit.core.plan import PlannedTensor
 from extractkit.core.statistics.components import PCA
 from extractkit.core.transforms.projection import Components, FromRun
-from extractkit.core.values import Array, Dense, digest
+from extractkit.core.values import Array, Dense
 from extractkit.errors import ConfigError, RunDirectoryError, UserError, choices
 from extractkit.runs import COMPONENTS
 from extractkit.runs import manifest as manifests
@@ -91,8 +92,8 @@ def notes(found: Mapping[str, Sequence[Components]], now: Manifest) -> Iterator[
 
 def _components(names: tuple[str, str, str, str | None], mean: Array, vectors: Array) -> Components:
     """Return components with their digest, from key, address, run and identity."""
-    sha256 = digest([(_MEAN, Dense(mean)), (_VECTORS, Dense(vectors))])
-    return Components(*names, sha256, mean, vectors)
+    found = digest([(_MEAN, Dense(mean)), (_VECTORS, Dense(vectors))], Algorithm.SHA256)
+    return Components(*names, found.hexadecimal, mean, vectors)
 
 
 def used(tensors: Iterable[PlannedTensor]) -> dict[str, list[Components]]:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from extractkit.core.component import Component
+from extractkit.core.digests import Algorithm, Digest
 from extractkit.errors import InputError, RunDirectoryError
 from extractkit.store.local import check_directory, opened
 
@@ -34,22 +35,19 @@ _MEND = "Restore it, or run the job again"
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
-    """One file: its path within the run directory, its SHA-256 and its size in bytes."""
+    """One file: its path within the run directory, its digest and its size in bytes."""
 
     name: str
-    sha256: str
+    digest: Digest
     size: int
 
     @classmethod
-    def of(cls, name: str, *content: bytes | memoryview) -> "StoredFile":
+    def of(cls, name: str, *content: bytes | memoryview, by: Algorithm) -> "StoredFile":
         """Return the record of a file with this content, which may be divided into buffers."""
-        sha = hashlib.sha256()
-        for buffer in content:
-            sha.update(buffer)
-        return cls(name, sha.hexdigest(), sum(map(len, content)))
+        return cls(name, by.of(*content), sum(map(len, content)))
 
     @classmethod
-    def on_disk(cls, directory: Path, name: str) -> "StoredFile":
+    def on_disk(cls, directory: Path, name: str, *, by: Algorithm) -> "StoredFile":
         """Return the record of a file on disk.
 
         Raises:
@@ -57,10 +55,10 @@ class StoredFile:
         """
         try:
             with reading(directory / name) as file:
-                sha256, size = _digest(file, None)
+                digest, size = _digest(file, by, None)
         except FileNotFoundError as error:
             raise RunDirectoryError(f"{directory / name} is missing from its run") from error
-        return cls(name, sha256, size)
+        return cls(name, digest, size)
 
     def check(self, directory: Path, *, growing: bool = False) -> None:
         """Check the record against the file on disk.
@@ -73,8 +71,8 @@ class StoredFile:
                 has a name that leads out of the directory, or differs from the record.
         """
         with self._opened(directory, growing=growing) as file:
-            sha256, _ = _digest(file, self.size)
-        self._compare(directory, sha256)
+            digest, _ = _digest(file, self.digest.algorithm, self.size)
+        self._compare(directory, digest)
 
     def whole(self, directory: Path) -> bool:
         """Return True if the file is there and as recorded."""
@@ -92,7 +90,7 @@ class StoredFile:
         """
         with self._opened(directory) as file:
             content = file.read()
-        self._compare(directory, hashlib.sha256(content).hexdigest())
+        self._compare(directory, self.digest.algorithm.of(content))
         return content
 
     @contextmanager
@@ -116,10 +114,10 @@ class StoredFile:
         except FileNotFoundError as error:
             raise RunDirectoryError(f"{path} is missing from its run") from error
 
-    def _compare(self, directory: Path, sha256: str) -> None:
-        if sha256 != self.sha256:
+    def _compare(self, directory: Path, digest: Digest) -> None:
+        if digest != self.digest:
             raise RunDirectoryError(
-                f"{directory / self.name} is damaged: its SHA-256 is not the recorded one"
+                f"{directory / self.name} is damaged: its digest is not the recorded one"
             )
 
 
@@ -185,14 +183,14 @@ def _unreadable(path: Path, error: OSError) -> RunDirectoryError:
     return RunDirectoryError(f"{path} cannot be read: {error.strerror}")
 
 
-def _digest(file: BinaryIO, size: int | None) -> tuple[str, int]:
-    """Return the SHA-256 of the first `size` bytes (None: all) and the number of bytes read."""
-    sha = hashlib.sha256()
+def _digest(file: BinaryIO, by: Algorithm, size: int | None) -> tuple[Digest, int]:
+    """Return the digest of the first `size` bytes (None: all) and the number of bytes read."""
+    hashing = by.begin()
     done = 0
     while block := file.read(_BLOCK if size is None else min(_BLOCK, size - done)):
-        sha.update(block)
+        hashing.update(block)
         done += len(block)
-    return sha.hexdigest(), done
+    return hashing.digest, done
 
 
 _MEMBER = re.compile(r"(.*)\.(?:index|meta|data-\d{5}-of-\d{5})", re.DOTALL)

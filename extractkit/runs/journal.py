@@ -8,6 +8,7 @@ from pathlib import Path
 
 from extractkit.advice import command
 from extractkit.core.checkpoints import AXIS
+from extractkit.core.digests import Digest
 from extractkit.core.shards import Shard, positions_in
 from extractkit.core.value_checks import EXAMINATION, ValueChecks
 from extractkit.errors import RunDirectoryError
@@ -22,7 +23,7 @@ from extractkit.runs.upgrades import (
 )
 from extractkit.store.local import append_line, write_durably
 
-SCHEMA = 7
+SCHEMA = 8
 """Version of the fields of a line. Raise it with every change of them."""
 
 _SCHEMA = "schema"
@@ -42,8 +43,8 @@ class Entry:
         start, stop: the range of samples (0, 0 for the constants).
         checkpoint: its position along the checkpoint axis; None without such an axis.
         files: the file that each sink wrote, by the sink's name.
-        values: SHA-256 over the values, independent of the file format
-            (`extractkit.core.values.digest`).
+        values: digest of the values, independent of the file format
+            (`extractkit.core.digests.digest`).
         stats: what the checks found in the values of each tensor.
         missing: the samples of the range without values, by index, with the reason.
         timings: seconds spent in each stage.
@@ -57,7 +58,7 @@ class Entry:
     start: int
     stop: int
     files: Mapping[str, StoredFile]
-    values: str
+    values: Digest
     stats: Mapping[str, ValueChecks] = field(default_factory=dict)
     missing: Mapping[str, str] = field(default_factory=dict)
     timings: Mapping[str, float] = field(default_factory=dict)
@@ -108,7 +109,7 @@ class Journal:
         """Return the entries by shard. If a shard was committed twice, the later entry counts."""
         return {entry.covers: entry for entry in self.entries}
 
-    def digests(self) -> dict[str, str]:
+    def digests(self) -> dict[str, Digest]:
         """Return the digest of each shard's values, by the shard's key."""
         return {shard.key: entry.values for shard, entry in self.by_shard().items()}
 

@@ -6,16 +6,18 @@ Fields that may differ between two runs of the same job (times, machine) are gro
 
 import math
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
+from itertools import accumulate, chain, groupby, pairwise, repeat
 from pathlib import Path
 
 from extractkit.advice import command
 from extractkit.core.attribution import COMPLETENESS
 from extractkit.core.catalog import TensorRecord
 from extractkit.core.checkpoints import AXIS, Checkpoint, ExcludedCheckpoint
+from extractkit.core.digests import PREFERRED, Algorithm
 from extractkit.core.shards import CONSTANTS_SHARD, OuterAxis, Part, Position, Shard, over_axes
 from extractkit.core.spec import PER_SAMPLE, TensorSpec
 from extractkit.core.transforms.casting import OVERFLOW
@@ -31,7 +33,7 @@ from extractkit.runs.schema import with_checksum as with_checksum  # the bytes o
 from extractkit.runs.upgrades import MANIFEST_UPGRADES
 from extractkit.sinks import StoredTensor
 
-SCHEMA = 13
+SCHEMA = 14
 """Version of the manifest's fields. Raise it with every change of them."""
 
 SHARING = "sharing"
@@ -39,6 +41,9 @@ SHARING = "sharing"
 
 MOST_SAMPLES = 1 << 40
 """Upper bound on the samples of a run, so that a damaged count cannot exhaust the memory."""
+
+MOST_SHARDS = 1 << 23
+"""Upper bound on the shards of a run at each checkpoint, for the same reason."""
 
 
 class Status(StrEnum):
@@ -153,11 +158,35 @@ class RunInputs:
 
 @dataclass(frozen=True)
 class RunPlan:
-    """The plan as recorded: bytes to store (exact, or an upper bound) and the shards' ranges."""
+    """The plan as recorded.
+
+    Attributes:
+        bytes: bytes to store.
+        exact: whether that is their number, not an upper bound.
+        sizes: the shards in order, as numbers of consecutive shards with the same number of
+            samples: `((3, 64), (1, 10))` for three shards of 64 samples and one of 10.
+    """
 
     bytes: int
     exact: bool
-    shards: tuple[tuple[int, int], ...]
+    sizes: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def of(cls, size: int, exact: bool, ranges: Iterable[tuple[int, int]]) -> "RunPlan":
+        """Return the plan of shards with these ranges of samples, each from the end of the last."""
+        sizes = groupby(stop - start for start, stop in ranges)
+        return cls(size, exact, tuple((len([*equal]), samples) for samples, equal in sizes))
+
+    @property
+    def samples(self) -> int:
+        """The number of samples in all shards."""
+        return sum(count * size for count, size in self.sizes)
+
+    @cached_property
+    def shards(self) -> tuple[tuple[int, int], ...]:
+        """The range of samples of each shard."""
+        each = chain.from_iterable(repeat(size, count) for count, size in self.sizes)
+        return tuple(pairwise(accumulate(each, initial=0)))
 
 
 @dataclass(frozen=True)
@@ -216,6 +245,8 @@ class Manifest:
             recorded while its model is trained. Each checkpoint is added once all of its shards are
             committed, and no file holds its weights. Null for every other run.
         origins: the files that the configuration names, except the checkpoints.
+        digests: the algorithm by which the run's process digests values and files. Each digest
+            names its own: those of parts that are joined may differ.
         files: files of the run directory that the journal does not record.
         environment: environment variables that may change bits. Every process that resumes the run
             adopts them.
@@ -249,6 +280,7 @@ class Manifest:
     excluded: tuple[ExcludedCheckpoint, ...] = ()
     training: str | None = None
     origins: tuple[Origin, ...] = ()
+    digests: Algorithm = PREFERRED
     files: tuple[StoredFile, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, object] = field(default_factory=dict)
@@ -422,22 +454,24 @@ def _absent(directory: Path) -> str:
 
 
 def _check_plan(manifest: Manifest, path: Path) -> None:
-    """Check that the planned ranges cover all samples, each once."""
+    """Check that the planned shards hold all samples."""
     count = manifest.samples
     if not 0 <= count <= MOST_SAMPLES:
         raise RunDirectoryError(f"{path} records {count} samples, more than a run can hold")
     if manifest.plan is None:
         return
-    end = 0
-    for number, (start, stop) in enumerate(manifest.plan.shards):
-        if start != end or not start < stop <= count:
+    for number, (shards, size) in enumerate(manifest.plan.sizes):
+        if shards < 1 or size < 1:
             raise RunDirectoryError(
-                f"{path}: plan.shards[{number}] is [{start}, {stop}]. It must begin at {end}, "
-                f"hold at least one sample and end at {count} or before"
+                f"{path}: plan.sizes[{number}] is [{shards}, {size}]. It must be a number of "
+                f"shards and the number of samples in each, at least one of both"
             )
-        end = stop
-    if end != count:
-        raise RunDirectoryError(f"{path}: plan.shards ends at {end} of {count} samples")
+    if manifest.plan.samples != count:
+        raise RunDirectoryError(
+            f"{path}: the shards of plan.sizes hold {manifest.plan.samples} of {count} samples"
+        )
+    if (shards := sum(number for number, _ in manifest.plan.sizes)) > MOST_SHARDS:
+        raise RunDirectoryError(f"{path} records {shards} shards, more than a run can hold")
 
 
 _RECORD = ChecksummedRecord(

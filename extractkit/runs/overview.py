@@ -321,6 +321,7 @@ def _facts(
         yield Fact("self-check", _self_check(volatile.self_check))
     if (measured := volatile.sharing) is not None:
         yield Fact("batches", f"{recorded.settings.get(SHARING)}{_sharing(measured)}")
+    yield Fact("digests", recorded.digests.label)
     yield from (one.fact for one in found)
     if committed is not None:
         yield Fact("resume", command("resume", directory))

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from extractkit.advice import command, override
+from extractkit.core.digests import Algorithm
 from extractkit.core.shards import Part, Shard
 from extractkit.errors import RunDirectoryError
 from extractkit.runs import (
@@ -172,6 +173,8 @@ def _entries(directory: Path, manifest: Manifest) -> dict[Shard, Entry]:
 def _check_agreement(directory: Path, finished: list[FinishedPart]) -> None:
     """Raise if the parts disagree; the reference is the majority, or the first part in a tie."""
     first = finished[0]
+    by = first.manifest.digests
+    finished = [replace(one, manifest=_with_samples(one, by)) for one in finished]
     other = [one for one in finished if part_differences(first.manifest, one.manifest)]
     if not other:
         return
@@ -189,6 +192,21 @@ def _check_agreement(directory: Path, finished: list[FinishedPart]) -> None:
         f"environment. Recorded by part {reference.part}, found in the other: {'; '.join(found)}. "
         f"{advice[0].upper()}{advice[1:].rstrip('.')}"
     )
+
+
+def _with_samples(one: FinishedPart, by: Algorithm) -> Manifest:
+    """Return the manifest of a part with the digest of its samples' rows by this algorithm.
+
+    Raises:
+        RunDirectoryError: the rows are needed for that, and damaged.
+    """
+    recorded = next((file for file in one.manifest.files if file.name == SAMPLES), None)
+    if recorded is None or recorded.digest.algorithm is by:
+        return one.manifest
+    _check_file(one, recorded)
+    again = StoredFile.on_disk(one.directory, SAMPLES, by=by)
+    files = tuple(again if file is recorded else file for file in one.manifest.files)
+    return replace(one.manifest, files=files)
 
 
 def join(
@@ -300,15 +318,19 @@ def _moves(directory: Path, finished: FinishedPart) -> list[tuple[Path, Path]]:
         source, target = finished.directory / file.name, directory / file.name
         if not source.exists() and file.whole(directory):
             continue
-        try:
-            file.check(finished.directory)
-        except RunDirectoryError as error:
-            raise RunDirectoryError(
-                f"part {finished.part} is damaged: {error}. Repair it: "
-                f"{command('resume', finished.directory)}"
-            ) from error
+        _check_file(finished, file)
         moves.append((source, target))
     return moves
+
+
+def _check_file(finished: FinishedPart, file: StoredFile) -> None:
+    try:
+        file.check(finished.directory)
+    except RunDirectoryError as error:
+        raise RunDirectoryError(
+            f"part {finished.part} is damaged: {error}. Repair it: "
+            f"{command('resume', finished.directory)}"
+        ) from error
 
 
 def _hydra(manifest: Manifest) -> list[StoredFile]:

@@ -351,7 +351,7 @@ def open_run(
     Args:
         path: the run directory.
         sink: the sink that reads the values; None: the first sink of the run's configuration.
-        check: compare the SHA-256 of each shard's file with the journal before the first read, so
+        check: compare the digest of each shard's file with the journal before the first read, so
             that damaged values raise an error.
         trust: modules whose callables the run's configuration may name, for sinks that neither
             come with extractkit nor are registered.

@@ -110,7 +110,8 @@ def _begin(directory: Path, started: Manifest, hydra_files: Mapping[str, str]) -
             make_directory(directory / HYDRA)
         for name, text in hydra_files.items():
             write_durably(directory / HYDRA / name, text.encode())
-            files.append(StoredFile.of(f"{HYDRA}/{name}", text.encode()))
+            file = StoredFile.of(f"{HYDRA}/{name}", text.encode(), by=started.digests)
+            files.append(file)
         started = replace(started, files=tuple(files))
         manifest.write(directory, started)
     except BaseException:
@@ -159,7 +160,7 @@ class Recorder:
         self._found: dict[str, ValueChecks] = {}
         for shard, entry in committed.items():
             self._remember(shard, entry)
-        self._storing = Storing(directory, dict(sinks))
+        self._storing = Storing(directory, dict(sinks), manifest.digests)
         self._samples: SamplesWriter | None = None
 
     @classmethod
@@ -231,7 +232,7 @@ class Recorder:
     def add_samples(self, rows: Iterable[Row]) -> None:
         """Record the next samples' rows (`index`, `id`, `source`, …), in order."""
         if self._samples is None:
-            self._samples = SamplesWriter(self.directory / SAMPLES)
+            self._samples = SamplesWriter(self.directory / SAMPLES, self.manifest.digests)
         self._samples.extend(rows)
 
     def freeze(self, planned: Manifest, components: bytes | None = None) -> None:
@@ -248,7 +249,7 @@ class Recorder:
         made = [samples]
         if components is not None:
             write_durably(self.directory / COMPONENTS, components)
-            made.append(StoredFile.of(COMPONENTS, components))
+            made.append(StoredFile.of(COMPONENTS, components, by=self.manifest.digests))
         files = _with(planned.files, made)
         self._write(
             replace(planned, status=Status.STARTED, files=files, samples_schema=ROWS_SCHEMA)
@@ -366,17 +367,17 @@ class Recorder:
             ]
             for file, content in sink.finish(self.directory, tensors, shards).items():
                 write_durably(self.directory / file, content)
-                files.append(StoredFile.of(file, content))
+                files.append(StoredFile.of(file, content, by=self.manifest.digests))
         if self.manifest.statistics:
             content = serialized(results(self.directory, self.manifest, entries))
             write_durably(self.directory / RESULTS, content)
-            files.append(StoredFile.of(RESULTS, content))
+            files.append(StoredFile.of(RESULTS, content, by=self.manifest.digests))
         axis = next((one for one in self.manifest.outer_axes if one.name == AXIS), None)
         if axis is not None:
             _log.info("measuring drift over %d checkpoints", len(axis))
             content = to_bytes(self._drift(axis, entries))
             write_durably(self.directory / DRIFT, content)
-            files.append(StoredFile.of(DRIFT, content))
+            files.append(StoredFile.of(DRIFT, content, by=self.manifest.digests))
         return files
 
     def _drift(self, axis: OuterAxis, entries: Mapping[Shard, Entry]) -> Drift:
@@ -435,7 +436,7 @@ class Recorder:
             except RunDirectoryError:
                 return before  # so that a damaged log is not recorded as the right one
         make_durable(self.directory / LOG)
-        return StoredFile.on_disk(self.directory, LOG)
+        return StoredFile.on_disk(self.directory, LOG, by=self.manifest.digests)
 
     def _write(self, changed: Manifest) -> None:
         manifest.write(self.directory, changed)

@@ -128,7 +128,7 @@ def _configured(manifest: Manifest, group: str) -> Any:
 
 
 def _file(manifest: Manifest, name: str) -> str | None:
-    return next((file.sha256 for file in manifest.files if file.name == name), None)
+    return next((file.digest for file in manifest.files if file.name == name), None)
 
 
 def tensors_key(tensors: Iterable[RunTensor | RunStatistics]) -> list[Any]:

@@ -1,6 +1,5 @@
 """`samples.jsonl`: one row for each sample, in order, appended on writing and read at random."""
 
-import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -10,6 +9,7 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
+from extractkit.core.digests import Algorithm
 from extractkit.errors import RunDirectoryError, counted
 from extractkit.runs.files import LONGEST_LINE, StoredFile, lines_of, reading
 from extractkit.runs.schema import canonical
@@ -41,10 +41,10 @@ def why_missing(row: Row) -> str | None:
 class SamplesWriter:
     """Writes rows in turn. The file appears under its name when `publish` is called."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, by: Algorithm) -> None:
         self._file = DurableFile(path)
         self._name = path.name
-        self._sha = hashlib.sha256()
+        self._hashing = by.begin()
         self.bytes = 0
         self.discard = self._file.discard
 
@@ -56,7 +56,7 @@ class SamplesWriter:
         """
         for row in rows:
             line = f"{canonical(row)}\n".encode(errors="surrogatepass")
-            self._sha.update(line)
+            self._hashing.update(line)
             self.bytes += len(line)
             self._file.write(line)
 
@@ -72,7 +72,7 @@ class SamplesWriter:
     @property
     def content(self) -> StoredFile:
         """The record of the file as it will be with the rows so far."""
-        return StoredFile(self._name, self._sha.hexdigest(), self.bytes)
+        return StoredFile(self._name, self._hashing.digest, self.bytes)
 
 
 class Samples(Sequence[Row]):

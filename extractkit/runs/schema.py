@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields, is_dataclass
 from enum import Enum
 from functools import lru_cache
@@ -17,6 +17,7 @@ from typing import Any, Generic, TypeVar, Union, get_args, get_origin, get_type_
 
 import numpy as np
 
+from extractkit.core.digests import Algorithm, Digest
 from extractkit.core.spec import PER_SAMPLE, SAMPLE, TensorSpec
 from extractkit.errors import RunDirectoryError, choices
 from extractkit.runs.files import content_of
@@ -97,38 +98,9 @@ def document(value: object) -> bytes:
 
 
 def _document(data: object) -> bytes:
-    text = "".join(_indented(data, "\n"))
+    text = json.dumps(data, indent=1, ensure_ascii=False)
     # File names need not be UTF-8. Python represents such names with surrogates.
     return f"{text}\n".encode(errors="surrogatepass")
-
-
-def _indented(data: object, line: str) -> Iterator[str]:
-    """Yield the text of `json.dumps(data, indent=1, ensure_ascii=False)`.
-
-    A run of many shards is mostly ranges of samples, which this writes several times as fast.
-
-    Args:
-        line: a newline with the indentation of `data`.
-    """
-    if not isinstance(data, dict | list) or not data:
-        yield json.dumps(data, ensure_ascii=False)
-    elif isinstance(data, dict):
-        before = "{"
-        for key, value in data.items():
-            yield f"{before}{line} {json.dumps(key, ensure_ascii=False)}: "
-            yield from _indented(value, f"{line} ")
-            before = ","
-        yield f"{line}}}"
-    elif all(type(item) is list and [*map(type, item)] == [int, int] for item in data):
-        one = f"{line} [{line}  %d,{line}  %d{line} ]"
-        yield f"[{','.join([one % (first, second) for first, second in data])}{line}]"
-    else:
-        before = "["
-        for value in data:
-            yield f"{before}{line} "
-            yield from _indented(value, f"{line} ")
-            before = ","
-        yield f"{line}]"
 
 
 def decode(expected: type[T], data: object, at: str) -> T:
@@ -181,6 +153,13 @@ def _decode(expected: Any, data: Any, at: str) -> Any:
         return expected(data)
     if expected is float and type(data) is int:
         return float(data)
+    if expected is Digest:
+        if (found := Digest.parse(_checked(str, data, at))) is None:
+            raise RunDirectoryError(
+                f"{at} is {data!r}, which is not a digest: the name of its algorithm, which is "
+                f"{' or '.join(Algorithm)}, a colon and 64 hexadecimal digits"
+            )
+        return found
     return _checked(expected, data, at)
 
 

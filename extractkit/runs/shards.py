@@ -15,10 +15,11 @@ from pathlib import Path
 import numpy as np
 
 from extractkit.core.checkpoints import AXIS
+from extractkit.core.digests import Algorithm, digest
 from extractkit.core.shards import Shard, positions_in
 from extractkit.core.statistics import Partials
 from extractkit.core.value_checks import ValueChecks
-from extractkit.core.values import Dense, State, Values, digest
+from extractkit.core.values import Dense, State, Values
 from extractkit.errors import FinalError, RunDirectoryError
 from extractkit.runs import JOURNAL, SHARDS, journal, shard_file
 from extractkit.runs.files import StoredFile
@@ -140,11 +141,13 @@ class Storing:
     Attributes:
         directory: the run directory.
         sinks: the sinks that write them, by name.
+        digests: the algorithm of their digests.
         writer: the unique name of a worker; None for the process that holds the run's lock.
     """
 
     directory: Path
     sinks: Mapping[str, Sink]
+    digests: Algorithm
     writer: str | None = None
 
     def store(self, one: ShardValues) -> Entry:
@@ -158,7 +161,7 @@ class Storing:
         shard, files = one.shard, {}
         # Digests are computed while the disk writes. There is nothing else to do at a run's end.
         with ThreadPoolExecutor(1, "extractkit-digests") as beside:
-            values = beside.submit(digest, one.values.items())
+            values = beside.submit(digest, one.values.items(), self.digests)
             for name, sink in self.sinks.items():
                 buffers = serialized_by(sink, one.values)
                 files[name] = self._written(beside, shard_file(shard, sink.suffix), *buffers)
@@ -184,7 +187,8 @@ class Storing:
         )
 
     def _written(self, beside: Executor, name: str, *content: Buffer) -> StoredFile:
-        path, file = self.directory / name, beside.submit(StoredFile.of, name, *content)
+        path = self.directory / name
+        file = beside.submit(StoredFile.of, name, *content, by=self.digests)
         if self.writer is None:
             write_durably(path, *content)
         else:

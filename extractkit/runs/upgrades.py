@@ -206,6 +206,59 @@ def _manifest_13(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {**fields, **requests}
 
 
+def _manifest_14(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Name the algorithm of digests, which was SHA-256, and count shards of the same size.
+
+    `plan.sizes` was `plan.shards`, the range of samples of each shard.
+    """
+    raised = dict(_with(fields, 13, {"digests": "sha256"}))
+    if "files" in raised:
+        raised["files"] = _each(raised["files"], lambda file: _with_algorithm(file, 13))
+    if "plan" in raised:
+        raised["plan"] = _with_sizes(raised["plan"])
+    volatile = raised.get("volatile")
+    if isinstance(volatile, Mapping) and "log" in volatile:
+        raised["volatile"] = {**volatile, "log": _with_algorithm(volatile["log"], 13)}
+    return raised
+
+
+def _with_algorithm(file: Any, version: int) -> Any:
+    """Name the algorithm in the digest of a file. Anything but a mapping is returned unchanged."""
+    return _by_sha256(_renamed(file, version, {"sha256": "digest"}), "digest")
+
+
+def _by_sha256(fields: Any, name: str) -> Any:
+    digest = fields.get(name) if isinstance(fields, Mapping) else None
+    return {**fields, name: f"sha256:{digest}"} if isinstance(digest, str) else fields
+
+
+def _with_sizes(plan: Any) -> Any:
+    """Return a plan with the sizes of its shards.
+
+    Raises:
+        RunDirectoryError: a shard does not begin where the one before ends.
+    """
+    plan = _renamed(plan, 13, {"shards": "sizes"})
+    if not isinstance(plan, Mapping) or not isinstance(plan.get("sizes"), list):
+        return plan
+    sizes: list[list[int]] = []
+    end = 0
+    for number, one in enumerate(plan["sizes"]):
+        if type(one) is not list or [*map(type, one)] != [int, int]:
+            raise RunDirectoryError(f"plan.shards[{number}] is {one!r}, which is not a range")
+        start, stop = one
+        if start != end:
+            raise RunDirectoryError(
+                f"plan.shards[{number}] is [{start}, {stop}]. It must begin at {end}"
+            )
+        if sizes and sizes[-1][1] == stop - start:
+            sizes[-1][0] += 1
+        else:
+            sizes.append([1, stop - start])
+        end = stop
+    return {**plan, "sizes": sizes}
+
+
 def _key_of(tensor: Any) -> str | None:
     stored = tensor.get("stored") if isinstance(tensor, Mapping) else None
     key = stored.get("key") if isinstance(stored, Mapping) else None
@@ -253,6 +306,7 @@ MANIFEST_UPGRADES: Mapping[int, Upgrade] = {
     10: _manifest_11,
     11: _manifest_12,
     12: _manifest_13,
+    13: _manifest_14,
 }
 """The upgrade from each version to the next."""
 
@@ -342,6 +396,18 @@ def _line_7(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {**_with(fields, 6, {"statistics": None})}
 
 
+def _line_8(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Name the algorithm of digests, which was SHA-256."""
+    raised = dict(_by_sha256(fields, "values"))
+    raised |= {
+        name: _with_algorithm(raised[name], 7) for name in ("state", "statistics") if name in raised
+    }
+    files = raised.get("files")
+    if isinstance(files, Mapping):
+        raised["files"] = {sink: _with_algorithm(file, 7) for sink, file in files.items()}
+    return raised
+
+
 LINE_UPGRADES: Mapping[int, Upgrade] = {
     1: _line_2,
     2: _line_3,
@@ -349,6 +415,7 @@ LINE_UPGRADES: Mapping[int, Upgrade] = {
     4: _line_5,
     5: _line_6,
     6: _line_7,
+    7: _line_8,
 }
 """The upgrade from each version to the next."""
 

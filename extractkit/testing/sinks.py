@@ -14,11 +14,15 @@ from pathlib import Path
 
 import numpy as np
 
+from extractkit.core.digests import Algorithm, digest
 from extractkit.core.shards import Shard
 from extractkit.core.spec import TensorSpec
-from extractkit.core.values import Array, Dense, Ragged, Values, digest, sample_shapes
+from extractkit.core.values import Array, Dense, Ragged, Values, sample_shapes
 from extractkit.errors import RunDirectoryError
 from extractkit.sinks import LocatesValues, Sink, StoredShard, StoredTensor, serialized
+
+BY = Algorithm.SHA256
+"""The algorithm by which values are compared here."""
 
 DTYPES = (
     *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
@@ -105,7 +109,7 @@ class SinkContract:
         path = self.written(tmp_path, values)
         for key, value in values.items():
             found = self.sink().read(path, key, 0, len(value))
-            assert digest([(key, found)]) == digest([(key, value)]), key
+            assert digest([(key, found)], BY) == digest([(key, value)], BY), key
 
     def test_any_range_of_samples_comes_back(self, tmp_path: Path) -> None:
         values = example_values(samples=4)
@@ -129,7 +133,7 @@ class SinkContract:
             assert len(located) == 4
             for start, stop in [(0, 4), (1, 3), (2, 2)]:
                 pair = located.read(start, stop), self.sink().read(path, key, start, stop)
-                assert len({digest([(key, found)]) for found in pair}) == 1
+                assert len({digest([(key, found)], BY) for found in pair}) == 1
 
     def test_shapes_come_back_without_the_values(self, tmp_path: Path) -> None:
         values = example_values()

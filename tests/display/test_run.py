@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from extractkit.core.checkpoints import Checkpoint, ExcludedCheckpoint
+from extractkit.core.digests import Digest
 from extractkit.core.spec import TensorSpec
 from extractkit.core.value_checks import ValueChecks
 from extractkit.display import render
@@ -55,7 +56,7 @@ MANIFEST = Manifest(
         ),
     ),
     unextractable=(Unextractable("x", "because"),),
-    plan=RunPlan(3000, True, ((0, 48),)),
+    plan=RunPlan.of(3000, True, ((0, 48),)),
     actual=Actual(samples=48, shards=2, bytes=4000),
 )
 
@@ -75,6 +76,7 @@ def test_it_tells_what_a_run_is_and_holds() -> None:
         "               1 empty line was left out",
         "shards         2",
         "size           4.0 kB (3.0 kB of values planned)",
+        "digests        BLAKE3",
         "unextractable  1 tensor, with their reasons in the manifest",
         "",
         "tensor            dtype    shape       bytes        selectors",
@@ -108,7 +110,7 @@ def finding_rows(text: str) -> list[list[str]]:
         ),
         ({}, (), "not written for so many shards; to write it: sinks.mine.index=true"),
         ({"index": False}, (), "not written: sinks.mine.index=false"),
-        ({"index": "auto"}, (StoredFile("tensors.h5", "aa", 1),), None),
+        ({"index": "auto"}, (StoredFile("tensors.h5", Digest("sha256:aa"), 1),), None),
     ],
 )
 def test_a_run_without_a_file_over_all_shards_tells_why(

@@ -1,20 +1,26 @@
 """Small jobs on the reference model, and what they should store."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 
 from extractkit.advice import listing
 from extractkit.core.component import Component
+from extractkit.core.digests import Algorithm
 from extractkit.core.job import Job, Runtime
 from extractkit.core.plan import PlannedTensor
 from extractkit.core.selectors import parse_selector
 from extractkit.engine import Listener, Silent, Summary
+from extractkit.engine import execute as execution
 from extractkit.engine.execute import execute
 from extractkit.inputs import Source
 from extractkit.inputs.in_memory import LiveTexts
 from extractkit.models import Model
+from extractkit.runs.manifest import Manifest
 from extractkit.runs.reader import Run, open_run
 from extractkit.testing.reference import ReferenceModel
 
@@ -87,6 +93,16 @@ def executed(directory: Path, job: Job, listener: Listener | None = None) -> Run
     """Run the job and open what it left."""
     execute(job, directory, hydra_files={}, listener=listener or Silent())
     return open_run(directory)
+
+
+def with_sha256(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have runs start with the digests that runs had before schema 14."""
+    start = execution.started_now
+
+    def started(*given: Any) -> Manifest:
+        return replace(start(*given), digests=Algorithm.SHA256)
+
+    monkeypatch.setattr(execution, "started_now", started)
 
 
 def shard_files(directory: Path) -> dict[str, bytes]:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import blake3
 import keras
 import numpy as np
 import pytest
@@ -74,14 +75,16 @@ class Rows(Sequence[Any]):
 def counts(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """Counts of calls of libraries, and of the bytes that they were given or returned."""
     found: Counter[str] = Counter()
-    sha256, write, graph = hashlib.sha256, os.write, tf.Graph.__init__
+    write, graph = os.write, tf.Graph.__init__
     concrete = type(tf.function(lambda: tf.constant(0)).get_concrete_function())
     call, compose = concrete.__call__, ConfigLoaderImpl.load_configuration
     shapes = set()
 
     class Hash:
+        kind: Any
+
         def __init__(self, data: Any = b"", **options: Any) -> None:
-            self._own = sha256(**options)
+            self._own = self.kind(**options)
             self.update(data)
 
         def update(self, data: Any) -> None:
@@ -129,7 +132,9 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         found["models loaded"] += 1
         return load(*args, **options)
 
-    monkeypatch.setattr(hashlib, "sha256", Hash)
+    for module, name in ((hashlib, "sha256"), (blake3, "blake3")):
+        counting = type("Counting", (Hash,), {"kind": staticmethod(getattr(module, name))})
+        monkeypatch.setattr(module, name, counting)
     monkeypatch.setattr(os, "write", counting_write)
     monkeypatch.setattr(tf.Graph, "__init__", counting_graph)
     monkeypatch.setattr(concrete, "__call__", counting_call)

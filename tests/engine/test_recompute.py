@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from extractkit.core.catalog import Catalog, Kind
+from extractkit.core.digests import PREFERRED, digest
 from extractkit.core.job import Job
 from extractkit.core.requests import Value
 from extractkit.core.shards import CONSTANTS_SHARD, Shard
-from extractkit.core.values import Array, Dense, Values, digest
+from extractkit.core.values import Array, Dense, Values
 from extractkit.engine import Silent
 from extractkit.engine import recompute as recomputing
 from extractkit.engine.execute import execute
@@ -99,8 +100,8 @@ def stored_otherwise(path: Path, shard: Shard, key: str, error: float) -> None:
     (path / name).write_bytes(sink.serialize(values))
     entries[shard] = replace(
         entries[shard],
-        files={"npz": StoredFile.on_disk(path, name)},
-        values=digest(values.items()),
+        files={"npz": StoredFile.on_disk(path, name, by=PREFERRED)},
+        values=digest(values.items(), PREFERRED),
     )
     lines = [entry.to_line() for entry in entries.values()]
     (path / JOURNAL).write_text("".join(f"{line}\n" for line in lines))
@@ -262,7 +263,7 @@ def test_in_other_surroundings_carried_states_agree_to_a_tolerance(tmp_path: Pat
         (state,) = state_of(run, last.state)
         written = to_bytes((state * np.float32(1 + error),))
         (run / last.state.name).write_bytes(written)
-        other = replace(last, state=StoredFile.of(last.state.name, written))
+        other = replace(last, state=StoredFile.of(last.state.name, written, by=PREFERRED))
         journal.rewrite(run / JOURNAL, [*others, other])
         checks = again(run, carrying())
         assert checks[AGAIN].outcome is outcome

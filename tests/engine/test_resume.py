@@ -240,7 +240,7 @@ def test_a_backup_by_hard_links_keeps_what_it_holds(tmp_path: Path, whole: Path)
 def test_what_cannot_be_made_again_is_reported_every_time(name: str, path: Path) -> None:
     flip(path / name)
     for _ in range(2):
-        with pytest.raises(JobError, match=rf"are whole and .*{name} is damaged: its SHA-256"):
+        with pytest.raises(JobError, match=rf"are whole and .*{name} is damaged: its digest"):
             resumed(path)
     assert manifests.read(path).status is Status.FINISHED
 
@@ -335,7 +335,7 @@ def test_damaged_rows_of_samples_are_written_again(unfinished: Path) -> None:
     before = (unfinished / "samples.jsonl").read_bytes()
     flip(unfinished / "samples.jsonl")
     (note,) = [note for note in resumed(unfinished).notes if "samples.jsonl" in note]
-    assert note.endswith("its SHA-256 is not the recorded one; it is written again")
+    assert note.endswith("its digest is not the recorded one; it is written again")
     assert (unfinished / "samples.jsonl").read_bytes() == before
 
 

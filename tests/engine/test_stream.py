@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from extractkit.core.digests import PREFERRED, digest
 from extractkit.core.plan import PlannedTensor, plan_tensors
 from extractkit.core.selectors import parse_selector
 from extractkit.core.shards import Shard
-from extractkit.core.values import Array, Values, digest
+from extractkit.core.values import Array, Values
 from extractkit.engine.batches import BatchRules
 from extractkit.engine.measure import measure_axes
 from extractkit.engine.samples import survey
@@ -52,7 +53,7 @@ def values(stream: Stream, *shards: Shard) -> list[dict[str, Values]]:
 
 
 def digests(stream: Stream, *shards: Shard) -> list[str]:
-    return [digest(one.items()) for one in values(stream, *shards)]
+    return [digest(one.items(), PREFERRED) for one in values(stream, *shards)]
 
 
 @settings(max_examples=25)
@@ -112,7 +113,7 @@ def test_which_stage_is_slowest_does_not_show(
     found = []
     for one in stream(slowed(computing), Slow(reading)).shards(shards):
         time.sleep(storing)
-        found.append(digest(one.values.items()))
+        found.append(digest(one.values.items(), PREFERRED))
     assert found == digests(stream(), *shards)
 
 

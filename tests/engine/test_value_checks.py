@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from extractkit.core.digests import PREFERRED, digest
 from extractkit.core.plan import plan_tensors
 from extractkit.core.selectors import parse_selector
 from extractkit.core.shards import Shard
 from extractkit.core.value_checks import EXAMINATION, ValueChecks
-from extractkit.core.values import Array, Dense, digest
+from extractkit.core.values import Array, Dense
 from extractkit.engine.batches import BatchRules
 from extractkit.engine.failing_samples import refuse_non_finite
 from extractkit.engine.measure import measure_axes
@@ -120,7 +121,7 @@ def test_what_is_left_is_what_it_was_and_a_function_of_the_range(
                 expected = MODEL.forward(tokens(texts[at]))[key]
                 np.testing.assert_array_equal(values.sample(at - start), expected)
         (alone,) = skipping.shards([one.shard])
-        assert digest(alone.values.items()) == digest(one.values.items())
+        assert digest(alone.values.items(), PREFERRED) == digest(one.values.items(), PREFERRED)
         assert alone.stats == one.stats
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from extractkit.core.catalog import Kind, Scope, TensorRecord
 from extractkit.core.checkpoints import AXIS, Checkpoint, ExcludedCheckpoint
+from extractkit.core.digests import Algorithm, Digest
 from extractkit.core.shards import Position, Shard
 from extractkit.core.spec import TensorSpec
 from extractkit.core.value_checks import ValueChecks
@@ -38,6 +39,11 @@ GOLDEN = Path(__file__).parent
 
 STATS = ValueChecks(1, 2, 1, {"1": (1, 2)}, -1.5, 2.0, same=None, examined=2, elements=6)
 
+
+def digest(digit: str, algorithm: Algorithm = Algorithm.BLAKE3) -> Digest:
+    return Digest(f"{algorithm}:{digit * 64}")
+
+
 EXPECTED = Manifest(
     volatile=Volatile(
         started="2026-11-22T15:04:05+00:00",
@@ -46,7 +52,7 @@ EXPECTED = Manifest(
         working_directory="/home/é",
         timings={"load": 0.5, "extract": 2.0},
         resumed=(Resumed("2026-11-22T15:04:30+00:00", {"name": "b"}),),
-        log=StoredFile("extractkit.log", "1" * 64, 120),
+        log=StoredFile("extractkit.log", digest("1"), 120),
         workers=({"name": "c"},),
         self_check=(
             SelfCheck("epoch_1", "keras", (":output",), 2, 1e-07, 5e-08, "1e-05"),
@@ -54,7 +60,7 @@ EXPECTED = Manifest(
         ),
         sharing=SharingMeasurement(9, {"token": 40}, "a:output", 3e-07, 4e-06, "é"),
     ),
-    schema=13,
+    schema=14,
     status=Status.FINISHED,
     job_given=("model=mine", "+selectors.mine.path=é"),
     job_resolved={"sinks": {"npz": {"_target_": "extractkit.sinks.npz.NpzSink"}}},
@@ -87,7 +93,7 @@ EXPECTED = Manifest(
         ),
     ),
     unextractable=(Unextractable("b:op/MatMul", "made inside a loop"),),
-    plan=RunPlan(96, True, ((0, 2), (2, 3))),
+    plan=RunPlan(96, True, ((1, 2), (1, 1))),
     actual=Actual(samples=3, shards=2, bytes=800, missing=1, values={"a:output": STATS}),
     checkpoints=(
         Checkpoint("epoch_1", 1, "/models/epoch_1.h5", "8" * 64, 500),
@@ -96,7 +102,8 @@ EXPECTED = Manifest(
     excluded=(ExcludedCheckpoint("epoch_2", "/models/epoch_2.h5", "damaged"),),
     training="epoch",
     origins=(Origin("model.path", "/models/mine.keras", "4" * 64, 1000),),
-    files=(StoredFile("samples.jsonl", "5" * 64, 90),),
+    digests=Algorithm.BLAKE3,
+    files=(StoredFile("samples.jsonl", digest("5"), 90),),
     environment={"TF_NUM_INTRAOP_THREADS": "2"},
     settings={"batch_size": 32, "device": None, "deterministic": True},
     seeds={"runtime": 0},
@@ -108,7 +115,15 @@ EXPECTED = Manifest(
     part="2/4",
 )
 
-BEFORE_TRAINING = replace(EXPECTED, training=None)
+BEFORE_ALGORITHMS = replace(
+    EXPECTED,
+    digests=Algorithm.SHA256,
+    files=(StoredFile("samples.jsonl", digest("5", Algorithm.SHA256), 90),),
+    volatile=replace(
+        EXPECTED.volatile, log=StoredFile("extractkit.log", digest("1", Algorithm.SHA256), 120)
+    ),
+)
+BEFORE_TRAINING = replace(BEFORE_ALGORITHMS, training=None)
 BEFORE_GRADIENTS = replace(
     BEFORE_TRAINING, tensors=tuple(replace(one, request={}) for one in EXPECTED.tensors)
 )
@@ -118,39 +133,52 @@ BEFORE_TRANSFORMS = replace(
     tensors=tuple(replace(one, transforms=None, result="") for one in BEFORE_GRADIENTS.tensors),
     components=(),
     plugins=(),
-    volatile=replace(EXPECTED.volatile, sharing=None),
+    volatile=replace(BEFORE_ALGORITHMS.volatile, sharing=None),
 )
 BEFORE_ROWS = replace(BEFORE_TRANSFORMS, samples_schema=1)
 BEFORE_COUNTING = replace(BEFORE_ROWS, values_version=0)
 EARLIER = {
-    3: replace(BEFORE_COUNTING, volatile=replace(EXPECTED.volatile, self_check=(), sharing=None)),
+    3: replace(
+        BEFORE_COUNTING, volatile=replace(BEFORE_ALGORITHMS.volatile, self_check=(), sharing=None)
+    ),
     4: BEFORE_COUNTING,
     5: BEFORE_COUNTING,
     6: BEFORE_ROWS,
     **dict.fromkeys((7, 8, 9), BEFORE_TRANSFORMS),
     10: BEFORE_GRADIENTS,
     11: BEFORE_TRAINING,
-    12: EXPECTED,
+    12: BEFORE_ALGORITHMS,
+    13: BEFORE_ALGORITHMS,
 }
 """What older manifests are read as: fields that they lack have the value that was right then."""
 
 
-def entry(shard: Shard, values: str, **more: object) -> Entry:
+def entry(shard: Shard, values: str, by: Algorithm, **more: object) -> Entry:
     """An entry of the golden journal."""
-    file = StoredFile(f"shards/{shard.key}.npz", "7" * 64, 400)
-    common = (shard.key, shard.start, shard.stop, {"npz": file}, values * 64)
+    file = StoredFile(f"shards/{shard.key}.npz", digest("7", by), 400)
+    common = (shard.key, shard.start, shard.stop, {"npz": file}, digest(values, by))
     timings = {"compute": 0.25}
     return Entry(*common, timings=timings, checkpoint=shard.along(AXIS), **more)  # type: ignore[arg-type]
 
 
-STATE = StoredFile("shards/000000000-000000002.state.npz", "8" * 64, 300)
-ENTRIES = (
-    entry(Shard(0, 0), "a"),
-    entry(Shard(0, 2), "b", stats={"a:output": STATS}, missing={"0": "é is too long"}, state=STATE),
-    entry(Shard(2, 3, (Position(AXIS, 1),)), "c"),
-)
-BEFORE_STATES = tuple(replace(one, state=None) for one in ENTRIES)
-LINES = {3: BEFORE_STATES, **dict.fromkeys((4, 5, 6, journal.SCHEMA), ENTRIES)}
+def entries(by: Algorithm) -> tuple[Entry, ...]:
+    state = StoredFile("shards/000000000-000000002.state.npz", digest("8", by), 300)
+    missing = {"0": "é is too long"}
+    return (
+        entry(Shard(0, 0), "a", by),
+        entry(Shard(0, 2), "b", by, stats={"a:output": STATS}, missing=missing, state=state),
+        entry(Shard(2, 3, (Position(AXIS, 1),)), "c", by),
+    )
+
+
+ENTRIES = entries(Algorithm.BLAKE3)
+BEFORE_ALGORITHM = entries(Algorithm.SHA256)
+BEFORE_STATES = tuple(replace(one, state=None) for one in BEFORE_ALGORITHM)
+LINES = {
+    3: BEFORE_STATES,
+    **dict.fromkeys((4, 5, 6, 7), BEFORE_ALGORITHM),
+    journal.SCHEMA: ENTRIES,
+}
 """What journals with lines of each version are read as."""
 
 
@@ -190,6 +218,27 @@ def test_a_field_of_a_newer_version_is_refused_in_an_older_manifest(tmp_path: Pa
         manifests.read(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("ranges", "message"),
+    [
+        ([[0, 2], [1, 3]], r"plan\.shards\[1\] is \[1, 3\]\. It must begin at 2"),
+        ([[1, 3]], r"plan\.shards\[0\] is \[1, 3\]\. It must begin at 0"),
+        ([[0, 2], [2]], r"plan\.shards\[1\] is \[2\], which is not a range"),
+        ([[0, 2], [2, 2], [2, 3]], r"plan\.sizes\[1\] is \[1, 0\]"),
+        ([[0, 2]], r"the shards of plan\.sizes hold 2 of 3 samples"),
+    ],
+)
+def test_an_older_plan_holds_every_sample_once(
+    ranges: list[list[int]], message: str, tmp_path: Path
+) -> None:
+    fields = json.loads((GOLDEN / "manifest-13.json").read_bytes())
+    del fields["checksum"]
+    fields["plan"]["shards"] = ranges
+    (tmp_path / MANIFEST).write_bytes(manifests.with_checksum(fields))
+    with pytest.raises(RunDirectoryError, match=message):
+        manifests.read(tmp_path)
+
+
 def test_an_older_manifest_of_a_part_has_the_current_key(tmp_path: Path) -> None:
     fields = json.loads((GOLDEN / "manifest-6.json").read_bytes())
     del fields["checksum"]
@@ -224,9 +273,9 @@ def test_lines_of_several_versions_make_one_journal(tmp_path: Path) -> None:
     """A resumed run appends lines of the current version to those that are there."""
     path = tmp_path / "journal.jsonl"
     path.write_bytes((GOLDEN / "lines-4.jsonl").read_bytes())
-    added = entry(Shard(3, 4), "d")
+    added = entry(Shard(3, 4), "d", Algorithm.SHA256)
     journal.append(path, added)
-    assert journal.read(path).entries == (*ENTRIES, added)
+    assert journal.read(path).entries == (*BEFORE_ALGORITHM, added)
 
 
 def test_this_is_written_as_the_journal(tmp_path: Path) -> None:

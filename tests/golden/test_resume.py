@@ -10,6 +10,7 @@ from safetensors.numpy import save_file
 import extractkit
 from extractkit import cli
 from extractkit.config import plain_data
+from extractkit.core.digests import Algorithm
 from extractkit.engine import execute, identity
 from extractkit.errors import RunDirectoryError
 from extractkit.runs import manifest as manifests
@@ -123,6 +124,7 @@ def test_a_finished_run_of_an_older_schema_that_is_damaged_is_not_mended(tmp_pat
         ("schema-10", 2),
         ("schema-11", 2),
         ("schema-12", 2),
+        ("schema-13", 2),
     ],
 )
 def test_an_interrupted_run_of_these_schemas_is_resumed(
@@ -142,6 +144,9 @@ def test_an_interrupted_run_of_these_schemas_is_resumed(
     assert resumed.manifest.samples_schema == rows
     whole = read_journal(RUNS / folder / "finished" / "journal.jsonl")
     assert resumed.journal.digests() == whole.digests()
+    assert resumed.manifest.digests is Algorithm.SHA256
+    files = [*resumed.manifest.files, *(one for e in resumed.journal.entries for one in e.stored)]
+    assert {one.digest.algorithm for one in files} == {Algorithm.SHA256}
     assert extractkit.verify(run).failed is False
 
 
@@ -154,6 +159,8 @@ def test_an_interrupted_run_of_these_schemas_is_resumed(
         ("schema-11", "gradients", []),
         ("schema-12", "statistics", [RESULTS]),
         ("schema-12", "gradients", []),
+        ("schema-13", "statistics", [RESULTS]),
+        ("schema-13", "gradients", []),
     ],
 )
 def test_an_interrupted_run_of_other_requests_is_resumed(

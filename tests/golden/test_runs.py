@@ -224,5 +224,5 @@ def test_it_is_shown(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert document["schema"] == SCHEMA
     # Values versions are counted since schema 6.
     written = json.loads((run / "manifest.json").read_bytes())
-    counted = {6: 1, 7: 1, 8: 2, 9: 3, 10: 7, 11: 7, 12: 7}
+    counted = {6: 1, 7: 1, 8: 2, 9: 3, 10: 7, 11: 7, 12: 7, 13: 9}
     assert document["values_version"] == counted.get(written["schema"], 0)

@@ -58,7 +58,7 @@ def made_run(
         },
         inputs=RunInputs("f00d", count) if count else None,
         tensors=tuple(_tensor(one, (do or {}).get(one.key)) for one in stored.values()),
-        plan=RunPlan(1000, True, tuple((one.start, one.stop) for one in ranges)),
+        plan=RunPlan.of(1000, True, tuple((one.start, one.stop) for one in ranges)),
         **recorded,  # type: ignore[arg-type]
     )
     path.mkdir()

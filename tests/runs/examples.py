@@ -75,7 +75,7 @@ def manifest(sinks: Sequence[str] = ("hdf5",), **changes: object) -> Manifest:
         job_resolved={"sinks": {name: {"_target_": TARGETS[name]} for name in sinks}},
         inputs=RunInputs("f00d", len(LENGTHS)),
         tensors=TENSORS,
-        plan=RunPlan(1000, True, tuple((shard.start, shard.stop) for shard in SHARDS)),
+        plan=RunPlan.of(1000, True, tuple((shard.start, shard.stop) for shard in SHARDS)),
     )
     return replace(planned, **changes)  # type: ignore[arg-type]
 

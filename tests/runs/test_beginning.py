@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from extractkit.core.digests import PREFERRED
 from extractkit.core.shards import CONSTANTS_SHARD
 from extractkit.core.values import Dense
 from extractkit.errors import ConfigError, JobError, RunDirectoryError
@@ -37,7 +38,8 @@ def test_a_run_begins_with_what_was_composed_and_a_manifest(tmp_path: Path) -> N
         assert manifests.read(run) == written
         assert written.status is Status.STARTED
         assert written.files == tuple(
-            StoredFile.of(f"{HYDRA}/{name}", text.encode()) for name, text in COMPOSED.items()
+            StoredFile.of(f"{HYDRA}/{name}", text.encode(), by=PREFERRED)
+            for name, text in COMPOSED.items()
         )
         for file in written.files:
             file.check(run)

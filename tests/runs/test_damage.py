@@ -98,7 +98,7 @@ def test_of_an_unfinished_run_what_is_committed_is_looked_at(run_path: Path) -> 
 def test_a_shard_that_was_not_planned_is_reported(run_path: Path) -> None:
     finished_run(run_path)
     read = manifests.read(run_path)
-    smaller = replace(read, plan=RunPlan(1, True, ((0, 4), (4, 5))))
+    smaller = replace(read, plan=RunPlan.of(1, True, ((0, 4), (4, 5))))
     assert damage(run_path, smaller) == [
         f"{run_path / 'journal.jsonl'} lists shard '000000005-000000008', which was not planned"
     ]

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from extractkit.core.digests import Algorithm, Digest
 from extractkit.errors import RunDirectoryError
 from extractkit.runs import manifest as manifests
 from extractkit.runs.files import StoredFile
@@ -14,7 +15,7 @@ from extractkit.runs.reader import open_run
 from tests.runs.examples import KERNEL, finished_run
 
 CONTENT = b"0123456789"
-FILE = StoredFile("a", hashlib.sha256(CONTENT).hexdigest(), 10)
+FILE = StoredFile("a", Digest(f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"), 10)
 
 
 @pytest.fixture
@@ -25,16 +26,16 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_a_record_is_that_of_the_content(path: Path) -> None:
-    assert StoredFile.of("a", CONTENT) == FILE
-    assert StoredFile.on_disk(path.parent, "a") == FILE
+    assert StoredFile.of("a", CONTENT, by=Algorithm.SHA256) == FILE
+    assert StoredFile.on_disk(path.parent, "a", by=Algorithm.SHA256) == FILE
     FILE.check(path.parent)
 
 
 def test_a_file_of_several_blocks_is_read_whole(path: Path) -> None:
     content = bytes(range(251)) * 20_000  # 5 MB
     path.write_bytes(content)
-    file = StoredFile.on_disk(path.parent, "a")
-    assert file == StoredFile.of("a", content)
+    file = StoredFile.on_disk(path.parent, "a", by=Algorithm.SHA256)
+    assert file == StoredFile.of("a", content, by=Algorithm.SHA256)
     path.write_bytes(content + b"more")
     file.check(path.parent, growing=True)
 
@@ -45,7 +46,7 @@ def test_a_file_of_several_blocks_is_read_whole(path: Path) -> None:
         (b"", "a is damaged: it holds 0 bytes, 10 were written"),
         (CONTENT[:-1], "a is damaged: it holds 9 bytes, 10 were written"),
         (CONTENT + b"x", "a is damaged: it holds 11 bytes, 10 were written"),
-        (b"0123456788", "a is damaged: its SHA-256 is not the recorded one"),
+        (b"0123456788", "a is damaged: its digest is not the recorded one"),
     ],
     ids=["empty", "shorter", "longer", "changed"],
 )
@@ -60,7 +61,7 @@ def test_a_growing_file_may_be_longer_but_keeps_its_beginning(path: Path) -> Non
     path.write_bytes(CONTENT + b"x")
     FILE.check(path.parent, growing=True)
     path.write_bytes(b"1" + CONTENT)
-    with pytest.raises(RunDirectoryError, match="SHA-256"):
+    with pytest.raises(RunDirectoryError, match="digest"):
         FILE.check(path.parent, growing=True)
     path.write_bytes(CONTENT[:9])
     with pytest.raises(RunDirectoryError, match="holds 9 bytes"):
@@ -71,13 +72,13 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(RunDirectoryError, match=r"a is missing from its run$"):
         FILE.check(tmp_path)
     with pytest.raises(RunDirectoryError, match=r"a is missing from its run$"):
-        StoredFile.on_disk(tmp_path, "a")
+        StoredFile.on_disk(tmp_path, "a", by=Algorithm.SHA256)
 
 
 @pytest.mark.parametrize("name", ["a\0b", "a\udcff\ud800", "x" * 300])
 def test_a_name_that_no_file_can_have_is_missing(name: str, tmp_path: Path) -> None:
     with pytest.raises(RunDirectoryError, match=r"is missing from its run$"):
-        StoredFile(name, FILE.sha256, 10).check(tmp_path)
+        StoredFile(name, FILE.digest, 10).check(tmp_path)
 
 
 def test_what_is_no_regular_file_is_not_read(path: Path) -> None:
@@ -100,7 +101,7 @@ def test_a_name_that_leads_out_of_the_run_is_refused(path: Path) -> None:
     inside.mkdir()
     for name in ("../a", str(path), "b/../../a"):
         with pytest.raises(RunDirectoryError, match=r"run records the file '.*a', outside it"):
-            StoredFile(name, FILE.sha256, 10).check(inside)
+            StoredFile(name, FILE.digest, 10).check(inside)
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "journal.jsonl"])
@@ -133,4 +134,4 @@ def test_a_pipe_in_the_place_of_a_temporary_file_holds_nobody_up(run_path: Path)
 @pytest.mark.parametrize("growing", [False, True])
 def test_a_size_below_nothing_is_no_record(growing: bool, path: Path) -> None:
     with pytest.raises(RunDirectoryError, match=r"records -5 bytes of 'a'$"):
-        StoredFile("a", FILE.sha256, -5).check(path.parent, growing=growing)
+        StoredFile("a", FILE.digest, -5).check(path.parent, growing=growing)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from extractkit.core.digests import Algorithm, Digest
 from extractkit.core.shards import Shard
 from extractkit.core.value_checks import ValueChecks
 from extractkit.errors import RunDirectoryError
@@ -30,13 +31,18 @@ STATS = st.builds(
     st.none() | TEXTS,
     COUNTS,
 )
+DIGESTS = st.builds(
+    lambda algorithm, content: Digest(f"{algorithm}:{content.hex()}"),
+    st.sampled_from(Algorithm),
+    st.binary(min_size=32, max_size=32),
+)
 ENTRIES = st.builds(
     Entry,
     TEXTS,
     st.integers(0, 10**12),
     st.integers(0, 10**12),
-    st.dictionaries(TEXTS, st.builds(StoredFile, TEXTS, TEXTS, st.integers(0)), max_size=2),
-    TEXTS,
+    st.dictionaries(TEXTS, st.builds(StoredFile, TEXTS, DIGESTS, st.integers(0)), max_size=2),
+    DIGESTS,
     st.dictionaries(TEXTS, STATS, max_size=2),
     st.dictionaries(TEXTS, TEXTS, max_size=2),
     st.dictionaries(TEXTS, st.floats(0, 1e9), max_size=2),
@@ -45,10 +51,11 @@ ENTRIES = st.builds(
 
 def entry(start: int, stop: int) -> Entry:
     shard = Shard(start, stop)
-    file = StoredFile(f"shards/{shard.key}.h5", "aa", 10)
+    file = StoredFile(f"shards/{shard.key}.h5", Digest("sha256:" + "a" * 64), 10)
     stats = {"a:output": ValueChecks(1, 0, 1, {str(start): (1, 0)}, -1.0, 2.5, None, 4)}
     missing = {str(start): "too long"}
-    return Entry(shard.key, start, stop, {"hdf5": file}, "bb", stats, missing, {"run": 1.5})
+    values = Digest("sha256:" + "b" * 64)
+    return Entry(shard.key, start, stop, {"hdf5": file}, values, stats, missing, {"run": 1.5})
 
 
 @pytest.fixture
@@ -117,7 +124,7 @@ def test_a_field_of_another_version_is_refused(path: Path) -> None:
 
 
 def test_of_a_shard_committed_twice_the_later_entry_counts(path: Path) -> None:
-    again = replace(entry(0, 4), values="cc")
+    again = replace(entry(0, 4), values=Digest("sha256:" + "c" * 64))
     journal.append(path, again)
     found = journal.read(path)
     assert found.entries == (entry(0, 4), entry(4, 8), again)
@@ -163,7 +170,9 @@ def test_a_brief_entry_lacks_what_grows_with_the_number_of_tensors(path: Path) -
 
 
 def test_what_was_found_is_reported_over_the_committed_shards_alone(path: Path) -> None:
-    replaced = replace(entry(0, 4), values="cc", stats={"a:output": ValueChecks(nan=7)})
+    replaced = replace(
+        entry(0, 4), values=Digest("sha256:" + "c" * 64), stats={"a:output": ValueChecks(nan=7)}
+    )
     path.write_bytes(
         f"{replaced.to_line()}\n".encode() + b"damaged\n" + path.read_bytes() + b'{"torn'
     )

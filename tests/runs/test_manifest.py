@@ -5,10 +5,14 @@ import re
 from collections.abc import Callable
 from dataclasses import fields, replace
 from datetime import datetime
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from extractkit.core.digests import Digest
 from extractkit.core.shards import CONSTANTS_SHARD
 from extractkit.core.value_checks import ValueChecks
 from extractkit.errors import RunDirectoryError
@@ -16,7 +20,7 @@ from extractkit.runs import journal
 from extractkit.runs import manifest as manifests
 from extractkit.runs.environment import GitState, Volatile, now
 from extractkit.runs.files import Origin, StoredFile
-from extractkit.runs.manifest import Actual, Manifest, RunTensor, Status, Unextractable
+from extractkit.runs.manifest import Actual, Manifest, RunPlan, RunTensor, Status, Unextractable
 from extractkit.runs.upgrades import LINE_UPGRADES, MANIFEST_UPGRADES
 from tests.runs.examples import SHARDS, TENSORS, manifest
 
@@ -28,7 +32,7 @@ FULL = manifest(
         8, 4, 10, 1, {"pooler:output": ValueChecks(nan=1, samples=1, first={"3": (1, 0)})}
     ),
     origins=(Origin("model.path", "/a.keras", "bb", 3),),
-    files=(StoredFile("samples.jsonl", "cc", 4),),
+    files=(StoredFile("samples.jsonl", Digest("sha256:" + "c" * 64), 4),),
     environment={"XLA_FLAGS": ""},
     identity="dd",
     settings={"threads": 2},
@@ -220,26 +224,57 @@ def test_now_is_utc() -> None:
     assert str(datetime.fromisoformat(now()).utcoffset()) == "0:00:00"
 
 
+@given(st.lists(st.integers(1, 4), max_size=12))
+def test_a_plan_records_the_range_of_each_shard(sizes: list[int]) -> None:
+    ranges = tuple(pairwise(accumulate(sizes, initial=0)))
+    plan = RunPlan.of(1, True, ranges)
+    assert plan.shards == ranges
+    assert plan.samples == sum(sizes)
+
+
+def test_a_plan_of_many_shards_is_short() -> None:
+    ranges = [(at, at + 64) for at in range(0, 64 * 1000, 64)]
+    assert RunPlan.of(1, True, [*ranges, (64000, 64003)]).sizes == ((1000, 64), (1, 3))
+
+
 @pytest.mark.parametrize(
-    ("shards", "message"),
+    ("sizes", "message"),
     [
-        ([], r"plan\.shards ends at 0 of 8 samples"),
-        ([[0, 4]], r"plan\.shards ends at 4 of 8 samples"),
-        ([[0, 4], [4, 8], [8, 9]], r"plan\.shards\[2\] is \[8, 9\]\. It must begin at 8, hold at"),
-        ([[0, 4], [3, 8]], r"plan\.shards\[1\] is \[3, 8\]\. It must begin at 4"),
-        ([[0, 4], [5, 8]], r"plan\.shards\[1\] is \[5, 8\]"),
-        ([[0, 4], [4, 4], [4, 8]], r"plan\.shards\[1\] is \[4, 4\]"),
-        ([[4, 8], [0, 4]], r"plan\.shards\[0\] is \[4, 8\]"),
-        ([[0, 10**18]], r"plan\.shards\[0\] is \[0, 1000000000000000000\].* end at 8 or before"),
-        ([[-4, 0], [0, 8]], r"plan\.shards\[0\] is \[-4, 0\]"),
+        ([], r"the shards of plan\.sizes hold 0 of 8 samples"),
+        ([[1, 4]], r"the shards of plan\.sizes hold 4 of 8 samples"),
+        ([[2, 4], [1, 1]], r"the shards of plan\.sizes hold 9 of 8 samples"),
+        ([[2, 4], [3, 0]], r"plan\.sizes\[1\] is \[3, 0\]\. It must be a number of shards and the"),
+        ([[0, 4], [1, 8]], r"plan\.sizes\[0\] is \[0, 4\]"),
+        ([[-1, 4], [3, 4]], r"plan\.sizes\[0\] is \[-1, 4\]"),
+        ([[-1, -8]], r"plan\.sizes\[0\] is \[-1, -8\]"),
+        ([[10**18, 1]], r"the shards of plan\.sizes hold 10{18} of 8 samples"),
     ],
 )
-def test_a_plan_holds_every_sample_once(
-    shards: list[list[int]], message: str, tmp_path: Path
-) -> None:
+def test_a_plan_holds_every_sample(sizes: list[list[int]], message: str, tmp_path: Path) -> None:
     manifests.write(tmp_path, FULL)
-    edit(tmp_path, plan={"bytes": 1, "exact": True, "shards": shards})
+    edit(tmp_path, plan={"bytes": 1, "exact": True, "sizes": sizes})
     with pytest.raises(RunDirectoryError, match=rf"manifest\.json: {message}"):
+        manifests.read(tmp_path)
+
+
+def test_a_number_of_shards_that_cannot_be_is_refused(tmp_path: Path) -> None:
+    manifests.write(tmp_path, FULL)
+    inputs = {"digest": "f00d", "count": 1 << 30, "notes": [], "truncated": 0}
+    edit(tmp_path, inputs=inputs, plan={"bytes": 1, "exact": True, "sizes": [[1 << 30, 1]]})
+    with pytest.raises(
+        RunDirectoryError, match=r"records 1073741824 shards, more than a run can hold"
+    ):
+        manifests.read(tmp_path)
+
+
+@pytest.mark.parametrize("digest", ["f00d", "md5:" + "0" * 32, "blake3:" + "0" * 63])
+def test_a_digest_names_an_algorithm(digest: str, tmp_path: Path) -> None:
+    manifests.write(tmp_path, FULL)
+    edit(tmp_path, files=[{"name": "samples.jsonl", "digest": digest, "size": 4}])
+    with pytest.raises(
+        RunDirectoryError,
+        match=rf"files\[0\]\.digest is '{digest}', which is not a digest: the name of its algo",
+    ):
         manifests.read(tmp_path)
 
 
@@ -247,7 +282,7 @@ def test_a_plan_holds_every_sample_once(
 def test_a_number_of_samples_that_cannot_be_is_refused(count: int, tmp_path: Path) -> None:
     manifests.write(tmp_path, FULL)
     inputs = {"digest": "f00d", "count": count, "notes": [], "truncated": 0}
-    edit(tmp_path, inputs=inputs, plan={"bytes": 1, "exact": True, "shards": [[0, count]]})
+    edit(tmp_path, inputs=inputs, plan={"bytes": 1, "exact": True, "sizes": [[1, count]]})
     with pytest.raises(
         RunDirectoryError, match=rf"records {count} samples, more than a run can hold"
     ):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from extractkit.core.catalog import Kind, TensorRecord
+from extractkit.core.digests import PREFERRED
 from extractkit.core.shards import CONSTANTS_SHARD, OuterAxis, Shard, over_axes
 from extractkit.core.spec import TensorSpec
 from extractkit.core.values import Dense, Ragged, Values
@@ -70,7 +71,7 @@ def values(shard: Shard) -> Mapping[str, Values]:
 @pytest.fixture
 def entries(tmp_path: Path) -> dict[Shard, Entry]:
     (tmp_path / "shards").mkdir()
-    storing = Storing(tmp_path, {"hdf5": Hdf5Sink()})
+    storing = Storing(tmp_path, {"hdf5": Hdf5Sink()}, PREFERRED)
     return {
         shard: storing.store(ShardValues(shard, values(shard))) for shard in over_axes(RANGES, AXES)
     }

@@ -11,13 +11,14 @@ import pytest
 
 from extractkit.advice import override
 from extractkit.config.hydra_internals import parse_override
+from extractkit.core.digests import Algorithm, Digest
 from extractkit.core.job import Job
 from extractkit.core.shards import Part
 from extractkit.core.values import Array
 from extractkit.engine import Silent
 from extractkit.engine.execute import execute, resume
 from extractkit.errors import ConfigError, JobError, RunDirectoryError, SampleError
-from extractkit.runs import JOURNAL, LOG, MANIFEST, journal, manifest
+from extractkit.runs import JOURNAL, LOG, MANIFEST, SAMPLES, journal, manifest
 from extractkit.runs import parts as joining
 from extractkit.runs.checking.verification import verify
 from extractkit.runs.directory import locked, owner
@@ -27,7 +28,7 @@ from extractkit.runs.parts import FinishedPart, finished_parts, join, part_direc
 from extractkit.runs.reader import open_run
 from extractkit.store.local import remove
 from extractkit.testing.reference import ReferenceModel
-from tests.engine.examples import EVERYTHING, TEXTS, job
+from tests.engine.examples import EVERYTHING, TEXTS, job, with_sha256
 from tests.engine.test_resume import Collected
 from tests.faults.runs import content
 
@@ -85,6 +86,31 @@ def test_parts_become_the_run_of_one_process(
     assert [line for line in log.splitlines() if line.startswith("part ")] == [
         f"part {number}/{count}" for number in range(1, count + 1)
     ]
+
+
+def test_parts_made_before_and_after_an_update_are_joined(
+    run: Path, whole: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An update may bring another algorithm of digests. Each digest names its own."""
+    with_sha256(monkeypatch)
+    for number in (1, 3):
+        shutil.rmtree(part_directory(run, Part(number, 3)))
+        make(run, f"{number}/3")
+    rows = part_directory(run, Part(2, 3)) / SAMPLES
+    intact = rows.read_bytes()
+    rows.write_bytes(intact.replace(b"0", b"1", 1))
+    with pytest.raises(
+        RunDirectoryError, match=r"part 2/3 is damaged: .*samples\.jsonl is damaged"
+    ):
+        join(run)
+    rows.write_bytes(intact)
+    join(run)
+    entries = journal.read(run / JOURNAL).by_shard()
+    assert {one.values.algorithm for one in entries.values()} == {*Algorithm}
+    assert not verify(run).failed
+    shards = {name: one for name, one in content(run).items() if name.startswith("shards/")}
+    assert shards == {name: one for name, one in whole.items() if name.startswith("shards/")}
+    assert shards
 
 
 def test_a_part_is_a_run_of_its_own(made: Path) -> None:
@@ -359,7 +385,8 @@ def test_a_part_that_holds_what_the_joined_run_lacks_stays(made: Path, run: Path
     other = part_directory(run, Part(2, 3))
     shutil.copytree(part_directory(made, Part(2, 3)), other)
     entries = list(journal.read(other / JOURNAL).entries)
-    journal.rewrite(other / JOURNAL, [replace(entries[0], values="0" * 64), *entries[1:]])
+    changed = replace(entries[0], values=Digest("sha256:" + "0" * 64))
+    journal.rewrite(other / JOURNAL, [changed, *entries[1:]])
     damaged = part_directory(run, Part(3, 3))
     shutil.copytree(part_directory(made, Part(3, 3)), damaged)
     (damaged / JOURNAL).write_text("{}\n{}\n")

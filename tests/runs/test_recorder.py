@@ -1,7 +1,6 @@
 """Recording a run."""
 
 import errno
-import hashlib
 import json
 import os
 from dataclasses import replace
@@ -12,9 +11,9 @@ import numpy as np
 import pytest
 
 import extractkit
+from extractkit.core.digests import PREFERRED, digest
 from extractkit.core.shards import CONSTANTS_SHARD
 from extractkit.core.value_checks import ValueChecks
-from extractkit.core.values import digest
 from extractkit.errors import ConfigError, JobError, RunDirectoryError
 from extractkit.runs import journal
 from extractkit.runs import manifest as manifests
@@ -56,9 +55,9 @@ def test_the_journal_holds_digests_of_files_and_of_values(run_path: Path) -> Non
     for entry, shard in zip(entries[1:], SHARDS, strict=True):
         file = entry.files["hdf5"]
         content = (run_path / file.name).read_bytes()
-        assert file.sha256 == hashlib.sha256(content).hexdigest()
+        assert file.digest == PREFERRED.of(content)
         assert file.size == len(content)
-        assert entry.values == digest(shard_values(example.samples, shard).items())
+        assert entry.values == digest(shard_values(example.samples, shard).items(), PREFERRED)
         assert entry.timings == {"compute": 0.5}
 
 
@@ -150,14 +149,14 @@ def test_the_plan_is_frozen_once_the_samples_are_known(run_path: Path) -> None:
     found = manifests.read(run_path)
     assert found.plan == manifest().plan
     assert found.status is Status.STARTED
-    assert found.files == (StoredFile.of("samples.jsonl", b'{"id":"a","index":0}\n'),)
+    assert found.files == (StoredFile.of("samples.jsonl", b'{"id":"a","index":0}\n', by=PREFERRED),)
     assert list(Samples(run_path / "samples.jsonl")) == [{"index": 0, "id": "a"}]
 
 
 def test_a_run_without_samples_has_an_empty_file_of_them(run_path: Path) -> None:
     started(run_path, manifest()).freeze(manifest())
     assert (run_path / "samples.jsonl").read_bytes() == b""
-    assert manifests.read(run_path).files == (StoredFile.of("samples.jsonl", b""),)
+    assert manifests.read(run_path).files == (StoredFile.of("samples.jsonl", b"", by=PREFERRED),)
 
 
 def test_a_shard_that_does_not_fit_on_the_disk_is_not_committed(
@@ -299,7 +298,7 @@ def test_the_log_is_recorded_as_it_was_at_the_end(run_path: Path) -> None:
     (run_path / "extractkit.log").write_bytes(b"one\n")
     recorder.finish()
     found = manifests.read(run_path)
-    assert found.volatile.log == StoredFile.of("extractkit.log", b"one\n")
+    assert found.volatile.log == StoredFile.of("extractkit.log", b"one\n", by=PREFERRED)
     (run_path / "extractkit.log").write_bytes(b"one\ntwo\n")
     assert damage(run_path, found) == []
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from extractkit.core.digests import Algorithm, Digest
 from extractkit.errors import RunDirectoryError
 from extractkit.runs.files import StoredFile
 from extractkit.runs.samples import SCHEMA, Samples, SamplesWriter
@@ -15,7 +16,7 @@ ROWS = [{"index": i, "id": f"é{i}", "text": "a\nb" * i} for i in range(50)]
 @pytest.fixture
 def samples(tmp_path: Path) -> Samples:
     """The rows above, written in two goes."""
-    writer = SamplesWriter(tmp_path / "samples.jsonl")
+    writer = SamplesWriter(tmp_path / "samples.jsonl", Algorithm.SHA256)
     writer.extend(ROWS[:20])
     writer.extend(iter(ROWS[20:]))
     assert [path.name for path in tmp_path.iterdir()] == ["samples.jsonl.tmp"]
@@ -33,7 +34,7 @@ def test_samples_are_like_a_list(samples: Samples) -> None:
 
 
 def test_every_row_of_a_file_of_several_blocks_is_found(tmp_path: Path) -> None:
-    writer = SamplesWriter(tmp_path / "samples.jsonl")
+    writer = SamplesWriter(tmp_path / "samples.jsonl", Algorithm.SHA256)
     rows = [{"id": str(index), "index": index, "text": "x" * 999} for index in range(3000)]
     writer.extend(iter(rows))
     writer.publish()
@@ -65,25 +66,25 @@ def test_rows_of_a_newer_extractkit_are_refused(tmp_path: Path) -> None:
 
 
 def test_the_record_is_that_of_the_file(tmp_path: Path) -> None:
-    writer = SamplesWriter(tmp_path / "samples.jsonl")
+    writer = SamplesWriter(tmp_path / "samples.jsonl", Algorithm.SHA256)
     writer.extend(ROWS)
     texts = [r"a\nb" * i for i in range(50)]
     rows = [f'{{"id":"é{i}","index":{i},"text":"{text}"}}\n' for i, text in enumerate(texts)]
     content = "".join(rows).encode()
-    digest = hashlib.sha256(content).hexdigest()
+    digest = Digest(f"sha256:{hashlib.sha256(content).hexdigest()}")
     assert writer.publish() == StoredFile("samples.jsonl", digest, len(content))
     assert (tmp_path / "samples.jsonl").read_bytes() == content
 
 
 def test_rows_given_up_leave_nothing(tmp_path: Path) -> None:
-    writer = SamplesWriter(tmp_path / "samples.jsonl")
+    writer = SamplesWriter(tmp_path / "samples.jsonl", Algorithm.SHA256)
     writer.extend(ROWS)
     writer.discard()
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_name_that_is_no_utf8_comes_back(tmp_path: Path) -> None:
-    writer = SamplesWriter(tmp_path / "samples.jsonl")
+    writer = SamplesWriter(tmp_path / "samples.jsonl", Algorithm.SHA256)
     writer.extend([{"id": "a\udcff.png", "index": 0}])
     writer.publish()
     assert list(Samples(tmp_path / "samples.jsonl")) == [{"id": "a\udcff.png", "index": 0}]

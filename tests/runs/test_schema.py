@@ -1,14 +1,11 @@
 """Dataclasses as JSON."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from extractkit.errors import RunDirectoryError
 from extractkit.runs.schema import canonical, decode, document, plain
@@ -84,24 +81,6 @@ def test_an_object_without_a_form_is_refused() -> None:
 def test_canonical_text_does_not_depend_on_the_order_but_a_document_keeps_it() -> None:
     assert canonical({"b": 1, "a": "é"}) == canonical({"a": "é", "b": 1}) == '{"a":"é","b":1}'
     assert document({"b": 1, "a": 2}) == b'{\n "b": 1,\n "a": 2\n}\n'
-
-
-PLAIN = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats(allow_nan=False)
-    | st.text()
-    | st.lists(st.lists(st.integers() | st.booleans(), min_size=2, max_size=2)),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
-    max_leaves=8,
-)
-
-
-@given(st.dictionaries(st.text(), PLAIN))
-def test_a_document_is_indented_as_python_does_it(data: dict[str, object]) -> None:
-    text = json.dumps(plain(data), indent=1, ensure_ascii=False)
-    assert document(data) == f"{text}\n".encode(errors="surrogatepass")
 
 
 def test_a_name_that_is_no_utf8_has_a_document() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from extractkit.core.digests import Digest
 from extractkit.core.shards import CONSTANTS_SHARD, Shard
 from extractkit.errors import RunDirectoryError
 from extractkit.runs import journal
@@ -16,8 +17,10 @@ from tests.runs.examples import SHARDS, finished_run, manifest
 
 
 def entry(name: str, shard: Shard = SHARDS[0], sink: str = "hdf5", key: str | None = None) -> Entry:
-    file = StoredFile(name, "aa", 1)
-    return Entry(key or shard.key, shard.start, shard.stop, {sink: file}, "bb")
+    file = StoredFile(name, Digest("sha256:" + "a" * 64), 1)
+    return Entry(
+        key or shard.key, shard.start, shard.stop, {sink: file}, Digest("sha256:" + "b" * 64)
+    )
 
 
 @pytest.mark.parametrize("suffix", [".h5", ".npz", ".tar.gz"])
@@ -80,7 +83,9 @@ def test_before_there_is_a_plan_nothing_is_committed(run_path: Path) -> None:
 def test_of_a_shard_stored_twice_the_later_entry_is_held_against_the_disk(run_path: Path) -> None:
     finished_run(run_path)
     first = journal.read(run_path / "journal.jsonl").by_shard()[SHARDS[0]]
-    wrong = replace(first, files={"hdf5": replace(first.files["hdf5"], sha256="0" * 64)})
+    wrong = replace(
+        first, files={"hdf5": replace(first.files["hdf5"], digest=Digest("sha256:" + "0" * 64))}
+    )
     journal.append(run_path / "journal.jsonl", wrong)
     assert SHARDS[0] not in intact_entries(run_path, manifest(), ["hdf5"])
     journal.append(run_path / "journal.jsonl", first)

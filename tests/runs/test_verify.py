@@ -13,6 +13,7 @@ from random import Random
 import numpy as np
 import pytest
 
+from extractkit.core.digests import PREFERRED, Digest
 from extractkit.core.shards import CONSTANTS_SHARD
 from extractkit.errors import ConfigError, RunDirectoryError
 from extractkit.runs import JOURNAL, LOCK, LOG, MANIFEST, SAMPLES, journal
@@ -38,8 +39,8 @@ def add_config_and_log(path: Path) -> None:
     (path / CONFIG).write_text("model: mine\n")
     (path / LOG).write_text("a line\n")
     recorded = manifests.read(path)
-    files = (*recorded.files, StoredFile.on_disk(path, CONFIG))
-    log = StoredFile.on_disk(path, LOG)
+    files = (*recorded.files, StoredFile.on_disk(path, CONFIG, by=PREFERRED))
+    log = StoredFile.on_disk(path, LOG, by=PREFERRED)
     volatile = replace(recorded.volatile, log=log)
     manifests.write(path, replace(recorded, files=files, volatile=volatile))
 
@@ -245,7 +246,13 @@ def test_other_files_are_reported_and_do_no_harm(run: Path) -> None:
 
 def test_a_file_outside_of_the_run_is_not_looked_at(run: Path) -> None:
     (run.parent / "secret").write_text("a")
-    change(run, files=(*manifests.read(run).files, StoredFile("../secret", "0" * 64, 1)))
+    change(
+        run,
+        files=(
+            *manifests.read(run).files,
+            StoredFile("../secret", Digest("sha256:" + "0" * 64), 1),
+        ),
+    )
     assert named(verify(run)) == {"../secret"}
     assert "outside its run" in messages(verify(run))
 
@@ -280,7 +287,7 @@ def test_a_line_of_the_journal_that_is_gone_is_reported(run: Path) -> None:
 def test_a_shard_that_was_not_planned_is_reported(run: Path) -> None:
     plan = manifests.read(run).plan
     assert plan is not None
-    change(run, plan=replace(plan, shards=((0, 4), (4, 8))))
+    change(run, plan=replace(plan, sizes=((2, 4),)))
     assert messages(verify(run)).splitlines() == [
         *(
             f"{run / JOURNAL} lists shard {shard.key!r}, which was not planned"
@@ -380,7 +387,7 @@ def rewrite_rows(path: Path, change_row: Callable[[int, dict[str, object]], obje
     changed = [change_row(index, row) for index, row in enumerate(rows)]
     (path / SAMPLES).write_text("".join(f"{canonical(row)}\n" for row in changed if row))
     kept = [file for file in manifests.read(path).files if file.name != SAMPLES]
-    change(path, files=(*kept, StoredFile.on_disk(path, SAMPLES)))
+    change(path, files=(*kept, StoredFile.on_disk(path, SAMPLES, by=PREFERRED)))
 
 
 @pytest.mark.parametrize(

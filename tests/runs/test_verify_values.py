@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import extractkit
+from extractkit.core.digests import Digest
 from extractkit.core.shards import CONSTANTS_SHARD, Shard
 from extractkit.core.spec import TensorSpec
 from extractkit.core.transforms import registry
@@ -122,7 +123,7 @@ def test_true_values_are_found_to_be_so(tmp_path: Path) -> None:
 
 def test_values_of_another_digest_are_reported(tmp_path: Path) -> None:
     path = written(tmp_path / "run")
-    rewritten(path, values="0" * 64)
+    rewritten(path, values=Digest("sha256:" + "0" * 64))
     only(verify(path), None, "the digest of its values is not the recorded one")
 
 

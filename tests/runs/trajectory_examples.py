@@ -162,7 +162,7 @@ def started(
         job_resolved={"sinks": {sink: {"_target_": TARGETS[sink]}}},
         inputs=RunInputs("f00d", len(LENGTHS)),
         tensors=tuple(_tensor(key) for key in (*samples, *constants)),
-        plan=RunPlan(1000, True, tuple((shard.start, shard.stop) for shard in SHARDS)),
+        plan=RunPlan.of(1000, True, tuple((shard.start, shard.stop) for shard in SHARDS)),
         checkpoints=checkpoints(steps),
     )
     path.mkdir(parents=True)

@@ -9,9 +9,10 @@ import h5py
 import numpy as np
 import pytest
 
+from extractkit.core.digests import PREFERRED, digest
 from extractkit.core.shards import Shard
 from extractkit.core.spec import TensorSpec
-from extractkit.core.values import Dense, Ragged, Values, digest, encoded, sample_shapes
+from extractkit.core.values import Dense, Ragged, Values, encoded, sample_shapes
 from extractkit.errors import RunDirectoryError
 from extractkit.sinks import LocatesValues, Sink, StoredShard, StoredTensor
 from extractkit.sinks.hdf5 import Hdf5Sink
@@ -115,7 +116,7 @@ def test_a_bit_that_flips_is_refused_or_reported_by_the_digest(sink: Sink, tmp_p
             except RunDirectoryError:
                 continue
             assert len(found) == len(sample_shapes(found)) == len(value), key
-            same = digest([(key, found)]) == digest([(key, value)])
+            same = digest([(key, found)], PREFERRED) == digest([(key, value)], PREFERRED)
             assert same == _identical(found, value), key
             read += 1
             alike += found.values.dtype == value.values.dtype and np.array_equal(

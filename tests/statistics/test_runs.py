@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import extractkit
+from extractkit.core.digests import PREFERRED
 from extractkit.runs import JOURNAL, journal
 from extractkit.runs import manifest as manifests
 from extractkit.runs.comparing.result import Verdict
@@ -96,7 +97,7 @@ def test_a_file_of_another_form_is_damaged(form: str, tmp_path: Path) -> None:
     else:
         path.write_bytes({"text": b"text", "empty": b"", "cut": before[:-9]}[form])
     recorded = manifests.read(directory)
-    changed = StoredFile.on_disk(directory, "statistics.npz")
+    changed = StoredFile.on_disk(directory, "statistics.npz", by=PREFERRED)
     files = tuple(changed if one.name == changed.name else one for one in recorded.files)
     manifests.write(directory, replace(recorded, files=files))
     with pytest.raises(extractkit.RunDirectoryError, match=r"statistics\.npz is damaged"):
@@ -153,7 +154,9 @@ def with_partials(directory: Path, arrays: Mapping[str, np.ndarray]) -> None:
     for each in partials.values():
         each.update(arrays)
     (directory / file.name).write_bytes(serialized(partials))
-    other = replace(entries[0], statistics=StoredFile.of(file.name, serialized(partials)))
+    other = replace(
+        entries[0], statistics=StoredFile.of(file.name, serialized(partials), by=PREFERRED)
+    )
     journal.rewrite(directory / JOURNAL, [other, *entries[1:]])
 
 
@@ -190,7 +193,7 @@ def test_verify_merges_the_partial_results_again(tmp_path: Path) -> None:
     for arrays in results.values():
         arrays["mean"] = np.nextafter(arrays["mean"], np.inf)
     path.write_bytes(serialized(results))
-    changed = StoredFile.on_disk(directory, path.name)
+    changed = StoredFile.on_disk(directory, path.name, by=PREFERRED)
     files = tuple(changed if one.name == path.name else one for one in run.manifest.files)
     manifests.write(directory, replace(run.manifest, files=files))
     (finding,) = extractkit.verify(directory).findings

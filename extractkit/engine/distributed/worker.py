@@ -103,7 +103,7 @@ def _work(task: Task, inbox: Inbox[str], post: Callable[[Message], None]) -> Non
     prepared = prepare(job, recorded.settings)
     _check_same(recorded, described(recorded, prepared))
     by_key = {shard.key: shard for shard in recorded.shards}
-    storing = Storing(directory, sinks, task.writer)
+    storing = Storing(directory, sinks, recorded.digests, task.writer)
     rows = _rows(directory, recorded)
     found = recorded_survey(prepared.opened.model.signature, rows, recorded.samples)
     # One stream for the worker's lifetime, so that it reads ahead beyond a shard's end.

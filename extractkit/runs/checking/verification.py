@@ -13,6 +13,7 @@ import numpy as np
 
 from extractkit.advice import command
 from extractkit.core.catalog import Layout
+from extractkit.core.digests import Digest, digest
 from extractkit.core.requests import further_of
 from extractkit.core.shards import Shard
 from extractkit.core.spec import TensorSpec, file_dtype
@@ -25,7 +26,6 @@ from extractkit.core.value_checks import EXAMINATION
 from extractkit.core.values import (
     Dense,
     Values,
-    digest,
     from_stored,
     sample_shapes,
     varies,
@@ -220,7 +220,7 @@ def merged_statistics(directory: Path, manifest: Manifest, entries: Mapping[Shar
         return Check.not_made(name, "no partial results of statistics are committed and whole")
     detail = f"partial results of {len(held)} of {counted(len(varying), 'shard')}"
     try:
-        again = StoredFile.of(RESULTS, serialized(results(directory, manifest, held)))
+        content = serialized(results(directory, manifest, held))
     except RunDirectoryError as error:
         return Check.of(name, detail, [Finding(None, str(error))])
     if manifest.status is not Status.FINISHED or manifest.part is not None:
@@ -235,7 +235,7 @@ def merged_statistics(directory: Path, manifest: Manifest, entries: Mapping[Shar
     if other := _other_arithmetic(manifest):
         notes = [f"{RESULTS} is not compared bit for bit, as {' and '.join(other)} differ"]
         return Check.of(name, detail, notes=notes)
-    if stored != again:
+    if stored != StoredFile.of(RESULTS, content, by=stored.digest.algorithm):
         message = f"{directory / RESULTS}: it differs from the shards' merged partial results"
         return Check.of(name, detail, [Finding(RESULTS, message)])
     return Check.of(name, f"{detail}, merged again bit for bit")
@@ -258,6 +258,37 @@ def read_whole(sink: Sink, path: Path, shard: Shard, tensor: StoredTensor) -> Va
     if tensor.constant:
         return Dense(sink.read_constant(path, tensor.key))
     return sink.read(path, tensor.key, 0, len(shard))
+
+
+def digests_by(
+    directory: Path,
+    manifest: Manifest,
+    entries: Mapping[Shard, Entry],
+    sink: Sink,
+    wanted: Mapping[str, Digest],
+) -> dict[str, Digest]:
+    """Return the digests of shards' values, by the shard's key, as others were computed.
+
+    Args:
+        entries: the shards, whose files are intact. They are read where algorithms differ.
+        sink: reads the files of the manifest's first sink.
+        wanted: digests whose algorithms to use, by the shard's key.
+
+    Raises:
+        RunDirectoryError: a file cannot be read.
+    """
+    found = {}
+    for shard, entry in entries.items():
+        other = wanted.get(shard.key)
+        found[shard.key] = entry.values
+        if other is not None and other.algorithm is not entry.values.algorithm:
+            path = directory / entry.files[next(iter(manifest.sinks))].name
+            values = (
+                (tensor.key, read_whole(sink, path, shard, tensor.stored))
+                for tensor in manifest.tensors_in(shard)
+            )
+            found[shard.key] = digest(values, other.algorithm)
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -283,7 +314,7 @@ class _Content:
         absent = self._absent()
         if self.entry.stats and (extra := set(self.entry.stats) ^ set(examined)):
             self._add(f"{JOURNAL} has checks of other tensors: {', '.join(sorted(extra))}")
-        content = digest(self._checked(tensors, absent))
+        content = digest(self._checked(tensors, absent), self.entry.values.algorithm)
         if not self.unreadable and content != self.entry.values:
             self._add("the digest of its values is not the recorded one")
 
@@ -368,7 +399,8 @@ class _Content:
         wrong = []
         value = from_stored(value, stored.spec.dtype)
         blank = without(value, absent, stored.spec.sample_shape)
-        if absent and digest([("", blank)]) != digest([("", value)]):
+        by = self.entry.values.algorithm
+        if absent and digest([("", blank)], by) != digest([("", value)], by):
             wrong.append("a missing sample has a value")
         recorded = self.entry.stats.get(stored.key)
         if recorded is not None:

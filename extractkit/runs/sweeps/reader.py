@@ -224,7 +224,7 @@ def open_path(
     Args:
         path: the directory.
         sink: the sink that reads a run's values; None: the first sink of its configuration.
-        check: compare the SHA-256 of each shard's file with the journal before the first read, so
+        check: compare the digest of each shard's file with the journal before the first read, so
             that damaged values raise an error.
         trust: modules whose callables a run's configuration may name, for sinks that neither come
             with extractkit nor are registered.

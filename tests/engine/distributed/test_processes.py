@@ -12,6 +12,7 @@ import numpy as np
 import psutil
 import pytest
 
+from extractkit.core.digests import PREFERRED
 from extractkit.core.values import Dense
 from extractkit.engine.distributed import driver
 from extractkit.engine.execute import resume
@@ -67,7 +68,7 @@ def test_two_processes_make_the_same_run(tmp_path: Path, local: dict[str, object
         ("sleep", "took more than 2 s over its shard (runtime.shard_timeout); shard "),
         ("crash", "crashed: RuntimeError: out of order; shard "),
         ("start", "was killed by SIGKILL, before it was ready"),
-        ("digest", "is damaged: its SHA-256 is not the recorded one; shard "),
+        ("digest", "is damaged: its digest is not the recorded one; shard "),
         ("shard", "returned garbage: it was given "),
         ("files", "names the file 'shards/mine.npz', not "),
         ("tensors", "returned garbage: it stored other tensors than those planned; shard "),
@@ -263,7 +264,7 @@ def test_a_worker_whose_driver_is_gone_changes_no_file_of_the_run(tmp_path: Path
     shard = run.manifest.shards[1]
     entry = read_journal(run.path / JOURNAL).by_shard()[shard]
     sinks = {"npz": sink_of(run.manifest, "npz")}
-    late = Storing(run.path, sinks, writer="late")
+    late = Storing(run.path, sinks, PREFERRED, writer="late")
     late.store(ShardValues(shard, {t.key: Dense(np.zeros((2, 1))) for t in run.manifest.tensors}))
     assert not damage(run.path, run.manifest)
     (left,) = (run.path / "shards").glob("*.tmp")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from extractkit.core.digests import Digest
 from extractkit.core.job import Job
 from extractkit.core.values import Array
 from extractkit.engine.distributed import Failed, Message, encoded, worker
@@ -118,7 +119,10 @@ def _returns(change: Any) -> Any:
 
 
 def _other_digest(storing: Storing, entry: Entry) -> Entry:
-    files = {name: replace(file, sha256="0" * 64) for name, file in entry.files.items()}
+    files = {
+        name: replace(file, digest=Digest("sha256:" + "0" * 64))
+        for name, file in entry.files.items()
+    }
     return replace(entry, files=files)
 
 
