@@ -30,6 +30,8 @@ from typing import Any, Self
 
 import numpy as np
 
+from extractkit.core.digests import Algorithm
+
 ROOT = Path(__file__).parents[1]
 PEERS = Path(os.environ.get("EXTRACTKIT_PEERS", ROOT / ".venv-peers/bin/python"))
 WORKS: Mapping[str, str] = {
@@ -207,6 +209,7 @@ def limits(folder: Path) -> Mapping[str, float]:
     return {
         "float32 matrix products, GFLOP/s": 2 * 2048**3 / 1e9 / fastest(lambda: matrix @ matrix),
         "SHA-256, MB/s": 268 / fastest(lambda: hashlib.sha256(block).digest()),
+        "BLAKE3, MB/s": 268 / fastest(lambda: Algorithm.BLAKE3.of(block)),
         "writes forced to disk, MB/s": 268 / fastest(write),
     }
 

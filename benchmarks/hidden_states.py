@@ -182,7 +182,7 @@ STAGES = {
     "calls, own thread": "extractkit.engine.stream.run",
     "placing": "extractkit.engine.stream.put",
     "checks": "extractkit.engine.stream.Stream._examined",
-    "serialising": "extractkit.sinks.hdf5.Hdf5Sink.serialize",
+    "serialising": "extractkit.runs.shards.serialized_by",
     "hash of values": "extractkit.runs.shards.digest",
     "hash of files": "extractkit.runs.files.StoredFile.of",
     "writing": "extractkit.runs.shards.write_durably",
