@@ -82,9 +82,8 @@ class SavedGradients:
             ]
             if all(node.name in captured for node in nodes):
                 break
-            for node in nodes:
-                operation = source.graph.get_operation_by_name(node.name)
-                captured[node.name] = self._captured(operation)
+            for name in {node.name for node in nodes} - captured.keys():
+                captured[name] = self._captured(source.graph.get_operation_by_name(name))
         for node in nodes:
             if not isinstance(names := captured[node.name], str):
                 self._complete(node, names)
@@ -126,7 +125,8 @@ class SavedGradients:
             (
                 one
                 for one in tensor.graph.get_operations()
-                if GRADIENT_TYPE in one.node_def.attr and _type_of(one) == _type_of(operation)
+                # Definitions of operations are slow to get.
+                if one.type == operation.type and _type_of(one) == _type_of(operation)
             ),
             None,
         )
