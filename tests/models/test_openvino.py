@@ -193,7 +193,7 @@ def computed(model: Model, compilation: Compilation, *addresses: str) -> list[Ar
 def test_values_without_transforms_do_not_pass_through_tensorflow(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Its threads would compete with OpenVINO's. Results outlast the next call all the same."""
+    """They are copied, so results outlast the next call all the same."""
     model = live_model(transformer(), name="net")
     program = model.program(fetched(model, "norm:output", "head:output"), BY_OPENVINO)
     monkeypatch.setattr(tf, "constant", None)

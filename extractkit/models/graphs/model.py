@@ -409,7 +409,7 @@ class GraphModel(HasCheckpoints, ChecksSizes, DecidesTogether):
         def finish(
             values: Sequence[Array], features: Mapping[str, Array], lengths: Mapping[str, Array]
         ) -> list[Array]:
-            # A call of TensorFlow wakes its threads, which then spin beside those of OpenVINO.
+            # A call of TensorFlow takes several times as much processor time as a copy.
             needed = len(unchanged) < len(positions)
             changed = iter(applied(values, features, lengths) if needed else ())
             return [
