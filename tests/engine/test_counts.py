@@ -20,6 +20,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from extractkit.cli import execute
 from extractkit.inputs.in_memory import LiveRows
 from extractkit.models.in_memory import live_model
+from extractkit.models.keras_models.model import KerasModel
 from tests.engine.examples import executed, job
 
 SAMPLES, WIDTH, BATCH, SHARD = 256, 1024, 32, 64
@@ -50,11 +51,18 @@ EXPECTED: Mapping[str, Mapping[str, float]] = {
         "graphs": 8,
         "shapes": 10,
     },
-    "command": {"compositions": 1, "graphs": 7, "models loaded": 2},
+    "command": {
+        "compositions": 1,
+        "graphs": 6,
+        "models loaded": 2,
+        "files hashed": 2,
+        "traces": 1,
+    },
 }
 """Bytes for each stored byte, samples read for each sample and calls of graphs for each batch, as a
 job grows. Once for each job: graphs that are built, shapes that graphs are called with, models
-loaded (the second for the self-check), and compositions of the configuration."""
+loaded (the second for the self-check), traces of the model, files hashed (the model's and the
+samples'), and compositions of the configuration."""
 
 
 class Rows(Sequence[Any]):
@@ -126,7 +134,15 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         found["compositions"] += 1
         return compose(self, *args, **options)
 
-    load = keras.models.load_model
+    load, trace, file_digest = keras.models.load_model, KerasModel._trace, hashlib.file_digest
+
+    def counting_trace(self: Any, *args: Any, **options: Any) -> Any:
+        found["traces"] += 1
+        return trace(self, *args, **options)
+
+    def counting_digest(file: Any, *args: Any, **options: Any) -> Any:
+        found["files hashed"] += 1
+        return file_digest(file, *args, **options)
 
     def counting_load(*args: Any, **options: Any) -> Any:
         found["models loaded"] += 1
@@ -140,6 +156,8 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     monkeypatch.setattr(concrete, "__call__", counting_call)
     monkeypatch.setattr(ConfigLoaderImpl, "load_configuration", counting_compose)
     monkeypatch.setattr(keras.models, "load_model", counting_load)
+    monkeypatch.setattr(KerasModel, "_trace", counting_trace)
+    monkeypatch.setattr(hashlib, "file_digest", counting_digest)
     for name in ALLOCATING:
         allocating(name)
     return found
@@ -183,7 +201,7 @@ def test_a_job(kind: str, tmp_path: Path, counts: Counter[str]) -> None:
         )
         counts.clear()
         executed(tmp_path / str(times), wanted)
-        seen.append(dict(counts))
+        seen.append(Counter(counts))
         stored.append(2 * WIDTH * 4 * sum(len(np.atleast_2d(one)) for one in samples))
     once, twice = seen
     more = {name: twice[name] - once[name] for name in once}
