@@ -6,10 +6,12 @@ the same batches, which are in memory already, and its results are discarded. Wh
 does is in `handwritten`. Loading and compiling are left out everywhere; tokenising is included in
 the loop and excluded from the bare pass, and extractkit tokenises once within its clock.
 
-`python -m benchmarks hidden_states_stages` prints the processor time of each stage of such a job.
+`python -m benchmarks hidden_states_stages` prints the processor time of each stage of such a job,
+by both compilers.
 """
 
 import pkgutil
+import shutil
 import tempfile
 import threading
 import time
@@ -17,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial, wraps
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -123,14 +126,14 @@ class _Clock(Silent):
 
 
 def _extract(
-    selector: Mapping[str, object], texts: Sequence[str], run_dir: Path
+    selector: Mapping[str, object], texts: Sequence[str], run_dir: Path, **runtime: object
 ) -> tuple[Path, Spent]:
     """Return the folder of the model, and what was spent between the plan and the finished run."""
     clock = _Clock()
     run = extractkit.extract(
         MODEL,
         selectors={"s": selector},
-        runtime={"self_check": False},
+        runtime={"self_check": False, **runtime},
         inputs=texts,
         run_dir=run_dir,
         listener=clock,
@@ -146,10 +149,10 @@ class Bare:
     batches: Sequence[Batch]
 
     @classmethod
-    def of(cls, selector: Mapping[str, object], texts: Sequence[str]) -> "Bare":
+    def of(cls, selector: Mapping[str, object], texts: Sequence[str], **runtime: object) -> "Bare":
         """Prepare the job that stores what a selector matches."""
         live = {"inputs": live_inputs(texts)}
-        given = from_values(MODEL, {"selectors": {"s": selector}})
+        given = from_values(MODEL, {"selectors": {"s": selector}, "runtime": runtime})
         job = compose(MODEL, live, (), given).job
         prepared = prepare(job)
         opened = prepared.opened
@@ -182,6 +185,7 @@ STAGES = {
     "calls, own thread": "extractkit.engine.stream.run",
     "placing": "extractkit.engine.stream.put",
     "checks": "extractkit.engine.stream.Stream._examined",
+    "spot checks": "extractkit.engine.stream.SpotCheck.effect",
     "serialising": "extractkit.runs.shards.serialized_by",
     "hash of values": "extractkit.runs.shards.digest",
     "hash of files": "extractkit.runs.files.StoredFile.of",
@@ -191,18 +195,29 @@ STAGES = {
 
 
 def stages() -> None:
-    """Print the processor time of the stages of each work: the least of the rounds, in seconds."""
+    """Print the processor time of the stages of each work: the least of the rounds, in seconds.
+
+    "model" is what the calls of the program take with nothing else running, in all threads.
+    """
     texts = stdlib_docstrings(TEXTS)
     with tempfile.TemporaryDirectory() as name:
         for work, selector in WORKS.items():
-            _extract(selector, texts, Path(name) / f"{work}-first")
-            rounds = []
-            for at in range(ROUNDS):
-                with measured() as found:
-                    _, spent = _extract(selector, texts, Path(name) / f"{work}-{at}")
-                rounds.append({**found, "everything": spent[1]})
-            least = {stage: min(one[stage] for one in rounds) for stage in rounds[0]}
-            print(f"  {work}: {', '.join(f'{one} {busy:.3f}' for one, busy in least.items())}")
+            for compiler in ("graph", "openvino") if find_spec("openvino") else ("graph",):
+                bare = Bare.of(selector, texts, compile=compiler)
+                asked = {"compile": compiler, "self_check": True}
+                run_dir = Path(name) / f"{work}-{compiler}"
+                extract = partial(_extract, selector, texts, run_dir, **asked)
+                bare.run()
+                extract()
+                rounds = []
+                for _ in range(ROUNDS):
+                    shutil.rmtree(run_dir)
+                    with measured() as found:
+                        _, spent = extract()
+                    rounds.append({**found, "model": bare.run()[1], "everything": spent[1]})
+                least = {stage: min(one[stage] for one in rounds) for stage in rounds[0]}
+                stated = ", ".join(f"{one} {busy:.2f}" for one, busy in least.items())
+                print(f"  {work}, {compiler}: {stated}", flush=True)
 
 
 @contextmanager
