@@ -8,6 +8,8 @@ SHELL := /bin/bash
 .SUFFIXES:
 # The gate stops at the first failing step, so its steps run in the order in which they are written.
 .NOTPARALLEL:
+# Tests start hundreds of processes. Without compiled modules each would compile the package anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 VENV ?= .venv
 PYTHON ?=
