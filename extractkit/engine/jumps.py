@@ -3,11 +3,13 @@
 The gradient of a ReLU jumps where its input is 0, and a model that rounds jumps at each step.
 Kernels for a single sample round in another way than those for several, so a sample near such a
 point has other values in a batch than alone, although the other samples do not matter. A difference
-counts as such a jump if two measurements show it:
+counts as such a jump if three measurements show it:
 
 - In batches of equal and of other sizes, beside copies of itself, the sample has the values that it
   has beside other samples.
-- A change of its numbers in their last bits changes its values alone nearly as much.
+- Some sample of the batch has the values beside copies of itself that it has alone. A model that
+  computes something else as soon as there is more than one sample has none.
+- A change of the sample's numbers in their last bits changes its values alone nearly as much.
 """
 
 from collections.abc import Sequence
@@ -69,7 +71,7 @@ class Jumps:
             return most
         jump = 0.0
         try:
-            if self._others_matter(at, rows, most):
+            if self._others_matter(at, rows, most) or not self._one_is_unchanged(at, most):
                 return most
             alone = self._of(at, [self.alone[one] for one in rows])
             for trial in range(len(_LAST_BITS)):
@@ -91,6 +93,14 @@ class Jumps:
         return any(
             difference(found, self._of(at, [self._beside_itself(one, size) for one in rows])) > most
             for size in (len(self.samples), _PAIR)
+        )
+
+    def _one_is_unchanged(self, at: int, most: float) -> bool:
+        """Return whether some sample has the values beside its copies that it has alone."""
+        size = len(self.samples)
+        return any(
+            difference(self.alone[row][at], self._beside_itself(row, size)[at]) <= most
+            for row in range(size)
         )
 
     def _of(self, at: int, values: Sequence[Sequence[Array]]) -> Array:

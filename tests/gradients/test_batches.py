@@ -127,12 +127,14 @@ class Jumping(tf.Module):
     """Gradients that jump by 1 % with the last bit of a sample, which batches round differently.
 
     Args:
-        effect: something else that the batch does to gradients, by less.
+        effect: something else that the batch does to the gradients that jump.
+        every: whether those of every sample jump, or of some samples.
     """
 
-    def __init__(self, effect: str) -> None:
+    def __init__(self, effect: str, *, every: bool) -> None:
         super().__init__()
         self.effect = effect
+        self.every = every
 
     @tf.function(input_signature=[tf.TensorSpec([None, 4], tf.float32, name="x")])
     def __call__(self, x: tf.Tensor) -> tf.Tensor:
@@ -141,22 +143,32 @@ class Jumping(tf.Module):
         bits = tf.bitcast(held[:, 0], tf.int32) + tf.cast(rows > 1, tf.int32)
         beside = {
             "none": tf.zeros_like(x),
-            "other samples": tf.reduce_mean(held, 0, keepdims=True),
-            "their number": tf.cast(rows, tf.float32),
+            "other samples": -0.05 * tf.reduce_mean(held, 0, keepdims=True),
+            "their number": 1e-3 * tf.cast(rows, tf.float32),
+            "their presence": 0.03 * tf.cast(rows > 1, tf.float32),
         }[self.effect]
-        jump = 0.01 * tf.cast(tf.bitwise.bitwise_and(bits, 1), tf.float32)
-        return tf.reduce_sum(x * (1 + 1e-3 * beside), -1) + x[:, 0] * jump
+        jumping = tf.cast(tf.logical_or(held[:, 1] > 0, self.every), tf.float32)
+        jump = 0.01 * tf.cast(tf.bitwise.bitwise_and(bits, 1), tf.float32) * jumping
+        return tf.reduce_sum(x * (1 + beside * jumping[:, tf.newaxis]), -1) + x[:, 0] * jump
 
 
 @pytest.mark.parametrize("totals", [False, True])
-@pytest.mark.parametrize("effect", ["none", "other samples", "their number"])
+@pytest.mark.parametrize(
+    ("effect", "every"),
+    [
+        ("none", False),
+        ("other samples", False),
+        ("their number", False),
+        ("their presence", True),
+    ],
+)
 def test_samples_share_a_batch_where_rounding_alone_makes_gradients_jump(
-    effect: str, totals: bool, tmp_path: Path
+    effect: str, every: bool, totals: bool, tmp_path: Path
 ) -> None:
     statistics = {"statistics": ["total"]} if totals else {}
     run = extractkit.extract(
         ["selectors=none"],
-        model=Jumping(effect),
+        model=Jumping(effect, every=every),
         inputs=ROWS,
         selectors={"g": {"path": ":input.x", "gradient": {"of": ":output"}, **statistics}},
         run_dir=tmp_path / "run",
