@@ -15,7 +15,6 @@ from extractkit.core.plan import PlannedTensor, SampleLengths
 from extractkit.core.spec import BFLOAT16
 from extractkit.core.values import Array, Values
 from extractkit.engine.batches import Batch, put, read_batch
-from extractkit.engine.failing_samples import try_out
 from extractkit.engine.loading import Opened
 from extractkit.engine.sharing import Sharing
 from extractkit.engine.stream import fetches
@@ -162,9 +161,7 @@ class Choice:
             of_sample = work.multiplications * filled / len(batch)
             return of_sample, work.multiplications / max(1, work.returned)
 
-        of_sample, of_element = try_out(
-            self.opened.model, self.opened.source, self._policy, count, self._tensors
-        )
+        of_sample, of_element = self.opened.tried(count, self._tensors)
         work = of_sample * len(self.opened.source)
         if work < WORTH:
             raise self._refusal(
@@ -196,7 +193,7 @@ class Choice:
                         f"{apart}, beyond {TOLERATED}"
                     )
 
-        try_out(self.opened.model, self.opened.source, self._policy, attempt, self._tensors)
+        self.opened.tried(attempt, self._tensors)
 
     def _first_batch(self, samples: Source) -> Batch:
         """Return the first samples as a batch of the job, if they may share one."""
@@ -218,10 +215,6 @@ class Choice:
     @property
     def _tensors(self) -> tuple[PlannedTensor, ...]:
         return self.opened.varying
-
-    @property
-    def _policy(self) -> str:
-        return self.opened.bad_samples
 
     def _refusal(self, reason: str) -> NotCompiledError:
         return NotCompiledError(self.opened.model.name, OPENVINO, reason)

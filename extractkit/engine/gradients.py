@@ -17,15 +17,19 @@ from extractkit.core.statistics.totals import Total
 from extractkit.core.targets import GRADIENT, REAL, Target
 from extractkit.core.transforms.pipeline import Pipeline
 from extractkit.core.values import digest_of_array, digest_of_plain_data
+from extractkit.engine.batches import Batch, collate, encode, read_batch
 from extractkit.engine.measure import measure_axes
-from extractkit.errors import SelectionError, choices
+from extractkit.engine.samples import first_usable
+from extractkit.errors import SampleError, SelectionError, choices
 from extractkit.inputs import Sample, Signature, Source
 from extractkit.models import (
     CarriesState,
     Compilation,
     Differentiates,
+    Fetch,
     LacksGradients,
     Model,
+    Program,
 )
 
 
@@ -129,6 +133,9 @@ def check_method(method: Method, signature: Signature) -> None:
             raise SelectionError(f"{at}.{name}: the input takes {held}, which no number replaces")
         if spec.dtype not in REAL and not _is_whole(value, spec.dtype):
             raise SelectionError(f"{at}.{name}={value:g}: the input takes {spec.dtype}")
+        if spec.high is not None and not (spec.low or 0) <= value < spec.high:
+            taken = f"{spec.low or 0} to {spec.high - 1}"
+            raise SelectionError(f"{at}.{name}={value:g}: the input takes {taken}")
 
 
 def _is_whole(value: float, dtype: str) -> bool:
@@ -221,6 +228,49 @@ def with_baseline_samples(
         return replace(tensor, request=replace(request, method=replace(method, baseline=baseline)))
 
     return tuple(map(found, tensors))
+
+
+def check_baselines(
+    model: Model, source: Source, tensors: Iterable[PlannedTensor], compilation: Compilation
+) -> None:
+    """Check that a model which fails on samples does not fail on a baseline instead.
+
+    Raises:
+        SelectionError: it takes the first sample, but not the inputs of a baseline.
+    """
+    for tensor in tensors:
+        request = tensor.request
+        if not isinstance(request, Gradient) or not isinstance(request.method, Integrate):
+            continue
+        baseline, at = request.method.baseline, f"{request.method.at}.baseline"
+        if baseline.value is not None:
+            continue
+        program = model.program([Fetch(Value(tensor.address))], compilation)
+        first = read_batch(model, first_usable(model, source, most=1), [0])
+        if _failure(program, first) is not None:
+            continue
+        if baseline.sample is not None:
+            at = f"{at}.sample={baseline.sample!r}"
+            start = collate(model.signature, encode(model, [_sample(source, baseline.sample, at)]))
+        else:
+            at = ", ".join(f"{at}.inputs.{name}={value:g}" for name, value in baseline.inputs)
+            numbers = {
+                name: np.full_like(first.features[name], value) for name, value in baseline.inputs
+            }
+            start = replace(first, features={**first.features, **numbers}, tensors=None)
+        if (failure := _failure(program, start)) is not None:
+            raise SelectionError(
+                f"{at}: the model takes the first sample, but not this baseline: {failure}. Give "
+                f"one that it takes"
+            ) from failure
+
+
+def _failure(program: Program, batch: Batch) -> SampleError | None:
+    try:
+        program(*batch.arguments)
+    except SampleError as error:
+        return error
+    return None
 
 
 def _sample(source: Source, wanted: int | str, at: str) -> Sample:

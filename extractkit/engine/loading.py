@@ -1,7 +1,7 @@
 """Loading of a job: the model, the samples bound to it, and the planned tensors."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import cast
@@ -18,8 +18,9 @@ from extractkit.core.shards import Shard, plan_shards
 from extractkit.engine.carrying import check_count, check_lengths, check_runtime
 from extractkit.engine.catalog_files import CatalogFile, Heard, listening
 from extractkit.engine.conformity import check_plugins
-from extractkit.engine.failing_samples import try_out
+from extractkit.engine.failing_samples import Result, try_out
 from extractkit.engine.gradients import (
+    check_baselines,
     label_spec,
     offered,
     with_baseline_samples,
@@ -28,7 +29,7 @@ from extractkit.engine.gradients import (
 from extractkit.engine.measure import Measured, lacks_value, measure_axes
 from extractkit.engine.model_cache import forget, model_of
 from extractkit.engine.samples import Record, Surveyor
-from extractkit.errors import ConfigError, InputError, SelectionError
+from extractkit.errors import ConfigError, InputError, SampleError, SelectionError
 from extractkit.inputs import Inputs, Scanning, Source
 from extractkit.inputs.in_memory import NoSamples
 from extractkit.inputs.labels import check_labels
@@ -154,6 +155,20 @@ class Opened:
         times = {one.key: sinks for one in self.tensors if not one.statistics}
         return sum((size or 0) * times.get(key, 1) for key, size in stored.items())
 
+    def tried(
+        self, attempt: Callable[[Source], Result], tensors: Sequence[PlannedTensor] = ()
+    ) -> Result:
+        """Return the result of an attempt on the first samples; see `try_out`.
+
+        Raises:
+            SelectionError: the model fails on a baseline of gradients.
+        """
+        try:
+            return try_out(self.model, self.source, self.bad_samples, attempt, tensors)
+        except SampleError:
+            check_baselines(self.model, self.source, self.tensors, self.compilation)
+            raise
+
     def measured(self) -> "Opened":
         """Return the same with all axes known, running the model if necessary.
 
@@ -173,7 +188,7 @@ class Opened:
             )
             return replace(found, alone=why or found.alone)
 
-        found = try_out(self.model, self.source, self.bad_samples, measure)
+        found = self.tried(measure)
         check_plugins(found.tensors)
         for group in groups_of(found.tensors):
             group.check()

@@ -28,7 +28,7 @@ from extractkit.engine.batches import (
 )
 from extractkit.engine.carrying import Carried
 from extractkit.engine.compilers import check_installed, compiled
-from extractkit.engine.failing_samples import first_explained, try_out
+from extractkit.engine.failing_samples import first_explained
 from extractkit.engine.loading import Opened, open_job
 from extractkit.engine.model_cache import program_of
 from extractkit.engine.samples import Record, Survey, check_slices
@@ -209,7 +209,7 @@ def prepare(
         check_slices(opened.surveyor.result(), varying, job.runtime.bad_samples)
     stage("compiling, and running the first sample")
     program = program_of(opened.model, fetches(varying), opened.compilation)
-    trial = _tried(opened, varying, program, job.runtime.bad_samples)
+    trial = _tried(opened, varying, program)
     stage("measuring whether samples may share a batch")
     shared = sharing_of(opened, program, settings)
     chosen = compiled(opened, job.runtime, program, shared.sharing, settings)
@@ -277,7 +277,7 @@ def sharing_of(
         finally:
             axis.use(0)
 
-    return try_out(opened.model, opened.source, opened.bad_samples, attempt, varying)
+    return opened.tried(attempt, varying)
 
 
 def _decided_together(opened: Opened) -> str | None:
@@ -327,7 +327,7 @@ def _batch_size(
         return fastest_batch(tried, free_memory() // 2, most)
 
     try:
-        size = try_out(opened.model, opened.source, opened.bad_samples, attempt, opened.varying)
+        size = opened.tried(attempt, opened.varying)
     except OSError:  # a system that does not report its memory
         return BATCH_SIZE
     _log.info("runtime.batch_size=auto: %d", size)
@@ -390,9 +390,7 @@ def _any_size(opened: Opened, program: Program | None) -> Program:
     return opened.model.program(fetches(varying), compilation)
 
 
-def _tried(
-    opened: Opened, varying: Sequence[PlannedTensor], program: Program, policy: str
-) -> Trial:
+def _tried(opened: Opened, varying: Sequence[PlannedTensor], program: Program) -> Trial:
     def attempt(samples: Source) -> Trial:
         first = read_batch(opened.model, samples, [0])
         lengths = SampleLengths(
@@ -411,4 +409,4 @@ def _tried(
         unforeseen = (v.nbytes for t, v in zip(varying, values, strict=True) if not t.predictable)
         return Trial(lengths, sum(unforeseen))
 
-    return try_out(opened.model, opened.source, policy, attempt, varying)
+    return opened.tried(attempt, varying)

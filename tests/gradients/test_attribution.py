@@ -11,14 +11,16 @@ import numpy as np
 import pytest
 
 import extractkit
-from extractkit.core.attribution import Method
+from extractkit.core.attribution import Baseline, Integrate, Method
 from extractkit.core.catalog import Catalog, Kind, TensorRecord
 from extractkit.core.plan import PlannedTensor, plan_tensors
 from extractkit.core.requests import BoundGradients, request_text
 from extractkit.core.selectors import Selector, parse_selector
 from extractkit.core.spec import TensorSpec
 from extractkit.core.targets import Target
+from extractkit.engine.gradients import check_method
 from extractkit.errors import ConfigError, SelectionError
+from extractkit.inputs import InputSpec, Signature
 from tests.gradients.test_formats import ROWS, TOKENS, recurrent
 from tests.gradients.test_targets import CATALOG, record
 
@@ -251,6 +253,43 @@ def test_baselines_that_the_model_does_not_take(inputs: object, message: str) ->
             inputs=[{"ids": ids} for ids in TOKENS],
             selectors={"g": {"path": "words:output", "gradient": of}},
         )
+
+
+@pytest.mark.parametrize("policy", ["fail", "skip"])
+@pytest.mark.parametrize(
+    ("baseline", "named"), [({"inputs": {"ids": 99}}, "inputs.ids=99"), ({"sample": 2}, "sample=2")]
+)
+def test_a_baseline_on_which_the_model_fails_is_named_in_place_of_samples(
+    baseline: object, named: str, policy: str, tmp_path: Path
+) -> None:
+    ids = keras.Input((3,), dtype="int32", name="ids")
+    words = keras.layers.Embedding(10, 4, name="words")(ids)
+    model = keras.Model(ids, keras.layers.Dense(2)(keras.layers.Flatten()(words)))
+    rows = np.array([[1, 2, 3], [4, 5, 6], [7, 8, 99]], "int32")
+    of = {"of": {"index": 0}, "integrate": {"steps": 2, "baseline": baseline}}
+    with pytest.raises(SelectionError) as refused:
+        extractkit.extract(
+            ["selectors=none", f"runtime.bad_samples={policy}"],
+            model=model,
+            inputs=rows,
+            selectors={"g": {"path": "words:output", "gradient": of}},
+            run_dir=tmp_path / "run",
+        )
+    assert str(refused.value).startswith(
+        f"selectors.g.gradient.integrate.baseline.{named}: the model takes the first sample, but "
+        f"not this baseline: model 'model' failed on a batch: indices[0,"
+    )
+    assert str(refused.value).endswith("99 is not in [0, 10). Give one that it takes")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_baseline_beyond_a_known_vocabulary_is_refused_at_once() -> None:
+    ids = InputSpec("ids", "int32", (None,), ("token",), low=0, high=10)
+    method = Integrate.parse({"baseline": {"inputs": {"ids": 10}}}, "g.integrate")
+    message = "g.integrate.baseline.inputs.ids=10: the input takes 0 to 9"
+    with pytest.raises(SelectionError, match=re.escape(message)):
+        check_method(method, Signature("m", (ids,)))
+    check_method(replace(method, baseline=Baseline(None, (("ids", 9.0),))), Signature("m", (ids,)))
 
 
 def test_weights_are_refused_for_a_reason_that_no_batch_size_changes() -> None:
