@@ -183,7 +183,12 @@ def described(manifest: Manifest, prepared: Prepared) -> Manifest:
         unextractable=tuple(Unextractable(r.address, r.reason or "") for r in opened.unextractable),
         origins=origins(
             [job.model, job.inputs],
-            source.file_digests if isinstance(source, HashesFiles) else {},
+            {
+                file: digest
+                for one in (model, source)
+                if isinstance(one, HashesFiles)
+                for file, digest in one.file_digests.items()
+            },
         ),
         environment=environment(runtime.threads),
         seeds={"runtime": runtime.seed},

@@ -183,7 +183,10 @@ def identity(source: Source, index: int) -> Identity:
 
 @runtime_checkable
 class HashesFiles(Protocol):
-    """The ability to give digests of files that were read whole, optional for a `Source`."""
+    """The ability to give digests of files that were read whole.
+
+    Optional for a `Source` and for a model.
+    """
 
     @property
     def file_digests(self) -> Mapping[Path, str]:

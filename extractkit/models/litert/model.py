@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 
@@ -331,11 +332,24 @@ class TFLiteModel(HasOwnCall):
 
     def definition_digest(self) -> str:
         """Return the SHA-256 over the whole file, weights included, and its entry point."""
-        with self.file.opened() as opened:
-            content = hashlib.sha256(opened).hexdigest()
         return digest_of_plain_data(
-            [content, self.entry.signature, asdict(self.probed.reading), self.settings.xnnpack]
+            [
+                self._content_digest,
+                self.entry.signature,
+                asdict(self.probed.reading),
+                self.settings.xnnpack,
+            ]
         )
+
+    @property
+    def file_digests(self) -> Mapping[Path, str]:
+        """See `HashesFiles`."""
+        return {} if self.file.member else {self.file.path.absolute(): self._content_digest}
+
+    @cached_property
+    def _content_digest(self) -> str:
+        with self.file.opened() as opened:
+            return hashlib.sha256(opened).hexdigest()
 
     def describe(self) -> Mapping[str, object]:
         """Return size, signature, file, and whether reading intermediates changes outputs."""

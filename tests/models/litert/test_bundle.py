@@ -1,9 +1,11 @@
 """Archives of TFLite files: what a path names in them, and what is refused."""
 
+import hashlib
 import io
 import struct
 import zipfile
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -37,7 +39,16 @@ def refusal(path: object) -> str:
 
 
 @pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
-def test_a_model_in_an_archive_is_the_file_itself(tmp_path: Path, compression: int) -> None:
+def test_a_model_in_an_archive_is_the_file_itself(
+    tmp_path: Path, compression: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed, file_digest = [], hashlib.file_digest
+
+    def counting(file: BinaryIO, by: str) -> object:
+        hashed.append(Path(file.name).name)
+        return file_digest(file, by)
+
+    monkeypatch.setattr(hashlib, "file_digest", counting)
     data = content("float16")
     path = written(tmp_path, archive(compression, a_tflite=content("two"), b_tflite=data))
     (tmp_path / "plain.tflite").write_bytes(data)
@@ -49,13 +60,15 @@ def test_a_model_in_an_archive_is_the_file_itself(tmp_path: Path, compression: i
         )
         for number, one in enumerate((path / "b.tflite", tmp_path / "plain.tflite"))
     ]  # fmt: skip
+    assert hashed == ["bundle.task"]  # the digest of the plain file is that of the definition
     assert list(runs[0]) == list(runs[1])
     for address in runs[0]:
         np.testing.assert_array_equal(np.asarray(runs[0][address]), np.asarray(runs[1][address]))
     assert runs[0].manifest.model["member"] == "b.tflite"
-    (found,) = runs[0].manifest.origins
-    assert origin(found.key, found.path) == found
-    assert found.bytes == path.stat().st_size
+    for run, file in zip(runs, (path, tmp_path / "plain.tflite"), strict=True):
+        (found,) = run.manifest.origins
+        assert origin(found.key, found.path) == found
+        assert found.bytes == file.stat().st_size
     left = {entry.name for entry in tmp_path.iterdir()}
     assert left == {"bundle.task", "plain.tflite", "run-0", "run-1"}
 
