@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from extractkit.advice import RENAMED_KEYS, renamed_key
+from extractkit.core.extras import install
 from extractkit.core.keys import Effect, Key, effects_of, keys_of
 from extractkit.core.trust import (
     CUSTOM_OBJECTS,
@@ -210,12 +211,11 @@ def import_from_here() -> None:
         sys.path.append(here)
 
 
-def require(module: str, extra: str, at: str) -> Any:
+def require(module: str, use: str) -> Any:
     """Import a module of an optional package.
 
     Args:
-        extra: the extra of extractkit that installs it.
-        at: what needs it, for the message: a configuration key or a method.
+        use: what needs it, as an extra declares it: a choice of the configuration, or a method.
 
     Raises:
         MissingExtraError: it is not installed.
@@ -224,8 +224,8 @@ def require(module: str, extra: str, at: str) -> Any:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise MissingExtraError(
-            f"{at} needs {module.partition('.')[0]}, which is not installed. "
-            f"Install it: python -m pip install 'extractkit[{extra}]'"
+            f"{use} needs {module.partition('.')[0]}, which is not installed. "
+            f"Install it: {install(use)}"
         ) from error
 
 

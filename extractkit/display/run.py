@@ -109,7 +109,7 @@ def figure(drift: Drift, steps: list[int]) -> Any:
         MissingExtraError: Matplotlib is not installed.
     """
     # Not pyplot, which would look for a screen and keep every figure.
-    figures = require("matplotlib.figure", "plot", "a figure")
+    figures = require("matplotlib.figure", "show --figure")
     figure = figures.Figure(figsize=(11, 9), layout="constrained")
     axes = figure.subplots(len(_PANELS), len(_COLUMNS), sharex=True, sharey="row")
     at = steps or list(range(len(drift.checkpoints)))

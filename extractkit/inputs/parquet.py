@@ -135,7 +135,7 @@ class ParquetColumn:
 
 
 def _arrow(module: str) -> Any:
-    return require(module, "parquet", "inputs=parquet")
+    return require(module, "inputs=parquet")
 
 
 def _is_list(kind: Any) -> bool:

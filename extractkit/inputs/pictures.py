@@ -97,7 +97,7 @@ class Pixels:
         Raises:
             InputError: The input takes no pictures, or none with these settings.
         """
-        require("PIL.Image", "images", "reading pictures")
+        require("PIL.Image", "reading pictures")
         _check_choice("resize", resize, RESIZES)
         _check_choice("mode", mode, (None, *_CHANNELS))
         _check_choice("scale", scale, (None, *SCALES))
@@ -133,7 +133,7 @@ class Pixels:
         Raises:
             InputError: A setting is invalid, or is determined by the model.
         """
-        require("PIL.Image", "images", "reading pictures")
+        require("PIL.Image", "reading pictures")
         _check_choice("resize", resize, RESIZES)
         for key, given in (("mode", mode if mode != "rgb" else None), ("scale", scale)):
             if given is not None:
@@ -224,7 +224,7 @@ def _shift(dtype: str) -> int:
 
 def decoder() -> str:
     """Return the decoder and its version, since another one may differ in the last bit."""
-    return f"Pillow {require('PIL', 'images', 'reading pictures').__version__}"
+    return f"Pillow {require('PIL', 'reading pictures').__version__}"
 
 
 def _axes(spec: InputSpec, signature: Signature) -> str:

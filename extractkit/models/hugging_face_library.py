@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from extractkit.advice import override
+from extractkit.core.extras import install
 from extractkit.core.values import Array
 from extractkit.errors import MissingExtraError, ModelError
 from extractkit.models.failures import error_summary
@@ -30,7 +31,7 @@ from extractkit.models.recognition import (
 )
 
 _LAST = 4
-_INSTALL = "python -m pip install 'extractkit[hugging-face]'"
+_INSTALL = install("model=hugging_face")
 _OWN_ENVIRONMENT = (
     f"In an environment of its own, since it needs older packages than the other extras: {_INSTALL}"
 )

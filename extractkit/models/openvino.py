@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from extractkit.core.extras import install
 from extractkit.core.job import OPENVINO
 from extractkit.core.values import Array
 from extractkit.errors import JobError, MissingExtraError
@@ -79,7 +80,7 @@ def require() -> None:
     if not installed():
         raise MissingExtraError(
             "runtime.compile=openvino needs openvino, which is not installed. Install it: "
-            "python -m pip install 'extractkit[openvino]'"
+            f"{install('runtime.compile=openvino')}"
         )
 
 

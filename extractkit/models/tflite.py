@@ -5,6 +5,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+from extractkit.core.extras import install
 from extractkit.core.keys import DecidesValues
 from extractkit.errors import ConfigError, MissingExtraError, ModelError
 from extractkit.models import CARRY, check_state, choice
@@ -60,9 +61,7 @@ def load(
     _check_settings(threads, xnnpack)
     policy = check_state(state)
     if importlib.util.find_spec("ai_edge_litert") is None:
-        raise MissingExtraError(
-            "model=tflite needs LiteRT: python -m pip install 'extractkit[tflite]'"
-        )
+        raise MissingExtraError(f"model=tflite needs LiteRT: {install('model=tflite')}")
     from extractkit.models.litert.entry import Flow, entry_of
     from extractkit.models.litert.examination import probe
     from extractkit.models.litert.graph import read_graph

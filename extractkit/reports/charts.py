@@ -6,9 +6,6 @@ from typing import Any
 from extractkit.core.component import require
 from extractkit.reports import Chart
 
-EXTRA = "report"
-"""The extra that installs what reports need."""
-
 VALUES = "values"
 """The name of a chart's data."""
 
@@ -40,7 +37,7 @@ def altair() -> Any:
     Raises:
         MissingExtraError: it is not installed.
     """
-    return require("altair", EXTRA, "report")
+    return require("altair", "report")
 
 
 def styles() -> Mapping[str, Mapping[str, object]]:

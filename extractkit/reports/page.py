@@ -17,7 +17,7 @@ from extractkit.errors import ConfigError, JobError, RunDirectoryError
 from extractkit.reports import Figure, Listing, Note, Section
 from extractkit.reports.attention import attention
 from extractkit.reports.budget import MOST_BYTES, embedded, encoded
-from extractkit.reports.charts import EXTRA, VALUES, altair, styles
+from extractkit.reports.charts import VALUES, altair, styles
 from extractkit.reports.images import images
 from extractkit.reports.material import Material
 from extractkit.reports.samples import examples, sample_map
@@ -122,7 +122,7 @@ def report(
     if figures is not None:
         _check_place(Path(figures), directory, "figures")
     altair()
-    require("vl_convert", EXTRA, "report")
+    require("vl_convert", "report")
     material = material_of(directory, trust)
     sections = sections_of(material)
     write_durably(path, page(Header.of(material), sections).encode())
@@ -216,7 +216,7 @@ def page(header: Header, sections: Sequence[Section], most: int = MOST_BYTES) ->
 
 
 def _rendered(header: Header, sections: Sequence[Section]) -> str:
-    jinja = require("jinja2", EXTRA, "report")
+    jinja = require("jinja2", "report")
     environment = jinja.Environment(
         loader=jinja.FileSystemLoader(_HERE),
         autoescape=True,
@@ -266,7 +266,7 @@ def _vega() -> str:
 
     vl-convert takes a second or more to put it together, so it is kept in the user's cache.
     """
-    convert = require("vl_convert", EXTRA, "report")
+    convert = require("vl_convert", "report")
     folder = private_cache("vega")
     kept = folder and folder / f"{version('vl-convert-python')}.js"
     if kept and kept.is_file():
@@ -335,7 +335,7 @@ def save_figures(sections: Sequence[Section], directory: Path) -> list[Path]:
         JobError: a file could not be written.
     """
     make_directory(directory)
-    convert = require("vl_convert", EXTRA, "report --figures")
+    convert = require("vl_convert", "report --figures")
     found = []
     for figure in (block for one in sections for block in one.blocks if isinstance(block, Figure)):
         specification = figure.chart.to_dict(validate=False)

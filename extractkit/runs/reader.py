@@ -419,7 +419,7 @@ def to_dataset(
     Raises:
         MissingExtraError: xarray is not installed.
     """
-    xarray = require("xarray", "xarray", "to_xarray")
+    xarray = require("xarray", "to_xarray")
     sizes: dict[str, Hashable] = {}
     variables = {}
     for view in views:

@@ -147,7 +147,7 @@ def test_without_matplotlib_it_says_how_to_get_it(
     with pytest.raises(MissingExtraError) as caught:
         draw(drift(), tmp_path / "f.png")
     assert str(caught.value) == (
-        "a figure needs matplotlib, which is not installed. "
+        "show --figure needs matplotlib, which is not installed. "
         "Install it: python -m pip install 'extractkit[plot]'"
     )
     assert not (tmp_path / "f.png").exists()

@@ -187,7 +187,7 @@ class Results(_Named[Array]):
         Raises:
             MissingExtraError: pandas is not installed.
         """
-        return require("pandas", "xarray", "to_pandas").DataFrame(self.columns())
+        return require("pandas", "to_pandas").DataFrame(self.columns())
 
     def to_xarray(self) -> Any:
         """Return an `xarray.Dataset` with a variable for each result, whose axes have names.
@@ -200,7 +200,7 @@ class Results(_Named[Array]):
         variables, labels = self._on_axes()
         edges = {name: variables.pop(name) for name in [*variables] if name not in self}
         coordinates: dict[str, Any] = {**labels, **edges}
-        return require("xarray", "xarray", "to_xarray").Dataset(variables, coords=coordinates)
+        return require("xarray", "to_xarray").Dataset(variables, coords=coordinates)
 
     def _on_axes(self) -> tuple[dict[str, tuple[tuple[str, ...], Array]], dict[str, Array]]:
         """Return axes and array of each result, and the labels along axes.
@@ -324,7 +324,7 @@ class Statistics(Mapping[str, TensorStatistics]):
         Raises:
             MissingExtraError: pandas is not installed.
         """
-        pandas = require("pandas", "xarray", "to_pandas")
+        pandas = require("pandas", "to_pandas")
         tables = [
             pandas.DataFrame({**dict(zip(_FIRST_COLUMNS, at, strict=True)), **results.rows(at[-1])})
             for key, one in self._found.items()
@@ -402,4 +402,4 @@ def _dataset(every: Iterable[tuple[str, Results]]) -> Any:
                 for axis, (_, labels) in zip(names, forms, strict=True)
                 if labels is not None
             }
-    return require("xarray", "xarray", "to_xarray").Dataset(variables, coords=coordinates)
+    return require("xarray", "to_xarray").Dataset(variables, coords=coordinates)

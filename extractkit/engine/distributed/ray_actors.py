@@ -169,7 +169,7 @@ def connected(
             needs.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    ray = require("ray", "ray", "runtime.engine=ray")
+    ray = require("ray", "runtime.engine=ray")
     own = not ray.is_initialized()
     if own:
         _connect(ray, runtime, workers)

@@ -16,6 +16,7 @@ import keras
 import numpy as np
 
 from extractkit.core.checkpoints import KEY
+from extractkit.core.extras import install
 from extractkit.errors import MissingExtraError, ModelError, UserError
 from extractkit.models.failures import error_summary
 from extractkit.models.given_weights import GivenWeights
@@ -55,7 +56,7 @@ _log = logging.getLogger(__name__)
 _SMALL = 1 << 20
 
 _CHANGED = "hard_sigmoid"
-_INSTALL = "python -m pip install 'extractkit[legacy]'"
+_INSTALL = install("models of Keras 2")
 
 
 def read_model(saved: SavedKeras, custom_objects: Mapping[str, Any], safe_mode: bool) -> Any:

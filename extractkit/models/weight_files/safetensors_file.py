@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from extractkit.core.extras import install
 from extractkit.core.values import Array
 from extractkit.errors import MissingExtraError, ModelError, choices
 from extractkit.models.failures import error_summary
@@ -22,7 +23,7 @@ from extractkit.models.weight_files.weight_file import (
 ENDING = ".safetensors"
 INDEX_ENDING = f"{ENDING}.index.json"
 
-_INSTALL = "python -m pip install 'extractkit[safetensors]'"
+_INSTALL = install("weights in .safetensors")
 _FORMAT = "safetensors"
 _LENGTH_BYTES = 8
 

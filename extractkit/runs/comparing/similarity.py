@@ -90,7 +90,7 @@ class SimilarityMatrix:
         Raises:
             MissingExtraError: xarray is not installed.
         """
-        xarray = require("xarray", "xarray", "to_xarray")
+        xarray = require("xarray", "to_xarray")
         coordinates = {"tensor": list(self.a), "other": list(self.b)}
         return xarray.DataArray(self.cka, coordinates, ("tensor", "other"), name="cka")
 

@@ -287,7 +287,7 @@ def labelled(
         path: the directory of the sweep, for messages.
         runs: the finished runs, by job. Runs without the tensor count as missing.
     """
-    xarray = require("xarray", "xarray", "to_xarray")
+    xarray = require("xarray", "to_xarray")
     if not runs:
         raise RunDirectoryError(f"no run of {path} is finished. {next_steps(path, jobs)}")
     axes = [_axis(key, jobs) for key in keys]
