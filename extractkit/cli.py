@@ -22,6 +22,7 @@ from extractkit.commands.arguments import (
     split_verb,
     taken,
 )
+from extractkit.commands.doctor import doctor
 from extractkit.commands.verbs import EXACT, FAIL_FAST, JSON, TRUST, VERBS, of_verb, overview
 from extractkit.config import GROUPS, options, with_run_dir
 from extractkit.display import printable, write
@@ -33,7 +34,7 @@ DONE, FAILED, MISTAKEN, INTERRUPTED = 0, 1, errors.MISTAKEN, 130
 # Flags of verbs on jobs, which Hydra does not know.
 _FLAGS = {option.flag for option in (JSON, EXACT, FAIL_FAST)}
 _HELP = ("--help", "-h")
-_ON_RUNS = {
+_ON_FILES = {
     "show": runs.show,
     "report": runs.report,
     "join": runs.join,
@@ -41,6 +42,7 @@ _ON_RUNS = {
     "verify": runs.verify,
     "diff": runs.diff,
     "similarity": runs.similarity,
+    "doctor": doctor,
 }
 
 
@@ -60,8 +62,8 @@ def execute(arguments: Sequence[str]) -> int:
     if rest == ["--version"]:
         write(f"extractkit {_version()}\n")
         return DONE
-    if verb in _ON_RUNS:
-        return DONE if _ON_RUNS[verb](rest) else FAILED
+    if verb in _ON_FILES:
+        return DONE if _ON_FILES[verb](rest) else FAILED
     if verb == "resume":
         return max(runs.resume(rest, report), default=DONE)
     check_keys(arguments, rest)

@@ -15,6 +15,7 @@ from experiments.real_models.fetch import PACKAGES, data_file
 from extractkit.commands import jobs
 from extractkit.config import with_run_dir
 from extractkit.config.compose import compose
+from extractkit.engine import installation
 from extractkit.runs import checking as verification
 from extractkit.runs import manifest, sweeps
 from extractkit.runs.comparing import result as comparison
@@ -32,7 +33,7 @@ FENCED = re.compile(r"^ *```.*?^ *```", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"^ {4,}(?:python -m )?extractkit((?: .*\\\n)* .*)$", re.MULTILINE)
 YAML = re.compile(r"^```yaml\n(.*?)^```", re.MULTILINE | re.DOTALL)
 # These take a run.
-ON_RUNS = {"show", "verify", "diff", "similarity"}
+ON_RUNS = {"show", "verify", "diff", "similarity", "doctor"}
 
 
 def composed(page: Path) -> list[list[str]]:
@@ -124,6 +125,7 @@ def test_the_versions_of_json_documents_are_those_that_the_page_names() -> None:
         "verify": verification.SCHEMA,
         "diff": comparison.SCHEMA,
         "similarity": similarity.SCHEMA,
+        "doctor": installation.SCHEMA,
     }
 
 

@@ -68,8 +68,8 @@ class Verb:
         usage: The words between the verb and its options.
         text: A description with examples.
         options: Its options.
-        operands: The names of its runs, in order. One that ends with `?` is optional. Verbs on
-            jobs have none.
+        operands: The names of its runs or folders, in order. One that ends with `?` is optional.
+            Verbs on jobs have none.
         overrides: Whether overrides may follow the operands.
         keys: The keys of `runtime` that its help lists.
     """
@@ -306,6 +306,21 @@ VERBS: Mapping[str, Verb] = {
             TRUST,
         ),
         operands=("run",),
+    ),
+    "doctor": Verb(
+        summary="what is installed, what works with it, what to install, and the machine",
+        usage="[FOLDER]",
+        text="""\
+        Packages and their releases; the formats of models and inputs that work, and the command
+        that installs what others need; threads, memory and GPUs; room and kind of the disk of
+        FOLDER, where runs will be (outputs); caches with their sizes. Nothing is imported,
+        loaded or written. Exit code 1 only if a package that every job needs is not installed.
+
+          extractkit doctor
+          extractkit doctor /scratch/runs --json
+        """,
+        options=(JSON,),
+        operands=("folder?",),
     ),
 }
 """Verbs, in the order in which a user needs them."""

