@@ -294,6 +294,12 @@ def rerun(
     repeated = open_run(made, trust=trust)
     sink = sink_of(repeated.manifest, next(iter(repeated.manifest.sinks)), Trust(tuple(trust)))
     entries = repeated.journal.by_shard()
+    own = repeated.manifest.digests
+    if others := {one.algorithm for one in original.values()} - {own}:
+        listener.note(
+            f"the values are read once more, to compare them: {Path(run)} has digests by "
+            f"{' and '.join(sorted(one.label for one in others))}, {made} by {own.label}"
+        )
     found = digests_by(made, repeated.manifest, entries, sink, original)
     listener.note(_likeness(Path(run), original, made, found))
     return repeated

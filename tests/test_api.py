@@ -337,7 +337,11 @@ def test_a_run_with_older_digests_is_repeated_and_equal(
     run = extractkit.rerun(first, again, model=MODEL, inputs=TEXTS, listener=reported)
     digests = [extractkit.open(path).journal.entries[0].values for path in (first, again)]
     assert [one.algorithm for one in digests] == [Algorithm.SHA256, Algorithm.BLAKE3]
-    assert f"the values are those of {first}, to the bit" in reported.notes
+    assert reported.notes[-2:] == [
+        f"the values are read once more, to compare them: {first} has digests by SHA-256, {again} "
+        f"by BLAKE3",
+        f"the values are those of {first}, to the bit",
+    ]
     assert {one.verdict.value for one in extractkit.diff(first, run).tensors} == {"equal"}
     assert not extractkit.verify(first, recompute=1, model=MODEL, inputs=TEXTS).failed
 
@@ -350,6 +354,7 @@ def test_a_live_run_is_repeated_and_verified(tmp_path: Path) -> None:
     assert (run.path, run.status) == (again, Status.FINISHED)
     assert_equal(hidden(run), expected(TEXTS))
     assert f"the values are those of {first}, to the bit" in reported.notes
+    assert not any("read once more" in note for note in reported.notes)
     assert not extractkit.diff(extractkit.open(first), run).beyond
     for a, b in ((str(first), again), (first, run)):
         assert not extractkit.diff(a, b, rtol=np.float32(0.5), atol=np.int64(0)).beyond
