@@ -154,13 +154,23 @@ def _decode(expected: Any, data: Any, at: str) -> Any:
     if expected is float and type(data) is int:
         return float(data)
     if expected is Digest:
-        if (found := Digest.parse(_checked(str, data, at))) is None:
-            raise RunDirectoryError(
-                f"{at} is {data!r}, which is not a digest: the name of its algorithm, which is "
-                f"{' or '.join(Algorithm)}, a colon and 64 hexadecimal digits"
-            )
-        return found
+        return _decode_digest(_checked(str, data, at), at)
     return _checked(expected, data, at)
+
+
+def _decode_digest(text: str, at: str) -> Digest:
+    if (found := Digest.parse(text)) is not None:
+        return found
+    algorithm, colon, _ = text.partition(":")
+    if colon and algorithm not in list(Algorithm):
+        raise RunDirectoryError(
+            f"{at} is {text!r}, a digest by an unknown algorithm, {algorithm!r}. "
+            f"{choices(algorithm, map(str, Algorithm))}"
+        )
+    raise RunDirectoryError(
+        f"{at} is {text!r}, which is not a digest: the name of its algorithm, a colon and 64 "
+        f"hexadecimal digits"
+    )
 
 
 def _decode_fields(expected: Any, data: dict[str, Any], at: str) -> Any:

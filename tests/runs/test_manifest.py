@@ -267,13 +267,28 @@ def test_a_number_of_shards_that_cannot_be_is_refused(tmp_path: Path) -> None:
         manifests.read(tmp_path)
 
 
-@pytest.mark.parametrize("digest", ["f00d", "md5:" + "0" * 32, "blake3:" + "0" * 63])
-def test_a_digest_names_an_algorithm(digest: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("digest", "wrong"),
+    [
+        ("f00d", "which is not a digest: the name of its algorithm, a colon and 64 hexadecimal"),
+        ("blake3:" + "0" * 63, "which is not a digest: the name of its algorithm, a colon and"),
+        ("md5:" + "0" * 32, "a digest by an unknown algorithm, 'md5'. Available: 'blake3', 'sha2"),
+        ("Blake3:" + "0" * 64, "a digest by an unknown algorithm, 'Blake3'. Available: 'blake3'"),
+    ],
+)
+def test_a_digest_names_an_algorithm(digest: str, wrong: str, tmp_path: Path) -> None:
     manifests.write(tmp_path, FULL)
     edit(tmp_path, files=[{"name": "samples.jsonl", "digest": digest, "size": 4}])
+    message = re.escape(f"files[0].digest is '{digest}', {wrong}")
+    with pytest.raises(RunDirectoryError, match=message):
+        manifests.read(tmp_path)
+
+
+def test_a_run_has_a_known_algorithm(tmp_path: Path) -> None:
+    manifests.write(tmp_path, FULL)
+    edit(tmp_path, digests="md5")
     with pytest.raises(
-        RunDirectoryError,
-        match=rf"files\[0\]\.digest is '{digest}', which is not a digest: the name of its algo",
+        RunDirectoryError, match=r"manifest\.json\.digests is 'md5'\. Available: 'blake3', 'sha256'"
     ):
         manifests.read(tmp_path)
 
