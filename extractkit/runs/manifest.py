@@ -27,10 +27,10 @@ from extractkit.runs import MANIFEST, PARTS, SWEEP, no_run
 from extractkit.runs.environment import VALUES_VERSION, GitState, Volatile
 from extractkit.runs.files import Origin, StoredFile
 from extractkit.runs.journal import Entry
+from extractkit.runs.manifest_upgrades import MANIFEST_UPGRADES
 from extractkit.runs.samples import SCHEMA as ROWS_SCHEMA
 from extractkit.runs.schema import ChecksummedRecord
 from extractkit.runs.schema import with_checksum as with_checksum  # the bytes of a manifest
-from extractkit.runs.upgrades import MANIFEST_UPGRADES
 from extractkit.sinks import StoredTensor
 
 SCHEMA = 14

@@ -21,7 +21,8 @@ from extractkit.runs import manifest as manifests
 from extractkit.runs.environment import GitState, Volatile, now
 from extractkit.runs.files import Origin, StoredFile
 from extractkit.runs.manifest import Actual, Manifest, RunPlan, RunTensor, Status, Unextractable
-from extractkit.runs.upgrades import LINE_UPGRADES, MANIFEST_UPGRADES
+from extractkit.runs.manifest_upgrades import MANIFEST_UPGRADES
+from extractkit.runs.upgrades import LINE_UPGRADES
 from tests.runs.examples import SHARDS, TENSORS, manifest
 
 FULL = manifest(
