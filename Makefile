@@ -27,7 +27,7 @@ UV_COMPILE := $(BIN)/uv pip compile --quiet --no-config --universal --python-ver
 	--generate-hashes --no-annotate --no-header --no-emit-index-url --no-emit-find-links
 
 .PHONY: conf
-conf: ## write names, defaults and descriptions of keys into the files of conf/
+conf: ## write the declared keys into the files of conf/ and into the JSON schema
 	$(BIN)/python docs/_ext/declared.py
 
 .PHONY: help

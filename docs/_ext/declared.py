@@ -1,9 +1,15 @@
-"""The files in `conf/`: their keys, defaults and comments, as the code declares them."""
+"""The files in `conf/`: their keys, defaults and comments, as the code declares them.
 
+Beside them, `docs/_static` holds a JSON schema of the configuration.
+"""
+
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import indent, wrap
+
+from config_schema import document
 
 from extractkit.config import config_directory
 from extractkit.core.component import Component
@@ -12,6 +18,9 @@ from extractkit.core.keys import Key
 
 DECLARED_GROUPS = ("model", "inputs", "sinks", "runtime")
 """The groups with declared keys. Files of other groups hold values for declared keys."""
+
+SCHEMA_FILE = Path(__file__).parents[1] / "_static" / "config.schema.json"
+"""The schema that editors use."""
 
 _WIDTH, _BESIDE = 100, 120
 _TARGET = re.compile(r"(?m)^( *)_target_: (\S+)\n")
@@ -26,12 +35,14 @@ class Entry:
         head: Its first lines, unchanged: the introductory comment and the target.
         indent: The spaces before its keys.
         keys: The declared keys.
+        target: The `_target_` whose arguments they are; None for other values.
     """
 
     path: Path
     head: str
     indent: str
     keys: tuple[Key, ...]
+    target: str | None = None
 
     @property
     def name(self) -> str:
@@ -63,7 +74,9 @@ def _entry(path: Path) -> Entry:
     if target is None:  # values for keys that are declared elsewhere
         head = "".join(line for line in text.splitlines(keepends=True) if line.startswith("#"))
         return Entry(path, head, "", ())
-    return Entry(path, text[: target.end()], target[1], Component(group, target[2]).keys())
+    return Entry(
+        path, text[: target.end()], target[1], Component(group, target[2]).keys(), target[2]
+    )
 
 
 def _line(key: Key) -> str:
@@ -74,8 +87,15 @@ def _line(key: Key) -> str:
     return "".join(f"# {one}\n" for one in above) + f"{line}\n"
 
 
+def schema_text() -> str:
+    """Return the JSON schema of the configuration."""
+    components = {group: entries(group) for group in ("model", "inputs", "sinks")}
+    return json.dumps(document(components), indent=1, ensure_ascii=False) + "\n"
+
+
 def write() -> None:
     """Write all files from the declarations."""
+    SCHEMA_FILE.write_text(schema_text(), "utf-8")
     for group in DECLARED_GROUPS:
         for entry in entries(group):
             entry.path.write_text(entry.text(), "utf-8")
