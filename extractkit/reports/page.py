@@ -203,16 +203,21 @@ def page(header: Header, sections: Sequence[Section], most: int = MOST_BYTES) ->
         most: the largest number of bytes.
     """
     kept = list(sections)
-    while True:
-        text = _rendered(header, kept)
-        if len(text.encode()) <= most or len(kept) == 1:
-            return text
-        largest = max(kept[1:], key=lambda section: len(_data(section)))
+    left = list(range(1, len(kept)))
+    text = _rendered(header, kept)
+    while left and len(text.encode()) > most:
+        at = max(left, key=lambda number: _length(kept[number]))
+        left.remove(at)
         note = Note(f"This section is not shown: with it, the page would exceed {most / 1e6:g} MB.")
-        at = kept.index(largest)
-        kept[at] = Section(largest.anchor, largest.title, largest.lead, (note,))
-        if not any(map(_interactive, kept)):
-            return _rendered(header, kept)
+        kept[at] = Section(kept[at].anchor, kept[at].title, kept[at].lead, (note,))
+        text = _rendered(header, kept)
+    return text
+
+
+def _length(section: Section) -> int:
+    """Return about how many characters a section takes on the page."""
+    others = (block for block in section.blocks if not _has_data(block))
+    return len(_data(section)) + sum(len(str(block)) for block in others)
 
 
 def _rendered(header: Header, sections: Sequence[Section]) -> str:
@@ -294,10 +299,6 @@ def _data(section: Section) -> str:
 
 def _has_data(block: object) -> bool:
     return isinstance(block, Figure | Listing)
-
-
-def _interactive(section: Section) -> bool:
-    return any(map(_has_data, section.blocks))
 
 
 def _block(block: Any) -> dict[str, object]:

@@ -9,7 +9,7 @@ from sklearn.decomposition import PCA
 
 import extractkit
 from extractkit.errors import MissingExtraError
-from extractkit.reports import Cube, Figure, Section
+from extractkit.reports import Code, Cube, Figure, Listing, Section
 from extractkit.reports.attention import attention, habits
 from extractkit.reports.budget import compact, decoded, encoded
 from extractkit.reports.images import reduced
@@ -123,6 +123,18 @@ def test_what_would_exceed_a_page_is_replaced_by_a_note(many: Path) -> None:
     cut = page(header, sections, most=whole - 1)
     assert len(cut.encode()) < whole
     assert "This section is not shown" in Page(cut).text
+
+
+def test_a_long_configuration_is_replaced_though_a_table_stays() -> None:
+    header = Header("run", "finished", "", ())
+    table = Section("overview", "Overview", "", (Listing(("finding",), (("one",),)),))
+    long = Section("provenance", "Provenance", "", (Code("job", "key: value\n" * 2000),))
+    whole = len(page(header, [table, long]).encode())
+    cut = Page(page(header, [table, long], most=whole - 10_000))
+    assert "key: value" not in cut.text
+    assert "This section is not shown" in cut.text
+    assert cut.data["overview"]["blocks"]
+    assert "Overview" in page(header, [table, long], most=10)  # nothing more can be left out
 
 
 def test_attention_is_cut_to_the_room_that_it_has(tmp_path: Path) -> None:
