@@ -7,7 +7,7 @@ import numpy as np
 from extractkit.core.requests import request_text
 from extractkit.core.values import Array
 from extractkit.reports import Cube, Figure, Note, Picker, Section
-from extractkit.reports.budget import ENCODED, HALF
+from extractkit.reports.budget import ENCODED, HALF, compact
 from extractkit.reports.charts import heatmap
 from extractkit.reports.material import (
     Material,
@@ -171,7 +171,7 @@ def _figure_of_maps(
         else:
             values = maps[:, 0]
         labels = tuple(tokens_along(views[0], at, row, maps.shape[at]) for at in (-2, -1))
-        cubes.append(Cube(values.astype(np.float16), labels))
+        cubes.append(Cube(compact(values), labels))
     signed = any(float(np.nanmin(maps, initial=0)) < 0 for _, maps in whole)
     by_head = (_HEAD,) if whole[0][1].shape[1] > 1 else ()
     names = {_QUERY: "from", _KEY: "to"}
@@ -189,9 +189,7 @@ def _figure_of_maps(
 def _figure_of_habits(
     whole: Sequence[tuple[int, Array]], names: Sequence[str], heads: Sequence[str], number: int
 ) -> Figure:
-    cubes = [
-        Cube(habits(maps).astype(np.float16), (tuple(names), tuple(heads))) for _, maps in whole
-    ]
+    cubes = [Cube(compact(habits(maps)), (tuple(names), tuple(heads))) for _, maps in whole]
     return Figure(
         f"attention-{number}-heads" if number else "attention-heads",
         "Heads",

@@ -8,6 +8,7 @@ import pytest
 from sklearn.decomposition import PCA
 
 import extractkit
+from extractkit.core.values import Array
 from extractkit.errors import MissingExtraError
 from extractkit.reports import Code, Cube, Figure, Listing, Section
 from extractkit.reports.attention import attention, habits
@@ -155,6 +156,26 @@ def test_attention_is_cut_to_the_room_that_it_has(tmp_path: Path) -> None:
     section, figure = shown(5_000)
     assert [cube.values.shape for cube in figure.cubes] == [(1, 30, 30), (1, 30, 30)]
     assert "2 of 4 samples are shown" in str(section.blocks)
+
+
+class Faint(ReferenceModel):
+    """Maps with numbers that half precision does not have, as gradients of maps may have."""
+
+    def forward(self, tokens: Array) -> dict[str, Array]:
+        found = super().forward(tokens)
+        return {**found, "attention:op/Softmax": found["attention:op/Softmax"] * np.float32(1e-8)}
+
+
+def test_maps_keep_three_digits_of_any_size(tmp_path: Path) -> None:
+    selectors = {"maps": {"path": "*/Softmax"}}
+    run = extractkit.extract(
+        model=Faint(), inputs=["abc", "ab"], selectors=selectors, run_dir=tmp_path / "run"
+    )
+    (section,) = attention(material_of(run.path), 1_000_000)
+    (figure,) = (one for one in section.blocks if isinstance(one, Figure))
+    for index, cube in enumerate(figure.cubes):
+        wanted = run["attention:op/Softmax"].sample(index)
+        np.testing.assert_allclose(cube.values[0], wanted, rtol=1e-3)
 
 
 def test_rows_of_a_figure_are_those_of_the_chosen_options() -> None:
