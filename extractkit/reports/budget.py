@@ -19,10 +19,13 @@ ENCODED = 4 / 3
 
 
 def compact(values: Array) -> Array:
-    """Return values as float16 if that keeps three digits of the largest, else as float32."""
-    finite = np.abs(values[np.isfinite(values)].astype(np.float64))
-    largest = float(finite.max(initial=0))
-    half = largest == 0 or _LEAST <= largest <= _MOST
+    """Return values as float16 if that keeps three digits of the largest, else as float32.
+
+    The largest is that of each picture, the last two axes, since each has colours of its own.
+    """
+    sizes = np.where(np.isfinite(values), np.abs(values.astype(np.float64)), 0)
+    largest = sizes.max(axis=tuple(range(-min(2, values.ndim), 0)), initial=0)
+    half = ((largest == 0) | ((largest >= _LEAST) & (largest <= _MOST))).all()
     return values.astype(np.float16 if half else np.float32)
 
 

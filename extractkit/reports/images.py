@@ -105,7 +105,7 @@ def _figure(
         every = [np.concatenate([one.mean(0, keepdims=True), one[list(kept)]]) for one in every]
     else:
         every = [one[0] for one in every]
-    drawn = compact(np.stack(every))
+    drawn = np.stack(every)
     signed = bool(np.nanmin(drawn) < 0)
     channel = f"channel of {view.key}"
     what = request_text(view.request)
@@ -117,7 +117,7 @@ def _figure(
         heatmap(_WIDTH, _HEIGHT, "value", above=False, signed=signed, step=_PIXEL),
         pickers,
         (_HEIGHT, _WIDTH),
-        tuple(Cube(one, (side[0], side[1])) for one in drawn),
+        tuple(Cube(compact(one), (side[0], side[1])) for one in drawn),
         caption=caption,
     )
     options = (_MEAN, *(f"channel {at}" for at in kept))

@@ -81,6 +81,12 @@ def test_values_keep_three_digits_whatever_their_size(scale: float) -> None:
     np.testing.assert_allclose(found, values, rtol=1e-3)
 
 
+def test_a_faint_picture_beside_a_strong_one_keeps_three_digits() -> None:
+    pictures = RANDOM.uniform(1, 2, (2, 3, 4)) * np.array([1, 1e-8])[:, None, None]
+    np.testing.assert_allclose(compact(pictures), pictures, rtol=1e-3)
+    assert compact(pictures[:1]).dtype == np.float16
+
+
 def test_spread_samples_hold_the_first_and_the_last() -> None:
     assert spread(range(10), 4) == [0, 3, 6, 9]
     assert list(spread(range(3), 4)) == [0, 1, 2]
