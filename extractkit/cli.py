@@ -23,6 +23,7 @@ from extractkit.commands.arguments import (
     taken,
 )
 from extractkit.commands.doctor import doctor
+from extractkit.commands.start import init
 from extractkit.commands.verbs import EXACT, FAIL_FAST, JSON, TRUST, VERBS, of_verb, overview
 from extractkit.config import GROUPS, options, with_run_dir
 from extractkit.display import printable, write
@@ -42,6 +43,7 @@ _ON_FILES = {
     "verify": runs.verify,
     "diff": runs.diff,
     "similarity": runs.similarity,
+    "init": init,
     "doctor": doctor,
 }
 

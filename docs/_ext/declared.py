@@ -1,6 +1,6 @@
 """The files in `conf/`: their keys, defaults and comments, as the code declares them.
 
-Beside them, `docs/_static` holds a JSON schema of the configuration.
+Beside them is a JSON schema of the configuration.
 """
 
 import json
@@ -11,7 +11,7 @@ from textwrap import indent, wrap
 
 from config_schema import document
 
-from extractkit.config import config_directory
+from extractkit.config import SCHEMA, config_directory
 from extractkit.core.component import Component
 from extractkit.core.job import SETTINGS
 from extractkit.core.keys import Key
@@ -19,7 +19,7 @@ from extractkit.core.keys import Key
 DECLARED_GROUPS = ("model", "inputs", "sinks", "runtime")
 """The groups with declared keys. Files of other groups hold values for declared keys."""
 
-SCHEMA_FILE = Path(__file__).parents[1] / "_static" / "config.schema.json"
+SCHEMA_FILE = config_directory() / SCHEMA
 """The schema that editors use."""
 
 _WIDTH, _BESIDE = 100, 120

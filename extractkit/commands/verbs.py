@@ -68,7 +68,7 @@ class Verb:
         usage: The words between the verb and its options.
         text: A description with examples.
         options: Its options.
-        operands: The names of its runs or folders, in order. One that ends with `?` is optional.
+        operands: The names of its runs or files, in order. One that ends with `?` is optional.
             Verbs on jobs have none.
         overrides: Whether overrides may follow the operands.
         keys: The keys of `runtime` that its help lists.
@@ -306,6 +306,20 @@ VERBS: Mapping[str, Verb] = {
             TRUST,
         ),
         operands=("run",),
+    ),
+    "init": Verb(
+        summary="write a first job for a model's file, with comments, as configuration",
+        usage="MODEL",
+        text="""\
+        Recognise the format of a file or folder, load the model, and write a job for it that can
+        be planned: the model, inputs that need no file, and a selector of one tensor. The last
+        line on standard output is the command that runs it. A file that exists is not replaced.
+
+          extractkit init net.keras
+          extractkit init saved_model --output my
+        """,
+        options=(Option("--output", "the folder of configuration; conf", "DIR", default="conf"),),
+        operands=("model",),
     ),
     "doctor": Verb(
         summary="what is installed, what works with it, what to install, and the machine",

@@ -18,6 +18,9 @@ from extractkit.models.recognition import recognize
 ROOT = "config"
 """Name of the primary configuration file."""
 
+SCHEMA = "config.schema.json"
+"""Name of the JSON schema of files with a whole job, beside the primary configuration file."""
+
 GROUPS = ("model", "inputs", "selectors", "sinks", "runtime", "experiment")
 """Folders of options, in the order of the help."""
 

@@ -61,7 +61,8 @@ def unpacked_sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_wheel_has_every_config_inside_the_package(wheel: Path) -> None:
     assert CONFIGS
-    assert {f"extractkit/{config}" for config in CONFIGS} <= names(wheel)
+    configs = [*CONFIGS, "conf/config.schema.json"]
+    assert {f"extractkit/{config}" for config in configs} <= names(wheel)
 
 
 def test_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
