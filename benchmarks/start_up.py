@@ -18,6 +18,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, wraps
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -112,13 +113,14 @@ class Stages:
         builtins.__import__ = importing
 
     def _replace(self, module: Any, name: str) -> None:
-        if getattr(getattr(module, "__spec__", None), "_initializing", False):
-            return
+        try:
+            for path in self._pending[name]:
+                attrgetter(path)(module)
+        except AttributeError:
+            return  # it is still being imported
         for path, stage in self._pending.pop(name).items():
             *outer, last = path.split(".")
-            owner = module
-            for one in outer:
-                owner = getattr(owner, one)
+            owner = attrgetter(".".join(outer))(module) if outer else module
             value = vars(owner).get(last)
             if isinstance(value, cached_property):
                 value.func = self.timed(stage, value.func)

@@ -20,7 +20,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from extractkit.cli import execute
 from extractkit.inputs.in_memory import LiveRows
 from extractkit.models.in_memory import live_model
-from extractkit.models.keras_models.model import KerasModel
+from extractkit.models.keras_models import model as keras_model
 from tests.engine.examples import executed, job
 
 SAMPLES, WIDTH, BATCH, SHARD = 256, 1024, 32, 64
@@ -134,11 +134,11 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         found["compositions"] += 1
         return compose(self, *args, **options)
 
-    load, trace, file_digest = keras.models.load_model, KerasModel._trace, hashlib.file_digest
+    load, trace, file_digest = keras.models.load_model, keras_model.trace, hashlib.file_digest
 
-    def counting_trace(self: Any, *args: Any, **options: Any) -> Any:
+    def counting_trace(*args: Any, **options: Any) -> Any:
         found["traces"] += 1
-        return trace(self, *args, **options)
+        return trace(*args, **options)
 
     def counting_digest(file: Any, *args: Any, **options: Any) -> Any:
         found["files hashed"] += 1
@@ -156,7 +156,7 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     monkeypatch.setattr(concrete, "__call__", counting_call)
     monkeypatch.setattr(ConfigLoaderImpl, "load_configuration", counting_compose)
     monkeypatch.setattr(keras.models, "load_model", counting_load)
-    monkeypatch.setattr(KerasModel, "_trace", counting_trace)
+    monkeypatch.setattr(keras_model, "trace", counting_trace)
     monkeypatch.setattr(hashlib, "file_digest", counting_digest)
     for name in ALLOCATING:
         allocating(name)
