@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import pytest
 import tf_keras
+from blake3 import blake3
 
 import extractkit
 from extractkit.core.requests import Value
@@ -298,7 +299,7 @@ def _swap_states(directory: Path) -> None:
 
     def swapped(record: dict[str, Any]) -> dict[str, Any]:
         if states[0].name in record.get("state", {}).get("name", ""):
-            record["state"]["sha256"] = hashlib.sha256(second).hexdigest()
+            record["state"]["digest"] = f"blake3:{blake3(second).hexdigest()}"
             record["state"]["size"] = len(second)
         return record
 
