@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable
 from enum import StrEnum
 
+import blake3
 import numpy as np
 
 from extractkit.core.values import Array, Hash, Values, encoded
@@ -72,7 +73,7 @@ class Hashing:
 
     def __init__(self, algorithm: Algorithm) -> None:
         self._algorithm = algorithm
-        self._hash: Hash = _blake3() if algorithm is Algorithm.BLAKE3 else hashlib.sha256()
+        self._hash: Hash = blake3.blake3() if algorithm is Algorithm.BLAKE3 else hashlib.sha256()
 
     def update(self, data: bytes | memoryview) -> None:
         """Add bytes."""
@@ -82,14 +83,6 @@ class Hashing:
     def digest(self) -> Digest:
         """The digest of all bytes so far."""
         return Digest(f"{self._algorithm}:{self._hash.hexdigest()}")
-
-
-def _blake3() -> Hash:
-    # Older runs can be read without it.
-    from blake3 import blake3  # type: ignore[import-not-found, unused-ignore]
-
-    hashing: Hash = blake3()
-    return hashing
 
 
 def digest(values: Iterable[tuple[str, Values]], by: Algorithm) -> Digest:
