@@ -23,7 +23,7 @@ from extractkit.commands.arguments import (
     taken,
 )
 from extractkit.commands.doctor import doctor
-from extractkit.commands.start import init
+from extractkit.commands.init import init
 from extractkit.commands.verbs import EXACT, FAIL_FAST, JSON, TRUST, VERBS, of_verb, overview
 from extractkit.config import GROUPS, options, with_run_dir
 from extractkit.display import printable, write

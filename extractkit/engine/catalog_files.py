@@ -96,7 +96,7 @@ class CatalogFile:
                 }
             )
         except (TypeError, OSError, RuntimeError, ExtractkitError):
-            return None  # loading reports it; or there is no home
+            return None  # loading reports it, or the home directory is unknown
         return cls(folder / f"{key}.json", stamps)
 
     def read(self) -> Catalog | None:

@@ -320,7 +320,7 @@ def _caches() -> Iterator[Cache]:
     try:
         home = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
         kept[home / "models"] = "weights that Keras has downloaded"
-    except RuntimeError:  # there is no home
+    except RuntimeError:  # the home directory is unknown
         pass
     for place, holds in kept.items():
         if place.is_dir():

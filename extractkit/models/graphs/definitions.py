@@ -42,6 +42,11 @@ def functions_of(node: Any) -> dict[str, Any]:
     return found
 
 
+def called(node: Any) -> list[str]:
+    """Return the names of the functions that a node calls."""
+    return [function.name for function in functions_of(node).values()]
+
+
 def returning(node: Any) -> dict[str, Any]:
     """Return those of a node's functions that can be made to return more, by role."""
     functions = functions_of(node)

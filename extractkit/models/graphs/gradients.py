@@ -40,10 +40,11 @@ from extractkit.models.graphs.attribution import (
     obstacle,
     rollout,
 )
+from extractkit.models.graphs.definitions import called
 from extractkit.models.graphs.loops import is_inner, outermost, return_inner
 from extractkit.models.graphs.noise import input_words
 from extractkit.models.graphs.rebuilding import SourceGraph, imported, needed_part
-from extractkit.models.graphs.recomputation import GRADIENT_TYPE, called
+from extractkit.models.graphs.recomputation import GRADIENT_TYPE
 from extractkit.models.graphs.saved_gradients import SavedGradients
 from extractkit.models.graphs.targets import Given, Labels, numbers
 from extractkit.models.tensorflow_internals import capturing_graph, has_gradient

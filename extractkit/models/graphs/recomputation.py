@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from extractkit.errors import SelectionError
 from extractkit.models.graphs import AnyTensor
+from extractkit.models.graphs.definitions import called
 from extractkit.models.graphs.rebuilding import forget_others
 
 GRADIENT_TYPE = "_gradient_op_type"
@@ -200,14 +201,3 @@ def _graph_def(graph: Any, operations: Iterable[Any]) -> Any:
         own.CopyFrom(node)
         forget_others(own, nodes)
     return graph_def
-
-
-def called(node: Any) -> list[str]:
-    """Return the names of the functions that a node calls."""
-    found = []
-    for value in node.attr.values():
-        if value.HasField("func"):
-            found.append(value.func.name)
-        elif value.HasField("list"):
-            found += [one.name for one in value.list.func]
-    return found
