@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         UnknownTensorError,
         UserError,
     )
+    from extractkit.exports.registry import export
     from extractkit.inputs.in_memory import Labelled
     from extractkit.reports.page import report
     from extractkit.runs.checking import Verification
@@ -78,6 +79,7 @@ __all__ = [
     "__version__",
     "catalog",
     "diff",
+    "export",
     "extract",
     "join",
     "open",
@@ -118,6 +120,7 @@ _LAZY = {
     "Verification": ("extractkit.runs.checking", "Verification"),
     "catalog": ("extractkit.api", "catalog"),
     "diff": ("extractkit.runs.comparing", "diff"),
+    "export": ("extractkit.exports.registry", "export"),
     "extract": ("extractkit.api", "extract"),
     "join": ("extractkit.api", "join"),
     "open": ("extractkit.runs.sweeps.reader", "open_path"),

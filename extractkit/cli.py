@@ -38,6 +38,7 @@ _HELP = ("--help", "-h")
 _ON_FILES = {
     "show": runs.show,
     "report": runs.report,
+    "export": runs.export,
     "join": runs.join,
     "rerun": runs.rerun,
     "verify": runs.verify,

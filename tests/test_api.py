@@ -87,7 +87,7 @@ def modules_after(code: str) -> set[str]:
 
 def test_all_is_what_the_package_exposes() -> None:
     functions = {
-        "catalog", "diff", "extract", "join", "open", "plan", "report", "rerun", "resume",
+        "catalog", "diff", "export", "extract", "join", "open", "plan", "report", "rerun", "resume",
         "similarity", "verify",
     }  # fmt: skip
     types = {

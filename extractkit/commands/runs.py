@@ -1,4 +1,4 @@
-"""Verbs on runs and sweeps: show, report, resume, join, rerun, verify, diff, similarity."""
+"""Verbs on runs and sweeps: show, report, export, resume, join, rerun, verify, diff, similarity."""
 
 import os
 import shlex
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from extractkit.commands.arguments import RunOptions
 from extractkit.commands.jobs import ended, write_run
 from extractkit.config import RUN_DIR, with_run_dir
-from extractkit.display import write, write_json, write_rendered
-from extractkit.errors import ConfigError, RunDirectoryError
+from extractkit.display import printable, write, write_json, write_rendered
+from extractkit.errors import ConfigError, RunDirectoryError, choices
 
 if TYPE_CHECKING:
     from extractkit.config.plain_data import Composition
@@ -103,6 +103,22 @@ def report(arguments: Sequence[str]) -> bool:
     return True
 
 
+def export(arguments: Sequence[str]) -> bool:
+    """Export a run, and print the directory as the last line on standard output."""
+    from extractkit.display.progress import waiting
+    from extractkit.exports.registry import EXPORTERS, export
+
+    given = RunOptions("export").read(arguments)
+    if given.to is None:
+        raise ConfigError(f"export: --to is missing. {choices('', EXPORTERS)}")
+    remarks: list[str] = []
+    with waiting(sys.stderr, f"exporting {given.run}"):
+        path = export(given.run, given.to, given.output, trust=given.trust, note=remarks.append)
+    sys.stderr.write("".join(printable(f"{one}\n") for one in remarks))
+    write(f"{_directory(str(path))}\n")
+    return True
+
+
 def _draw(found: "Manifest", drift: "Drift | None", directory: Path, figure: Path) -> None:
     from extractkit.display.run import draw
 
@@ -151,7 +167,6 @@ def resume(arguments: Sequence[str], report: Report) -> list[int]:
 def join(arguments: Sequence[str]) -> bool:
     """Join the parts of a job, and print the run directory as the last line on standard output."""
     from extractkit.core.trust import Trust
-    from extractkit.display import printable
     from extractkit.display.progress import waiting
     from extractkit.runs.parts import join
     from extractkit.runs.reader import sink_of

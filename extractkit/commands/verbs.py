@@ -307,6 +307,25 @@ VERBS: Mapping[str, Verb] = {
         ),
         operands=("run",),
     ),
+    "export": Verb(
+        summary="write a run as the files of another tool, such as TensorBoard",
+        usage="RUN",
+        text="""\
+        The run stays as it is. Only finished runs are exported. The last line on standard output
+        is the directory, which must not exist.
+
+          tensorboard      histograms, scalars over checkpoints, attention maps, and the embedding
+                           projector, for tensorboard --logdir DIR (extra `tensorboard`)
+
+          extractkit export runs/first --to tensorboard
+        """,
+        options=(
+            Option("--to", "the format", "FORMAT"),
+            Option("--output", "the directory; RUN.FORMAT, beside the run", "DIR", Path),
+            TRUST,
+        ),
+        operands=("run",),
+    ),
     "init": Verb(
         summary="write a first job for a model's file, with comments, as configuration",
         usage="MODEL",

@@ -17,14 +17,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from weakref import WeakValueDictionary
 
-import numpy as np
 import tensorflow as tf
 
 from extractkit.advice import command
 from extractkit.core.checkpoints import Checkpoint, ExcludedCheckpoint
 from extractkit.core.job import Job
-from extractkit.core.statistics import Arrays, Partials
-from extractkit.core.statistics.histograms import Histogram
+from extractkit.core.statistics import Partials
+from extractkit.core.statistics.histograms import Histogram, buckets
 from extractkit.core.values import Array
 from extractkit.engine import Silent
 from extractkit.engine.execute import Execution, resumed_now, started_now
@@ -42,7 +41,6 @@ from extractkit.runs.statistics import results
 
 _log = logging.getLogger(__name__)
 
-_MOST_BUCKETS = 128
 _PLUGIN = "histograms"
 
 
@@ -358,39 +356,6 @@ class HistogramWriter:
             self._file.flush()
         except tf.errors.OpError as error:
             raise JobError(f"{self._path} cannot be written: {error}") from error
-
-
-def buckets(results: Arrays) -> Array:
-    """Return the counts of all features together as TensorBoard has them.
-
-    Each feature has intervals of its own width, a power of two, and they begin at a multiple of it.
-    So the intervals of one feature lie whole in those of a wider one, and counts stay exact.
-
-    Args:
-        results: those of the statistic `histogram`.
-
-    Returns:
-        float64 (buckets, 3): lower edge, upper edge, number of elements. Without elements there
-        are none.
-    """
-    edges, counts = np.asarray(results["edges"], np.float64), np.asarray(results["counts"])
-    if edges.ndim == 1:
-        total = counts.reshape(-1, counts.shape[-1]).sum(0)
-        return _rows(edges[:-1], edges[1:], total) if total.any() else np.zeros((0, 3))
-    lower, upper, counted = edges[:, :-1], edges[:, 1:], counts > 0
-    if not counted.any():
-        return np.zeros((0, 3))
-    width = (upper - lower)[counted].max()
-    span = upper[counted].max() - lower[counted].min()
-    while span / width > _MOST_BUCKETS:
-        width *= 2
-    places, which = np.unique(np.floor(lower[counted] / width), return_inverse=True)
-    total = np.bincount(which.reshape(-1), weights=counts[counted])
-    return _rows(places * width, (places + 1) * width, total)
-
-
-def _rows(lower: Array, upper: Array, counts: Array) -> Array:
-    return np.stack([lower, upper, counts.astype(np.float64)], axis=1)
 
 
 def _value(key: str, rows: Array) -> tf.compat.v1.Summary.Value:

@@ -57,13 +57,13 @@ def _groups(material: Material) -> list[list[TensorView]]:
     """Return the maps of queries and keys that have the same axes."""
     groups: dict[object, list[TensorView]] = {}
     for view in material.views.values():
-        if _is_map(view):
+        if is_map(view):
             lengths = tuple(str(axis) for axis in view.spec.axes[1:])
             groups.setdefault((lengths, bool(view.request)), []).append(view)
     return list(groups.values())
 
 
-def _is_map(view: TensorView) -> bool:
+def is_map(view: TensorView) -> bool:
     """Return whether the last axes are queries and keys, by name or as both are along tokens."""
     if view.constant or view.result or view.dtype.kind != "f" or len(view.dims) not in (3, 4):
         return False

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from extractkit.core.component import require
-from extractkit.errors import ConfigError, JobError, RunDirectoryError
+from extractkit.errors import JobError, RunDirectoryError
 from extractkit.reports import Figure, Listing, Note, Section
 from extractkit.reports.attention import attention
 from extractkit.reports.budget import MOST_BYTES, embedded, encoded
@@ -26,7 +26,7 @@ from extractkit.reports.steps import saliency, steps
 from extractkit.reports.summary import absent, provenance, summary
 from extractkit.reports.tensors import tensors
 from extractkit.runs import JOURNAL, manifest
-from extractkit.runs.directory import human_bytes
+from extractkit.runs.directory import check_place, human_bytes
 from extractkit.runs.journal import places
 from extractkit.runs.overview import Overview
 from extractkit.runs.reader import Run, open_run
@@ -118,9 +118,9 @@ def report(
     """
     directory = Path(os.path.abspath(run))  # noqa: PTH100 - links stay as they are
     path = directory.with_name(f"{directory.name}.html") if output is None else Path(output)
-    _check_place(path, directory, "output")
+    check_place(path, directory, "output")
     if figures is not None:
-        _check_place(Path(figures), directory, "figures")
+        check_place(Path(figures), directory, "figures", folder=True)
     altair()
     require("vl_convert", "report")
     material = material_of(directory, trust)
@@ -129,24 +129,6 @@ def report(
     if figures is not None:
         save_figures(sections, Path(figures))
     return path
-
-
-def _check_place(path: Path, run: Path, at: str) -> None:
-    """Check that a file, or a directory of figures, can be written at a path.
-
-    Raises:
-        ConfigError: it cannot, or it would be inside the run.
-    """
-    if run.resolve() in (path.resolve(), *path.resolve().parents):
-        raise ConfigError(
-            f"{at}={str(path)!r} is inside the run, whose files do not change. Choose a place "
-            f"beside it: {at}={str(run.parent / (path.name or at))!r}"
-        )
-    if not path.parent.is_dir():
-        raise ConfigError(f"{at}={str(path)!r}: {path.parent} is not a directory. Make it first")
-    if path.is_dir() != (at == "figures") and path.exists():
-        what = "a file" if path.is_file() else "a directory"
-        raise ConfigError(f"{at}={str(path)!r} is {what}. Choose another name")
 
 
 def material_of(directory: Path, trust: Sequence[str] = ()) -> Material:

@@ -18,7 +18,7 @@ from io import TextIOWrapper
 from pathlib import Path
 
 from extractkit.advice import command
-from extractkit.errors import DiskSpaceError, RunDirectoryError, counted
+from extractkit.errors import ConfigError, DiskSpaceError, RunDirectoryError, counted
 from extractkit.runs import ELSEWHERE, HYDRA, LOCK, LOG, MANIFEST, PARTS, RUN_KEY
 from extractkit.runs import manifest as manifests
 from extractkit.runs.manifest import Status
@@ -100,6 +100,28 @@ def unused(path: Path) -> bool:
     names = {entry.name for entry in path.iterdir()}
     rest = {name for name in names if name not in (LOCK, HYDRA) and not name.endswith(TEMPORARY)}
     return not names or (LOCK in names and not rest)
+
+
+def check_place(path: Path, run: Path, at: str, *, folder: bool = False) -> None:
+    """Check that what is made of a run can be written at a path. Changes nothing.
+
+    Args:
+        at: the argument that names the path, for messages.
+        folder: whether it is a directory, which may exist.
+
+    Raises:
+        ConfigError: it cannot, or it would be inside the run.
+    """
+    if run.resolve() in (path.resolve(), *path.resolve().parents):
+        raise ConfigError(
+            f"{at}={str(path)!r} is inside the run, whose files do not change. Choose a place "
+            f"beside it: {at}={str(run.parent / (path.name or at))!r}"
+        )
+    if not path.parent.is_dir():
+        raise ConfigError(f"{at}={str(path)!r}: {path.parent} is not a directory. Make it first")
+    if path.is_dir() != folder and path.exists():
+        what = "a file" if path.is_file() else "a directory"
+        raise ConfigError(f"{at}={str(path)!r} is {what}. Choose another name")
 
 
 def existing_parent(path: Path) -> Path:

@@ -325,7 +325,7 @@ class _Values:
         gathered: list[Array] = []
         samples = 0
         for start, values in view.by_shard():
-            gathered.append(self._present(start, values))
+            gathered.append(present(start, values, self._missing))
             samples += len(values)
             if samples >= self._together:
                 yield np.concatenate(gathered)
@@ -333,11 +333,17 @@ class _Values:
         if gathered:
             yield np.concatenate(gathered)
 
-    def _present(self, start: int, values: Values) -> Array:
-        """Return the values of the samples that have one at every checkpoint."""
-        missing = [at for at in range(len(values)) if start + at in self._missing]
-        if isinstance(values, Dense):
-            return np.delete(values.values, missing, axis=0) if missing else values.values
-        kept = np.ones(len(values), bool)
-        kept[missing] = False
-        return values.values[np.repeat(kept, np.diff(values.offsets))] if missing else values.values
+
+def present(start: int, values: Values, missing: Collection[int]) -> Array:
+    """Return the values of a shard without those of missing samples, in stored form.
+
+    Args:
+        start: the index of the shard's first sample.
+        missing: the indices of missing samples, of any shard.
+    """
+    lost = [at for at in range(len(values)) if start + at in missing]
+    if isinstance(values, Dense):
+        return np.delete(values.values, lost, axis=0) if lost else values.values
+    kept = np.ones(len(values), bool)
+    kept[lost] = False
+    return values.values[np.repeat(kept, np.diff(values.offsets))] if lost else values.values

@@ -9,8 +9,8 @@ import pytest
 import tensorflow as tf
 
 import extractkit
+from extractkit.core.statistics.histograms import buckets
 from extractkit.core.values import Array
-from extractkit.engine.recording import buckets
 from extractkit.errors import ConfigError
 from tests.training.examples import PROBE, probing, small, trained
 

@@ -35,6 +35,9 @@ _DIGITS = 40
 _WIDEST, _LEVELS = 50, " ▁▂▃▄▅▆▇█"
 """Most characters of a summary, and a character for each height of a bar."""
 
+_MOST_BUCKETS = 128
+"""Most intervals of the counts of all features together."""
+
 _DRAWN = 6
 """Intervals of elements that are all equal are at least 2**-6 as wide as these."""
 
@@ -141,6 +144,39 @@ class Histogram:
             found = {name: one[0] for name, one in found.items()}
             edges = edges if self.edges is not None else edges[0]
         return {"edges": edges, **{name: np.asarray(one) for name, one in found.items()}}
+
+
+def buckets(results: Arrays) -> Array:
+    """Return the counts of all features together as TensorBoard has them.
+
+    Each feature has intervals of its own width, a power of two, and they begin at a multiple of it.
+    So the intervals of one feature lie whole in those of a wider one, and counts stay exact.
+
+    Args:
+        results: those of the statistic `histogram`.
+
+    Returns:
+        float64 (buckets, 3): lower edge, upper edge, number of elements. Without elements there
+        are none.
+    """
+    edges, counts = np.asarray(results["edges"], np.float64), np.asarray(results["counts"])
+    if edges.ndim == 1:
+        total = counts.reshape(-1, counts.shape[-1]).sum(0)
+        return _rows(edges[:-1], edges[1:], total) if total.any() else np.zeros((0, 3))
+    lower, upper, counted = edges[:, :-1], edges[:, 1:], counts > 0
+    if not counted.any():
+        return np.zeros((0, 3))
+    width = (upper - lower)[counted].max()
+    span = upper[counted].max() - lower[counted].min()
+    while span / width > _MOST_BUCKETS:
+        width *= 2
+    places, which = np.unique(np.floor(lower[counted] / width), return_inverse=True)
+    total = np.bincount(which.reshape(-1), weights=counts[counted])
+    return _rows(places * width, (places + 1) * width, total)
+
+
+def _rows(lower: Array, upper: Array, counts: Array) -> Array:
+    return np.stack([lower, upper, counts.astype(np.float64)], axis=1)
 
 
 def bars_of(counts: Array) -> str:
