@@ -10,7 +10,6 @@ Importing this imports neither TensorFlow nor Hydra, and reading a run needs nei
 """
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from extractkit.advice import RENAMED_VERBS
@@ -139,6 +138,8 @@ def __getattr__(name: str) -> object:
             f"extractkit.{name} is now extractkit.{new}. Write: extractkit.{new}(…)"
         )
     if name == "__version__":
+        from importlib.metadata import version  # imports the parsers of mails
+
         return version("extractkit")
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -82,6 +82,12 @@ class _Interruption:
 
 def _ended() -> int:
     """Return the exit code."""
+    if sys.argv[1:2] == ["completion"] and sys.argv[3:4] == ["--"]:
+        # A shell waits at each press of Tab, so nothing that only other verbs need is imported.
+        from extractkit.commands.completion import answer
+
+        sys.stdout.write(answer(sys.argv[2], sys.argv[4:]))
+        return 0
     # Imported here, so that an interruption while modules are imported ends like any other.
     from extractkit import cli
     from extractkit.display import drop_output

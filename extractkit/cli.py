@@ -22,6 +22,7 @@ from extractkit.commands.arguments import (
     split_verb,
     taken,
 )
+from extractkit.commands.completion import completion
 from extractkit.commands.doctor import doctor
 from extractkit.commands.init import init
 from extractkit.commands.verbs import EXACT, FAIL_FAST, JSON, TRUST, VERBS, of_verb, overview
@@ -45,6 +46,7 @@ _ON_FILES = {
     "diff": runs.diff,
     "similarity": runs.similarity,
     "init": init,
+    "completion": completion,
     "doctor": doctor,
 }
 

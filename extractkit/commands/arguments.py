@@ -168,14 +168,6 @@ def _config_folders(arguments: Sequence[str]) -> list[str]:
     return folders
 
 
-def complete_without_verb() -> None:
-    """Give Hydra's shell completion a line without the verb, which it does not know."""
-    program, *words = os.environ.get("COMP_LINE", "").split(" ")
-    verb, rest = split_verb(words)
-    if verb is not None and rest:
-        os.environ["COMP_LINE"] = " ".join([program, *rest])
-
-
 def _with_values(arguments: Sequence[str]) -> Iterator[tuple[str, bool]]:
     """Yield each argument, and whether it is the value of the previous option."""
     before = ""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from extractkit.advice import command
-from extractkit.commands.arguments import SWEEP, complete_without_verb
+from extractkit.commands.arguments import SWEEP
 from extractkit.commands.verbs import TRUST
 from extractkit.display import write, write_json, write_rendered
 from extractkit.errors import (
@@ -62,7 +62,6 @@ def run(
     """
     from extractkit.config.app import launch
 
-    complete_without_verb()
     return launch(
         *(arguments, extract, report),
         dry=False,
@@ -122,7 +121,6 @@ def _look(
         )  # jobs are identified by their order
         return report(error)
 
-    complete_without_verb()
     failures = launch(arguments, look, fail, dry=True, trusted=trusted)
     if schema is not None and (
         len(documents) > 1 or any(argument in SWEEP for argument in arguments)

@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from textwrap import dedent, wrap
 
-from extractkit.core.job import SETTINGS, settings_that
 from extractkit.core.keys import Effect, Setting
-from extractkit.core.selectors import SELECTOR_KEYS
 
 _WIDTH = 100
 
@@ -71,7 +69,7 @@ class Verb:
         operands: The names of its runs or files, in order. One that ends with `?` is optional.
             Verbs on jobs have none.
         overrides: Whether overrides may follow the operands.
-        keys: The keys of `runtime` that its help lists.
+        keys: The effects of the keys of `runtime` that its help lists.
     """
 
     summary: str
@@ -80,7 +78,7 @@ class Verb:
     options: tuple[Option, ...]
     operands: tuple[str, ...] = ()
     overrides: bool = False
-    keys: tuple[str, ...] = ()
+    keys: tuple[Effect, ...] = ()
 
 
 JSON = Option("--json", "print one JSON document on standard output")
@@ -90,7 +88,7 @@ TRUST = Option(
 EXACT = Option("--exact", "read every sample, for exact sizes")
 FAIL_FAST = Option("--fail-fast", "start no further job of a sweep once one has failed")
 
-_HYDRA = (
+HYDRA = (
     Option("-m", "one job for each combination of the values in KEY=A,B (Hydra's multirun)"),
     Option("--config-dir", "YAML files of your own, in folders named like the groups", "DIR"),
     Option("--hydra-help", "all features of Hydra"),
@@ -114,7 +112,7 @@ VERBS: Mapping[str, Verb] = {
           extractkit -m model=bert selectors=attention,layers     one run for each
         """,
         options=(FAIL_FAST, TRUST),
-        keys=tuple(key.name for key in SETTINGS),
+        keys=tuple(Effect),
     ),
     "tensors": Verb(
         summary="what can be selected: a tree of addresses, types and shapes",
@@ -157,7 +155,7 @@ VERBS: Mapping[str, Verb] = {
         options=(TRUST,),
         operands=("run",),
         overrides=True,
-        keys=settings_that(Effect.WHERE),
+        keys=(Effect.WHERE,),
     ),
     "join": Verb(
         summary="join the parts of a job (runtime.part=i/n) to one run",
@@ -188,7 +186,7 @@ VERBS: Mapping[str, Verb] = {
         options=(TRUST,),
         operands=("run",),
         overrides=True,
-        keys=settings_that(Effect.WHERE),
+        keys=(Effect.WHERE,),
     ),
     "verify": Verb(
         summary="check a run against what it recorded, and against its model",
@@ -340,6 +338,22 @@ VERBS: Mapping[str, Verb] = {
         options=(Option("--output", "the folder of configuration; conf", "DIR", default="conf"),),
         operands=("model",),
     ),
+    "completion": Verb(
+        summary="let bash, zsh or fish complete verbs, keys, runs and addresses of tensors",
+        usage="bash|zsh|fish",
+        text="""\
+        Print the code that makes a shell complete the words of `extractkit`: verbs, options,
+        overrides and their values, files, runs, and what predicates match: addresses, types of
+        layers. These are known for a model's file once `extractkit tensors` has listed it. Put the
+        line for your shell into ~/.bashrc, ~/.zshrc or ~/.config/fish/config.fish.
+
+          eval "$(extractkit completion bash)"
+          eval "$(extractkit completion zsh)"
+          extractkit completion fish | source
+        """,
+        options=(),
+        operands=("shell",),
+    ),
     "doctor": Verb(
         summary="what is installed, what works with it, what to install, and the machine",
         usage="[FOLDER]",
@@ -390,6 +404,9 @@ Examples
 
 def overview(groups: Mapping[str, Sequence[str]]) -> str:
     """Return the help of the program; `groups` holds the choices of each config group."""
+    from extractkit.core.job import SETTINGS
+    from extractkit.core.selectors import SELECTOR_KEYS
+
     keys = {
         "selectors.NAME.…": ", ".join(SELECTOR_KEYS),
         "runtime.…": ", ".join(key.name for key in SETTINGS),
@@ -403,7 +420,7 @@ def overview(groups: Mapping[str, Sequence[str]]) -> str:
     options = {
         option.typed: f"{', '.join(names)}: {option.description}" for option, names in users.items()
     }
-    hydra = {option.typed: option.description for option in _HYDRA}
+    hydra = {option.typed: option.description for option in HYDRA}
     return _OVERVIEW.format(
         verbs="\n".join(f"  {name:<10} {verb.summary}" for name, verb in VERBS.items()),
         groups="\n".join(f"  {name:<10} {', '.join(options)}" for name, options in groups.items()),
@@ -421,12 +438,15 @@ def of_verb(name: str) -> str:
         _usage(words),
         "",
         dedent(verb.text),
-        "Options",
-        _table({option.typed: option.description for option in verb.options}),
     ]
+    if verb.options:
+        options = {option.typed: option.description for option in verb.options}
+        sections += ["Options", _table(options)]
     if verb.keys:
-        declared = {f"runtime.{key.name}": _described(key) for key in SETTINGS}
-        keys = {f"runtime.{key}": declared[f"runtime.{key}"] for key in verb.keys}
+        from extractkit.core.job import SETTINGS
+
+        listed = [key for key in SETTINGS if key.effect in verb.keys]
+        keys = {f"runtime.{key.name}": _described(key) for key in listed}
         sections += ["", "Keys of runtime", _table(keys)]
     return "\n".join(sections) + "\n"
 

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from extractkit.advice import hydra_override, override
 from extractkit.errors import ConfigError, choices
-from extractkit.models.recognition import recognize
 
 ROOT = "config"
 """Name of the primary configuration file."""
@@ -178,6 +177,8 @@ def model_file(given: str, *, swept: bool = False) -> ModelFile | None:
 
 
 def _one(path: str) -> ModelFile | None:
+    from extractkit.models.recognition import recognize  # with NumPy, which names do not need
+
     try:
         found = recognize(path)
     except (OSError, RuntimeError) as error:  # a RuntimeError for `~user`

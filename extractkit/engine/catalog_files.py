@@ -34,7 +34,8 @@ from extractkit.runs.files import (
     origins,
 )
 from extractkit.runs.schema import canonical_json, digest, plain
-from extractkit.store.local import private_cache, write_durably
+from extractkit.store import listed_models
+from extractkit.store.local import private_cache, remove_oldest, write_durably
 
 _BERT = "extractkit.models.bert.load"
 _FROM_FILES = frozenset(
@@ -64,10 +65,12 @@ class CatalogFile:
 
     Attributes:
         path: its path.
+        model: the absolute path of the model; the name of its loader if it needs none.
         stamps: the model's files as they were when their content was looked at.
     """
 
     path: Path
+    model: str
     stamps: Mapping[Path, Stamp]
 
     @classmethod
@@ -97,7 +100,9 @@ class CatalogFile:
             )
         except (TypeError, OSError, RuntimeError, ExtractkitError):
             return None  # loading reports it, or the home directory is unknown
-        return cls(folder / f"{key}.json", stamps)
+        given = component.arguments.get("path")
+        model = component.target if given is None else str(Path(str(given)).expanduser().absolute())
+        return cls(folder / f"{key}.json", model, stamps)
 
     def read(self) -> Catalog | None:
         """Return the catalog, and repeat the warnings of loading; None if it is not there.
@@ -130,7 +135,8 @@ class CatalogFile:
             checksum = hashlib.sha256(content).hexdigest().encode()
             if all(Stamp.of(path) == stamp for path, stamp in self.stamps.items()):
                 write_durably(self.path, checksum, b"\n", content)
-                _remove_old(self.path.parent)
+                remove_oldest(self.path.parent, "*.json", MOST_CATALOGS)
+                listed_models.keep(self.model, self.stamps, _matched(model.catalog))
         except (OSError, ExtractkitError):
             return  # a full disk, for example: the listing itself is complete
 
@@ -239,6 +245,23 @@ def _decoded(data: Mapping[str, Any]) -> Catalog:
     return Catalog(records, data["model"], edges)
 
 
+def _matched(catalog: Catalog) -> Mapping[str, Sequence[str]]:
+    """Return the values that predicates can match, in the order of the catalog."""
+    records = [one for one in catalog.records if one.extractable]
+    scopes = list(dict.fromkeys(scope for one in records for scope in one.scopes))
+    types = list(dict.fromkeys(scope.type for scope in scopes))
+    found = {
+        "path": [one.address for one in records],
+        "layer_type": types,
+        "inside": [*types, *(scope.path for scope in scopes if scope.path)],
+        "op_type": [one.op_type for one in records if one.op_type],
+        "kind": [one.kind.value for one in records],
+        "port": [one.address.rpartition(":")[2] for one in records],
+        "dtype": [one.spec.dtype for one in records],
+    }
+    return {predicate: list(dict.fromkeys(values)) for predicate, values in found.items()}
+
+
 def _named_files(component: Component) -> Sequence[Origin] | None:
     """Return the files that a model consists of, with their digests.
 
@@ -311,10 +334,3 @@ def _library_settings() -> Mapping[str, str]:
     with suppress(OSError):
         found["keras.json"] = (home / "keras.json").read_text("utf-8", errors="replace")
     return found
-
-
-def _remove_old(folder: Path) -> None:
-    """Remove the least recently used catalogs beyond the number that is kept."""
-    kept = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
-    for path in kept[:-MOST_CATALOGS]:
-        path.unlink(missing_ok=True)

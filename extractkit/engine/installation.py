@@ -311,7 +311,11 @@ def rate_of(folder: Path, file_system: str | None) -> str:
     return "unknown"
 
 
-_KEPT = {"catalogs": "catalogs of model files", "vega": "the code of charts in reports"}
+_KEPT = {
+    "catalogs": "catalogs of model files",
+    "completion": "what shells complete of models",
+    "vega": "the code of charts in reports",
+}
 
 
 def _caches() -> Iterator[Cache]:

@@ -3,9 +3,12 @@
 import os
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from extractkit.core.shards import Shard
 from extractkit.errors import choices
+
+if TYPE_CHECKING:
+    from extractkit.core.shards import Shard  # with NumPy, which names of files do not need
 
 MANIFEST = "manifest.json"
 JOURNAL = "journal.jsonl"
@@ -31,7 +34,7 @@ RUN_KEY = "run_dir"
 ELSEWHERE = f"Choose another directory: {RUN_KEY}=…"
 
 
-def shard_file(shard: Shard, suffix: str) -> str:
+def shard_file(shard: "Shard", suffix: str) -> str:
     """Return the path of a shard's file within the run directory."""
     return f"{SHARDS}/{shard.key}{suffix}"
 

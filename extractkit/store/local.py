@@ -307,6 +307,13 @@ def cache_folder() -> Path | None:
     return above / "extractkit"
 
 
+def remove_oldest(folder: Path, pattern: str, most: int) -> None:
+    """Remove the least recently changed files beyond the number that is kept."""
+    kept = sorted(folder.glob(pattern), key=lambda path: path.stat().st_mtime_ns)
+    for path in kept[:-most]:
+        path.unlink(missing_ok=True)
+
+
 def private_cache(name: str) -> Path | None:
     """Return a folder of the user's cache, made if needed; None if others may write to it.
 

@@ -293,12 +293,6 @@ def test_hydra_prints_configurations(program: Program, place: Path) -> None:
     assert left_in(place) == set()
 
 
-@pytest.mark.parametrize("line", ["extractkit selectors=", "extractkit plan selectors="])
-def test_hydra_completes(program: Program, line: str) -> None:
-    done = program("-sc", "query=bash", COMP_LINE=line)
-    assert done.stdout.split() == [f"selectors={name}" for name in options("selectors")]
-
-
 def test_an_option_that_nobody_knows_is_refused(program: Program) -> None:
     done = program("model=reference", "--nope")
     assert done.returncode == cli.MISTAKEN

@@ -42,7 +42,7 @@ def listed(path: Path, *more: str) -> Catalog:
 
 
 def kept(tmp_path: Path) -> list[Path]:
-    return sorted((tmp_path / "cache").rglob("*.json"))
+    return sorted((tmp_path / "cache" / "extractkit" / "catalogs").glob("*.json"))
 
 
 @pytest.fixture
