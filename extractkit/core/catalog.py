@@ -16,6 +16,7 @@ from math import prod
 from typing import TypeVar
 
 from extractkit.advice import listing
+from extractkit.core.notebook import WithWidgets
 from extractkit.core.spec import SAMPLES, TEXT, Dim, TensorSpec, numpy_dtype
 from extractkit.errors import UnknownTensorError, choices, counted
 
@@ -211,7 +212,7 @@ class Edges:
         return self._find()
 
 
-class Catalog(Mapping[str, TensorRecord]):
+class Catalog(WithWidgets, Mapping[str, TensorRecord]):
     """The ordered, immutable list of every tensor that a model offers. Keys are addresses.
 
     A lookup also accepts a record's `name`, the address in the layers' own names, if it is unique.

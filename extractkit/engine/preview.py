@@ -7,6 +7,7 @@ from pathlib import Path
 from extractkit.core.catalog import TensorRecord
 from extractkit.core.checkpoints import Checkpoint, ExcludedCheckpoint
 from extractkit.core.job import AUTO, GRAPH, OPENVINO, Job
+from extractkit.core.notebook import Shown
 from extractkit.core.plan import PlannedTensor, SampleLengths, groups_of, held_per_sample
 from extractkit.core.shards import Shard
 from extractkit.core.values import varies
@@ -16,14 +17,15 @@ from extractkit.engine.prepare import sharing_of
 from extractkit.engine.samples import check_slices, longest, survey, too_short
 from extractkit.engine.sharing import Shared
 from extractkit.engine.stream import fetches
-from extractkit.runs.directory import check_space, free_bytes
+from extractkit.errors import counted
+from extractkit.runs.directory import check_space, free_bytes, human_bytes
 from extractkit.runs.schema import plain
 
 EXACT, UPPER_BOUND, AT_LEAST = "exact", "upper bound", "at least"
 
 
 @dataclass(frozen=True)
-class Preview:
+class Preview(Shown):
     """The plan of a job.
 
     Attributes:
@@ -63,6 +65,10 @@ class Preview:
     shared: Shared | None = None
     compile: str = GRAPH
     declined: str | None = None
+
+    def __repr__(self) -> str:
+        size = f"{counted(self.samples, 'sample')}, {counted(len(self.tensors), 'tensor')}"
+        return f"<Preview of {self.model!r}: {size}, {self.bound} {human_bytes(self.bytes)}>"
 
     def to_json(self) -> dict[str, object]:
         """Return the plan as `extractkit plan --json` prints it."""

@@ -123,7 +123,8 @@ def _fitting(
     shape = next(iter(sizes.values()))
     heads = shape[0] + 1 if len(shape) == 3 else 1
     each = heads * HALF * ENCODED
-    tokens = min(max(max(one[-2:]) for one in sizes.values()), _MOST_TOKENS)
+    most = material.most(_MOST_TOKENS)
+    tokens = min(max(max(one[-2:]) for one in sizes.values()), most)
     while tokens > _FEWEST_TOKENS and tokens**2 * len(views) * each > room / 2:
         tokens -= 1
     layers = spread(range(len(views)), max(1, int(room / (tokens**2 * each))))

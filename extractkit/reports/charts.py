@@ -1,10 +1,11 @@
 """Charts that sections share, and their style on light and on dark ground."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from extractkit.core.component import require
-from extractkit.reports import Chart
+from extractkit.reports import Chart, Figure
 
 VALUES = "values"
 """The name of a chart's data."""
@@ -38,6 +39,40 @@ def altair() -> Any:
         MissingExtraError: it is not installed.
     """
     return require("altair", "report")
+
+
+def with_values(figure: Figure, options: Sequence[int] = (), title: Sequence[str] = ()) -> Chart:
+    """Return the chart of a figure with the values of some options of its pickers in it.
+
+    Its style is that of the active theme of Altair. `alt.theme.enable("extractkit")` is that of
+    reports.
+
+    Args:
+        options: the number of the option of each picker; the first by default.
+        title: lines above the chart, of which the first is the title.
+    """
+    alt = altair()
+    _register()
+    data = alt.InlineData(values=figure.rows(options), name=VALUES)
+    chart = figure.chart.copy().properties(data=data)
+    axis = chart.encoding.x["axis"]
+    if isinstance(chart.width, alt.Step) and axis["labelAngle"]:
+        axis["labelOverlap"] = False  # at an angle, each label has room in its step
+    if not title:
+        return chart
+    first, *rest = title
+    return chart.properties(title=alt.TitleParams(first, subtitle=rest, anchor="start"))
+
+
+@cache
+def _register() -> None:
+    """Register the style of reports as a theme of Altair, which takes it once."""
+    theme = altair().theme
+    config = {**styles()["light"], "background": "white"}
+
+    @theme.register("extractkit", enable=False)  # type: ignore[untyped-decorator]
+    def extractkit() -> Mapping[str, object]:
+        return {"config": config}
 
 
 def styles() -> Mapping[str, Mapping[str, object]]:

@@ -25,7 +25,7 @@ _CAM = "cam"
 
 def images(material: Material, room: int) -> Iterator[Section]:
     """Yield the maps over pictures: a figure for each tensor, all of the same sample."""
-    views = [view for view in material.views.values() if _is_map(view)]
+    views = [view for view in material.views.values() if is_map(view)]
     shown = views[:_MOST_TENSORS]
     samples = spread(material.at_hand, _MOST_SAMPLES)
     pickers = [Picker("sample", tuple(sample_label(material.row(index)) for index in samples))]
@@ -50,7 +50,7 @@ def images(material: Material, room: int) -> Iterator[Section]:
     )
 
 
-def _is_map(view: TensorView) -> bool:
+def is_map(view: TensorView) -> bool:
     """Return whether a tensor has a height and a width: by name, or as attribution of a picture."""
     if view.constant or view.result or view.dtype.kind not in "fiu":
         return False
@@ -73,7 +73,7 @@ def _sides(view: TensorView) -> tuple[int, int]:
     return sizes[0], sizes[1]
 
 
-def _channels_first(view: TensorView, value: Array) -> Array:
+def channels_first(view: TensorView, value: Array) -> Array:
     """Return a sample's maps as (channels, height, width)."""
     dims = list(view.dims[1:])
     if value.ndim == 2:
@@ -90,13 +90,15 @@ def _figure(
     material: Material, view: TensorView, samples: Sequence[int], room: int, number: int
 ) -> tuple[Figure, list[Picker]] | None:
     values = [material.sample(view, index) for index in samples]
-    maps = [None if one is None else reduced(_channels_first(view, one)) for one in values]
+    maps = [None if one is None else reduced(channels_first(view, one)) for one in values]
     known = next((one for one in maps if one is not None), None)
     if known is None:
         return None
     channels, height, width = known.shape
     of_channel = len(samples) * height * width * HALF * ENCODED
-    kept = spread(range(channels), max(1, min(_MOST_CHANNELS, int(room / of_channel) - 1)))
+    kept = spread(
+        range(channels), max(1, min(material.most(_MOST_CHANNELS), int(room / of_channel) - 1))
+    )
     blank = np.full(known.shape, np.nan)
     every = [blank if one is None else one for one in maps]
     side = [tuple(map(str, range(size))) for size in (height, width)]

@@ -1,6 +1,6 @@
 """What sections are made of: a run, the samples to show, and values that are whole."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TypeVar
@@ -10,7 +10,9 @@ import numpy as np
 from extractkit.core.values import Array
 from extractkit.errors import RunDirectoryError, counted
 from extractkit.reports import Note
-from extractkit.runs.manifest import Manifest
+from extractkit.runs import JOURNAL
+from extractkit.runs.journal import places
+from extractkit.runs.manifest import Manifest, Status
 from extractkit.runs.overview import Overview
 from extractkit.runs.reader import Run
 from extractkit.runs.samples import Row
@@ -33,6 +35,9 @@ class Material:
         run: the run, at its last checkpoint if it has some; None if it cannot be opened.
         checkpoint: the label of that checkpoint; None without checkpoints.
         damage: what could not be read, and why; filled while sections are made.
+        tensors: the keys of the tensors to show; None: all.
+        samples: the samples to show, which have values; None: all that have.
+        limit: how many tokens or channels of a sample are shown; None: as many as fit on a page.
     """
 
     overview: Overview
@@ -40,11 +45,53 @@ class Material:
     run: Run | None
     checkpoint: str | None = None
     damage: dict[str, None] = field(default_factory=dict)
+    tensors: Collection[str] | None = None
+    samples: Sequence[int] | None = None
+    limit: int | None = None
+
+    @classmethod
+    def of(cls, opened: Run, damage: dict[str, None] | None = None) -> "Material":
+        """Return an open run as sections see it.
+
+        Args:
+            damage: what could not be read so far.
+        """
+        damage = {} if damage is None else damage
+
+        def whole(read: Callable[[], T]) -> T | None:
+            try:
+                return read()
+            except RunDirectoryError as error:
+                damage[str(error)] = None
+                return None
+
+        unfinished = opened.status is not Status.FINISHED
+        found = Overview.of(
+            opened.path,
+            opened.manifest,
+            whole(lambda: len(places(opened.path / JOURNAL))) if unfinished else None,
+            whole(lambda: opened.drift),
+            None if unfinished else whole(lambda: opened.statistics),
+        )
+        if not opened.checkpoints:
+            return cls(found, opened.manifest, opened, None, damage)
+        last = opened.checkpoints[-1]
+        return cls(found, opened.manifest, opened.at(last), last, damage)
 
     @property
     def views(self) -> Mapping[str, TensorView]:
         """The tensors with a value per sample, by key, and constants."""
-        return {} if self.run is None else self.run
+        if self.run is None or self.tensors is None:
+            return {} if self.run is None else self.run
+        return {key: view for key, view in self.run.items() if self.shows(key)}
+
+    def shows(self, key: str) -> bool:
+        """Return whether a tensor is to be shown."""
+        return self.tensors is None or key in self.tensors
+
+    def most(self, usual: int) -> int:
+        """Return how many tokens or channels of a sample are shown, which is usually so many."""
+        return usual if self.limit is None else self.limit
 
     @cached_property
     def missing(self) -> Mapping[int, str]:
@@ -57,7 +104,9 @@ class Material:
 
     @cached_property
     def at_hand(self) -> Sequence[int]:
-        """The samples that have values, in order."""
+        """The samples to show, which have values, in order."""
+        if self.samples is not None:
+            return self.samples
         ranges = () if self.run is None else self.run.committed
         return [index for one in ranges for index in one if index not in self.missing]
 
@@ -170,4 +219,6 @@ def short_names(keys: Iterable[str]) -> dict[str, str]:
     varying = [
         at for at, parts in enumerate(zip(*paths.values(), strict=True)) if len({*parts}) > 1
     ]
-    return {key: "/".join(path[at] for at in varying) for key, path in paths.items()}
+    return {
+        key: "/".join(path[at] for at in varying).replace("/:", ":") for key, path in paths.items()
+    }

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from extractkit.core.component import require
 from extractkit.errors import JobError, RunDirectoryError
 from extractkit.reports import Figure, Listing, Note, Section
 from extractkit.reports.attention import attention
 from extractkit.reports.budget import MOST_BYTES, embedded, encoded
-from extractkit.reports.charts import VALUES, altair, styles
+from extractkit.reports.charts import altair, styles, with_values
 from extractkit.reports.images import images
 from extractkit.reports.material import Material
 from extractkit.reports.samples import examples, sample_map
@@ -25,14 +25,11 @@ from extractkit.reports.statistics import distributions, drift, statistics
 from extractkit.reports.steps import saliency, steps
 from extractkit.reports.summary import absent, provenance, summary
 from extractkit.reports.tensors import tensors
-from extractkit.runs import JOURNAL, manifest
+from extractkit.runs import manifest
 from extractkit.runs.directory import check_place, human_bytes
-from extractkit.runs.journal import places
 from extractkit.runs.overview import Overview
-from extractkit.runs.reader import Run, open_run
+from extractkit.runs.reader import open_run
 from extractkit.store.local import make_directory, private_cache, write_durably
-
-T = TypeVar("T")
 
 Family = Callable[[Material, int], Iterator[Section]]
 
@@ -138,31 +135,13 @@ def material_of(directory: Path, trust: Sequence[str] = ()) -> Material:
         RunDirectoryError: there is no run, or its manifest is damaged.
     """
     damage: dict[str, None] = {}
-
-    def whole(read: Callable[[], T]) -> T | None:
-        try:
-            return read()
-        except RunDirectoryError as error:
-            damage[str(error)] = None
-            return None
-
-    run = whole(lambda: open_run(directory, trust=trust))
-    recorded = manifest.read(directory) if run is None else run.manifest
-    if run is None:
+    try:
+        run = open_run(directory, trust=trust)
+    except RunDirectoryError as error:
+        damage[str(error)] = None
+        recorded = manifest.read(directory)
         return Material(Overview.of(directory, recorded), recorded, None, None, damage)
-    opened: Run = run
-    unfinished = opened.status is not manifest.Status.FINISHED
-    found = Overview.of(
-        directory,
-        recorded,
-        whole(lambda: len(places(directory / JOURNAL))) if unfinished else None,
-        whole(lambda: opened.drift),
-        None if unfinished else whole(lambda: opened.statistics),
-    )
-    if not opened.checkpoints:
-        return Material(found, recorded, opened, None, damage)
-    last = opened.checkpoints[-1]
-    return Material(found, recorded, opened.at(last), last, damage)
+    return Material.of(run, damage)
 
 
 def sections_of(material: Material) -> list[Section]:
@@ -321,8 +300,7 @@ def save_figures(sections: Sequence[Section], directory: Path) -> list[Path]:
     convert = require("vl_convert", "report --figures")
     found = []
     for figure in (block for one in sections for block in one.blocks if isinstance(block, Figure)):
-        specification = figure.chart.to_dict(validate=False)
-        specification["data"] = {"name": VALUES, "values": figure.rows()}
+        specification = with_values(figure).to_dict(validate=False)
         config = {**styles()["light"], "background": "white"}
         path = directory / f"{figure.name}.svg"
         drawn = convert.vegalite_to_svg(specification, config=config)

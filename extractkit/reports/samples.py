@@ -26,7 +26,7 @@ _OWN_FIELDS = {"id", "index", "length", "source", "text", "tokens", "truncated",
 
 def sample_map(material: Material, room: int) -> Iterator[Section]:
     """Yield a map of samples by two principal components, for each tensor of one vector."""
-    views = [view for view in material.views.values() if _is_vector(view)]
+    views = [view for view in material.views.values() if is_vector(view)]
     most = min(_MOST_SAMPLES, room // _BYTES_OF_POINT)
     samples = spread(material.at_hand, most)
     if len(samples) < 3 or not views:
@@ -70,7 +70,8 @@ def sample_map(material: Material, room: int) -> Iterator[Section]:
     )
 
 
-def _is_vector(view: TensorView) -> bool:
+def is_vector(view: TensorView) -> bool:
+    """Return whether a tensor has one vector per sample."""
     sizes = view.spec.sample_shape
     usable = not view.constant and not view.result and view.dtype.kind == "f"
     return usable and len(sizes) == 1 and sizes[0] is not None and 1 < sizes[0] <= _WIDEST

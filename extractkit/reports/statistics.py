@@ -69,7 +69,7 @@ def _counted(material: Material, most: int) -> Iterator[tuple[str, Cube]]:
         return  # named in the overview
     found = 0
     for key, one in every.items():
-        if "histogram" not in one or found >= most:
+        if "histogram" not in one or found >= most or not material.shows(key):
             continue
         results: Results = one["histogram"]
         edges, counts = results["edges"], results["counts"]
@@ -127,9 +127,10 @@ def drift(material: Material, room: int) -> Iterator[Section]:
     if found is None or not found.tensors:
         return
     most = max(1, min(_MOST_LINES, room // (60 * max(1, len(found.checkpoints)))))
-    keys = [*found.tensors][:most]
+    every = [key for key in found.tensors if material.shows(key)]
+    keys = every[:most]
     notes = []
-    if rest := len(found.tensors) - len(keys):
+    if rest := len(every) - len(keys):
         notes.append(Note(f"{counted(rest, 'tensor')} more are in `run.drift`."))
     figure = Figure(
         "drift",

@@ -30,11 +30,7 @@ _MOST_TOKENS = 128
 
 def steps(material: Material, room: int) -> Iterator[Section]:
     """Yield values over the steps of loops, unit by unit."""
-    views = [
-        view
-        for view in material.views.values()
-        if view.dims[1:2] == (STEP,) and len(view.dims) == 3 and _is_numeric(view)
-    ]
+    views = [view for view in material.views.values() if has_steps(view)]
     shown = views[:_MOST_TENSORS]
     samples = fitting(
         {index: _bytes_of(material, shown, index) for index in _some(material)} if shown else {},
@@ -78,11 +74,7 @@ def steps(material: Material, room: int) -> Iterator[Section]:
 
 def saliency(material: Material, room: int) -> Iterator[Section]:
     """Yield attributions over the tokens of a sample."""
-    views = [
-        view
-        for view in material.views.values()
-        if view.request and _is_numeric(view) and len(view.dims) in (2, 3) and _along_tokens(view)
-    ][:_MOST_TENSORS]
+    views = [view for view in material.views.values() if is_saliency(view)][:_MOST_TENSORS]
     if not views:
         return
     each = _MOST_TOKENS * SINGLE * ENCODED * len(views)
@@ -96,7 +88,7 @@ def saliency(material: Material, room: int) -> Iterator[Section]:
         if len(whole) < len(views) or len({len(one) for one in whole}) != 1 or not len(whole[0]):
             continue
         row = material.row(index)
-        cut = np.stack(whole)[:, :_MOST_TOKENS]
+        cut = np.stack(whole)[:, : material.most(_MOST_TOKENS)]
         cubes.append(Cube(cut.astype(np.float32), (tokens_along(views[0], 1, row, cut.shape[1]),)))
         rows.append(row)
     if not cubes:
@@ -148,6 +140,17 @@ def of_tokens(view: TensorView, value: Array) -> Array:
     if _SUMMED & set(view.gradient or {}):
         return np.asarray(numbers.sum(-1))
     return np.asarray(np.linalg.norm(numbers, axis=-1))
+
+
+def has_steps(view: TensorView) -> bool:
+    """Return whether a tensor has a vector for each step of a loop."""
+    return view.dims[1:2] == (STEP,) and len(view.dims) == 3 and _is_numeric(view)
+
+
+def is_saliency(view: TensorView) -> bool:
+    """Return whether a tensor is an attribution to the tokens of a sample."""
+    asked = bool(view.request) and _is_numeric(view)
+    return asked and len(view.dims) in (2, 3) and _along_tokens(view)
 
 
 def _along_tokens(view: TensorView) -> bool:

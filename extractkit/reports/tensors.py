@@ -31,7 +31,7 @@ def tensors(material: Material, room: int) -> Iterator[Section]:
     size = 0
     for tensor in overview.tensors:
         row = _row(material, tensor)
-        detail = _details(tensor, statistics.get(tensor.key, []))
+        detail = facts_of(tensor, statistics.get(tensor.key, []))
         size += _BYTES_OF_ROW + sum(map(len, (*row, *detail.values())))
         if size > room:
             break
@@ -52,10 +52,6 @@ def tensors(material: Material, room: int) -> Iterator[Section]:
 
 def _row(material: Material, tensor: TensorRow) -> tuple[str, ...]:
     checks = tensor.checks or ValueChecks()
-    drawn = material.drawn.get(tensor.key)
-    bars = ""
-    if drawn is not None and drawn.size and drawn.min() < drawn.max():
-        bars = bars_of(np.histogram(drawn, _BARS)[0])
     return (
         tensor.key,
         tensor.shape,
@@ -63,8 +59,16 @@ def _row(material: Material, tensor: TensorRow) -> tuple[str, ...]:
         tensor.size,
         number(checks.minimum),
         number(checks.maximum),
-        bars,
+        bars(material, tensor.key),
     )
+
+
+def bars(material: Material, key: str) -> str:
+    """Return a histogram of some values of a tensor as characters; empty if they are all one."""
+    drawn = material.drawn.get(key)
+    if drawn is None or not drawn.size or drawn.min() == drawn.max():
+        return ""
+    return bars_of(np.histogram(drawn, _BARS)[0])
 
 
 def number(value: float | None) -> str:
@@ -72,7 +76,8 @@ def number(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
 
 
-def _details(tensor: TensorRow, statistics: list[StatisticRow]) -> dict[str, str]:
+def facts_of(tensor: TensorRow, statistics: list[StatisticRow]) -> dict[str, str]:
+    """Return what is known about a tensor, by label, without what is empty."""
     record, checks = tensor.record, tensor.checks
     found = {
         "address": record.address,

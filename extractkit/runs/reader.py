@@ -10,6 +10,7 @@ import numpy as np
 from extractkit.core.catalog import Layout
 from extractkit.core.checkpoints import AXIS
 from extractkit.core.component import Component, require
+from extractkit.core.notebook import WithPlots, WithWidgets
 from extractkit.core.selectors import parse_selector
 from extractkit.core.shards import OuterAxis
 from extractkit.core.spec import SAMPLE, TensorSpec, unique_dims
@@ -37,7 +38,7 @@ from extractkit.runs.views import Committed, TensorView
 from extractkit.sinks import ShardReader, Sink
 
 
-class Run(Mapping[str, TensorView]):
+class Run(WithPlots, WithWidgets, Mapping[str, TensorView]):
     """A run: its tensors by name, its samples and its manifest.
 
     Keys follow the manifest's order. A key is a tensor's address, or `address@selector` if several

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from extractkit.core.catalog import TensorRecord
+from extractkit.core.notebook import WithPlots
 from extractkit.core.shards import CONSTANTS_SHARD, Position, Shard
 from extractkit.core.spec import TensorSpec, numpy_dtype
 from extractkit.core.targets import GRADIENT
@@ -201,7 +202,7 @@ class Committed:
         return self.shards[index]
 
 
-class TensorView:
+class TensorView(WithPlots):
     """One tensor of a run: (samples, *shape), or just (*shape) for a constant (`ConstantView`).
 
     Axes whose length differs from sample to sample are padded to the longest of the whole run, with

@@ -8,6 +8,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from extractkit.core.component import require
+from extractkit.core.notebook import Shown
 from extractkit.core.spec import unique_dims
 from extractkit.core.statistics import (
     BIN,
@@ -33,7 +34,7 @@ _FIRST_COLUMNS = (TENSOR, "statistic", "result")
 """Columns of the table of all results, beside the axes."""
 
 
-class _Named(Generic[V]):
+class _Named(Shown, Generic[V]):
     """Frozen values by name, as items and as attributes.
 
     A value is an attribute even if its name is that of a method (`values`).
@@ -285,7 +286,7 @@ class TensorStatistics(_Named[Results]):
         return f"<Statistics of {vars(self)['_key']!r}: {', '.join(self)}>"
 
 
-class Statistics(Mapping[str, TensorStatistics]):
+class Statistics(Shown, Mapping[str, TensorStatistics]):
     """The statistics of a run, by tensor, and by `@SELECTOR` those of several tensors together."""
 
     def __init__(self, found: Mapping[str, TensorStatistics]) -> None:

@@ -4,6 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
+from extractkit.core.notebook import Shown
+from extractkit.errors import counted
 from extractkit.runs.manifest import Status
 from extractkit.runs.schema import plain
 
@@ -69,7 +71,7 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Verification:
+class Verification(Shown):
     """The result of a verification.
 
     Attributes:
@@ -91,6 +93,10 @@ class Verification:
     def findings(self) -> tuple[Finding, ...]:
         """Everything that is wrong."""
         return tuple(finding for check in self.checks for finding in check.findings)
+
+    def __repr__(self) -> str:
+        result = f"{counted(len(self.findings), 'finding')}" if self.failed else "nothing wrong"
+        return f"<Verification of {self.run}: {counted(len(self.checks), 'check')}, {result}>"
 
     def to_json(self) -> dict[str, object]:
         """Return the document that `extractkit verify --json` prints."""

@@ -1,11 +1,13 @@
 """The result of a comparison, as plain data. Its fields are those of the `--json` document."""
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 from enum import StrEnum
 from numbers import Real
 
-from extractkit.errors import ConfigError
+from extractkit.core.notebook import Shown
+from extractkit.errors import ConfigError, counted
 from extractkit.runs.schema import plain
 
 SCHEMA = 5
@@ -180,7 +182,7 @@ class Circumstance:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Shown):
     """The result of a comparison.
 
     Attributes:
@@ -220,6 +222,12 @@ class Comparison:
         one_sided = one_sided or self.checkpoints_only_in_a or self.checkpoints_only_in_b
         tensors = any(one.verdict in apart for one in self.tensors)
         return bool(one_sided or self.samples.one_sided or tensors)
+
+    def __repr__(self) -> str:
+        verdicts = Counter(one.verdict for one in self.tensors)
+        found = ", ".join(f"{verdicts[one]:,} {one}" for one in Verdict if verdicts[one])
+        size = f"{counted(len(self.tensors), 'tensor')}{found and f': {found}'}"
+        return f"<Comparison of {self.a} and {self.b}: {size}>"
 
     def to_json(self) -> dict[str, object]:
         """Return the document that `extractkit diff --json` prints."""

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from extractkit.advice import command
 from extractkit.core.component import require
+from extractkit.core.notebook import Shown
 from extractkit.core.statistics import Block, Merging, features
 from extractkit.core.statistics.similarity import Similarity, unlike
 from extractkit.core.transforms import Operand
@@ -38,7 +39,7 @@ _ROWS = 4096
 
 
 @dataclass(frozen=True, eq=False)
-class SimilarityMatrix:
+class SimilarityMatrix(Shown):
     """Linear CKA between tensors of two runs.
 
     Attributes:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from extractkit.advice import command
 from extractkit.core.component import require
+from extractkit.core.notebook import Shown
 from extractkit.core.spec import SAMPLE, unique_dims
 from extractkit.errors import (
     ConfigError,
@@ -38,7 +39,7 @@ from extractkit.runs.views import TensorView
 from extractkit.sinks import Sink
 
 
-class Sweep:
+class Sweep(Shown):
     """The runs of several jobs, by the swept values.
 
     Attributes:
