@@ -9,18 +9,22 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from extractkit.advice import command
 from extractkit.commands.arguments import RunOptions
 from extractkit.commands.jobs import ended, write_run
+from extractkit.commands.verbs import COMPARING
 from extractkit.config import RUN_DIR, with_run_dir
 from extractkit.display import printable, write, write_json, write_rendered
 from extractkit.errors import ConfigError, RunDirectoryError, choices
 
 if TYPE_CHECKING:
+    from argparse import Namespace
+
     from extractkit.config.plain_data import Composition
+    from extractkit.runs.comparing.result import Comparison
     from extractkit.runs.drift import Drift
     from extractkit.runs.manifest import Manifest
     from extractkit.runs.sweeps import SweepRecord
-
 
 Report = Callable[[Exception], int]
 
@@ -92,13 +96,22 @@ def show_tensor(directory: Path, key: str, *, as_json: bool) -> None:
 
 
 def report(arguments: Sequence[str]) -> bool:
-    """Write a report about a run, and print its file as the last line on standard output."""
+    """Write a report about a run, a sweep or two runs, and print its file as the last line."""
     from extractkit.display.progress import waiting
     from extractkit.reports.page import report
 
     given = RunOptions("report").read(arguments)
+    if given.other is None:
+        for option in COMPARING:
+            name = option.flag.removeprefix("--")
+            if getattr(given, name) not in (option.default, []):
+                raise ConfigError(
+                    f"report: {option.flag} is for two runs, and only {given.run} is given. Name "
+                    f"the other: {command('report', given.run, 'OTHER', *option.typed.split())}"
+                )
     with waiting(sys.stderr, f"writing a report about {given.run}"):
-        path = report(given.run, given.output, figures=given.figures, trust=given.trust)
+        subject = given.run if given.other is None else _compared(given, given.run, given.other)
+        path = report(subject, given.output, figures=given.figures, trust=given.trust)
     write(f"{_directory(str(path))}\n")
     return True
 
@@ -107,24 +120,13 @@ def export(arguments: Sequence[str]) -> bool:
     """Export a run, and print the directory as the last line on standard output."""
     from extractkit.display.progress import waiting
     from extractkit.exports.registry import EXPORTERS, export
-    from extractkit.runs.comparing.pairing import FileMapping
 
     given = RunOptions("export").read(arguments)
     if given.to is None:
         raise ConfigError(f"export: --to is missing. {choices('', EXPORTERS)}")
-    if given.map is not None and given.reference is None:
-        raise ConfigError("export: --map is between the reference and RUN: give --reference RUN")
     remarks: list[str] = []
     with waiting(sys.stderr, f"exporting {given.run}"):
-        path = export(
-            given.run,
-            given.to,
-            given.output,
-            reference=given.reference,
-            mapping=None if given.map is None else FileMapping.read(given.map),
-            trust=given.trust,
-            note=remarks.append,
-        )
+        path = export(given.run, given.to, given.output, trust=given.trust, note=remarks.append)
     sys.stderr.write("".join(printable(f"{one}\n") for one in remarks))
     write(f"{_directory(str(path))}\n")
     return True
@@ -259,26 +261,31 @@ def diff(arguments: Sequence[str]) -> bool:
     """Compare two runs tensor by tensor and sample by sample. A is the reference."""
     from extractkit.display.checks import diff_overview
     from extractkit.display.progress import waiting
-    from extractkit.runs.comparing import diff
-    from extractkit.runs.comparing.pairing import FileMapping
 
     given = RunOptions("diff").read(arguments)
-    mapping = None if given.map is None else FileMapping.read(given.map)
     with waiting(sys.stderr, f"comparing {given.a} and {given.b}"):
-        found = diff(
-            given.a,
-            given.b,
-            trust=given.trust,
-            mapping=mapping,
-            rtol=given.rtol,
-            atol=given.atol,
-            only=given.only or None,
-        )
+        found = _compared(given, given.a, given.b)
     if given.json:
         write_json(found.to_json())
     else:
         write_rendered(diff_overview(found))
     return not found.beyond
+
+
+def _compared(given: "Namespace", a: str, b: str) -> "Comparison":
+    """Compare two runs by the options of `diff`."""
+    from extractkit.runs.comparing import diff
+    from extractkit.runs.comparing.pairing import FileMapping
+
+    return diff(
+        a,
+        b,
+        trust=given.trust,
+        mapping=None if given.map is None else FileMapping.read(given.map),
+        rtol=given.rtol,
+        atol=given.atol,
+        only=given.only or None,
+    )
 
 
 def similarity(arguments: Sequence[str]) -> bool:

@@ -85,11 +85,20 @@ JSON = Option("--json", "print one JSON document on standard output")
 TRUST = Option(
     *("--trust", "let files name callables of this module as `_target_`", "MODULE"), repeated=True
 )
-MAP = Option(
-    "--map", 'a YAML file of lines "ADDRESS IN A": "ADDRESS IN B", where addresses differ', "FILE"
-)
 EXACT = Option("--exact", "read every sample, for exact sizes")
 FAIL_FAST = Option("--fail-fast", "start no further job of a sweep once one has failed")
+
+ONLY = Option("--only", "compare only tensors whose address matches", "GLOB", repeated=True)
+COMPARING = (
+    Option("--rtol", "the relative tolerance; 1e-5", "X", float, default=1e-5),
+    Option("--atol", "the absolute tolerance; 1e-6", "X", float, default=1e-6),
+    Option(
+        "--map",
+        'a YAML file of lines "ADDRESS IN A": "ADDRESS IN B", where addresses differ',
+        "FILE",
+    ),
+    ONLY,
+)
 
 HYDRA = (
     Option("-m", "one job for each combination of the values in KEY=A,B (Hydra's multirun)"),
@@ -228,14 +237,7 @@ VERBS: Mapping[str, Verb] = {
           extractkit diff runs/laptop runs/server
           extractkit diff runs/keras runs/int8 --map layers.yaml --rtol 0.1
         """,
-        options=(
-            Option("--rtol", "the relative tolerance; 1e-5", "X", float, default=1e-5),
-            Option("--atol", "the absolute tolerance; 1e-6", "X", float, default=1e-6),
-            MAP,
-            Option("--only", "compare only tensors whose address matches", "GLOB", repeated=True),
-            JSON,
-            TRUST,
-        ),
+        options=(*COMPARING, JSON, TRUST),
         operands=("a", "b"),
     ),
     "similarity": Verb(
@@ -252,7 +254,7 @@ VERBS: Mapping[str, Verb] = {
           extractkit similarity runs/first runs/second --only 'encoder/*:output' --batch 256
         """,
         options=(
-            Option("--only", "compare only tensors whose address matches", "GLOB", repeated=True),
+            ONLY,
             Option("--batch", "estimate from minibatches of N rows, with less memory", "N", _count),
             JSON,
             TRUST,
@@ -284,25 +286,29 @@ VERBS: Mapping[str, Verb] = {
         operands=("run",),
     ),
     "report": Verb(
-        summary="write one HTML page about a run: tensors, attention, statistics, provenance",
-        usage="RUN",
+        summary="write one HTML page about a run, a sweep or two runs: charts, tables, provenance",
+        usage="RUN|SWEEP [OTHER]",
         text="""\
         The page needs no network and can be sent by mail: it has at most 5 MB, and notes where it
         shows a part of a run for that. It has charts with a choice of samples and layers, and a
-        table of all tensors to search. Unfinished and damaged runs get a page about what is whole.
-        Needs the extra `report`. The last line on standard output is the file.
+        tree of all tensors to search. Unfinished and damaged runs get a page about what is whole.
+        Of a sweep: its runs, and results by the values that vary. With OTHER: where and in which
+        samples it departs from RUN, the reference, as `diff` compares them. Needs the extra
+        `report`. The last line on standard output is the file.
 
           extractkit report outputs/2026-11-22/10-15-00
           extractkit report runs/first --output first.html --figures figures
+          extractkit report runs/keras runs/int8 --map layers.yaml --rtol 0.1
         """,
         options=(
             Option("--output", "the file; RUN.html, beside the run", "FILE", Path),
             Option(
                 "--figures", "also save each chart to this directory, as SVG and PNG", "DIR", Path
             ),
+            *COMPARING,
             TRUST,
         ),
-        operands=("run",),
+        operands=("run", "other?"),
     ),
     "export": Verb(
         summary="write a run as the files of another tool, such as TensorBoard",
@@ -313,18 +319,12 @@ VERBS: Mapping[str, Verb] = {
 
           tensorboard      histograms, scalars over checkpoints, attention maps, and the embedding
                            projector, for tensorboard --logdir DIR (extra `tensorboard`)
-          model-explorer   numbers on the nodes of a TensorFlow or TensorFlow Lite graph, as node
-                           data of Google's Model Explorer: sizes, NaN, extremes, drift, and how
-                           far the run is from the reference
 
           extractkit export runs/first --to tensorboard
-          extractkit export runs/int8 --to model-explorer --reference runs/float
         """,
         options=(
             Option("--to", "the format", "FORMAT"),
             Option("--output", "the directory; RUN.FORMAT, beside the run", "DIR", Path),
-            Option("--reference", "another run, to show how far this one is from it", "RUN"),
-            MAP,
             TRUST,
         ),
         operands=("run",),

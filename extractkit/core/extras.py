@@ -125,11 +125,6 @@ EXTRAS = (
     ),
     _extra("tensorboard", ("tensorboard>=2.20",), "export --to tensorboard"),
     _extra("notebook", ("altair>=6", "anywidget>=0.11"), "run.plot", "run.widget"),
-    _extra(
-        "model-explorer",
-        ("ai-edge-model-explorer-adapter>=0.2",),
-        "export --to model-explorer of a TensorFlow graph",
-    ),
     _extra("ray", ("ray>=2.50",), "runtime.engine=ray"),
     _extra(
         "launchers",

@@ -1,7 +1,6 @@
 """Output of `extractkit verify`, `diff` and `similarity`: checks, and comparisons of two runs."""
 
 import re
-from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,10 +12,10 @@ from rich.text import Text
 from extractkit.display import safe
 from extractkit.errors import counted
 from extractkit.runs.checking import Check, Finding, Outcome, Verification
+from extractkit.runs.comparing import overview
 from extractkit.runs.comparing.result import (
     Comparison,
     Counts,
-    OneSided,
     SamplePair,
     TensorComparison,
     Verdict,
@@ -95,7 +94,6 @@ def _notes_of(check: Check) -> list[Text]:
 MOST_ROWS = 60
 """Most rows of a table of tensors; beyond them, equal ones are not shown."""
 
-_MOST_NAMES = 3
 _MOST_CIRCUMSTANCES = 12
 _LONGEST, _DIGEST = 40, 12
 _SMALLEST = 1e-4
@@ -115,8 +113,10 @@ def diff_overview(found: Comparison) -> RenderableType:
     parts: list[RenderableType] = [_facts(found), ""]
     if found.tensors:
         parts += [*_tensors(found.tensors), *_lone(found.tensors), ""]
-    parts += _one_sided(found)
-    parts.append(_verdict(found))
+    for fact in overview.one_sided(found):
+        parts.append(Text(safe(fact.text), style="yellow" if fact.warns else ""))
+    last = overview.verdict(found)
+    parts.append(Text(safe(last.text), style="red" if last.warns else "green"))
     return Group(*parts)
 
 
@@ -161,13 +161,8 @@ def _most_similar(found: SimilarityMatrix, key: str, row: npt.NDArray[np.float64
 
 def _facts(found: Comparison) -> Table:
     facts = Table.grid(padding=(0, 2))
-    facts.add_row("A", Text(safe(found.a)))
-    facts.add_row("B", Text(safe(found.b)))
-    samples = found.samples
-    missing = f", {samples.missing:,} missing in both" if samples.missing else ""
-    facts.add_row("samples", f"{samples.compared:,} by {samples.aligned_by}{missing}")
-    tolerance = found.tolerance
-    facts.add_row("tolerance", f"{tolerance.atol:g} + {tolerance.rtol:g} · max(|a|, |b|)")
+    for fact in overview.facts(found):
+        facts.add_row(fact.label, Text(safe(fact.text)))
     for one in found.circumstances[:_MOST_CIRCUMSTANCES]:
         facts.add_row(Text(safe(one.key)), Text(f"{_short(one.a)} against {_short(one.b)}"))
     more = len(found.circumstances) - _MOST_CIRCUMSTANCES
@@ -200,30 +195,16 @@ def _tensors(tensors: tuple[TensorComparison, ...]) -> list[RenderableType]:
     if not hidden:
         return [table]
     if not shown:
-        return [Text(f"all {_counted(tensors)} are bitwise equal; --json lists them")]
+        return [
+            Text(f"all {overview.counted_tensors(tensors)} are bitwise equal; --json lists them")
+        ]
     equal = len(tensors) - len(shown)
     more = f"… and {hidden:,} more, {equal:,} of them equal; --json lists them all"
     return [table, Text(more)]
 
 
-def _counted(tensors: Sequence[TensorComparison]) -> str:
-    """Return counts as text: `2 tensors and 5 results of statistics`."""
-    results = sum(one.result is not None for one in tensors)
-    values = len(tensors) - results
-    listed = [counted(values, "tensor")] if values or not results else []
-    listed += [f"{counted(results, 'result')} of statistics"] if results else []
-    return " and ".join(listed)
-
-
 def _name(one: TensorComparison) -> Text:
-    name = _both(one.a, one.b)
-    if one.checkpoint is not None:
-        name = f"{_both(one.checkpoint, one.checkpoint_b)}: {name}"
-    return Text(safe(name), overflow="fold")
-
-
-def _both(a: str, b: str | None) -> str:
-    return a if a == b else f"{a} = {b}"
+    return Text(safe(overview.name_of(one)), overflow="fold")
 
 
 def _measured(one: TensorComparison) -> list[str | Text]:
@@ -264,54 +245,3 @@ def _lone(tensors: tuple[TensorComparison, ...]) -> list[RenderableType]:
 
 def _id(pair: SamplePair | None) -> Text:
     return Text("–" if pair is None else safe(pair.id))
-
-
-def _one_sided(found: Comparison) -> list[RenderableType]:
-    lines: list[RenderableType] = []
-    for run, keys in (("A", found.only_in_a), ("B", found.only_in_b)):
-        if keys:
-            verb = "not mapped" if found.mapped else f"only in {run}"
-            names = _few(keys[:_MOST_NAMES], len(keys))
-            lines.append(Text(f"{counted(len(keys), 'tensor')} of {run} {verb}: {names}"))
-    for run, labels in (("A", found.checkpoints_only_in_a), ("B", found.checkpoints_only_in_b)):
-        if labels:
-            names = _few(labels[:_MOST_NAMES], len(labels))
-            text = f"{counted(len(labels), 'checkpoint')} only in {run}: {names}"
-            lines.append(Text(text, style="yellow"))
-    samples = found.samples
-    for where, alone in (
-        ("only in A", samples.only_in_a),
-        ("only in B", samples.only_in_b),
-        ("missing in A alone", samples.missing_in_a),
-        ("missing in B alone", samples.missing_in_b),
-    ):
-        if alone.count:
-            lines.append(Text(_samples(where, alone), style="yellow"))
-    return lines
-
-
-def _samples(where: str, alone: OneSided) -> str:
-    return f"{counted(alone.count, 'sample')} {where}: {_few(alone.first, alone.count)}"
-
-
-def _few(names: tuple[str, ...], count: int) -> str:
-    return ", ".join(map(safe, names)) + (", …" if count > len(names) else "")
-
-
-def _verdict(found: Comparison) -> Text:
-    counts = Counter(one.verdict for one in found.tensors)
-    text = ", ".join(f"{counts[one]:,} {_WORDS[one]}" for one in Verdict if counts[one])
-    line = f"{_counted(found.tensors)} compared: {text or 'none'}"
-    first = next((one for one in found.tensors if one.verdict is Verdict.BEYOND), None)
-    if first is not None:
-        where = "" if first.checkpoint is None else f"{first.checkpoint}: "
-        line += f"; the first beyond: {safe(where + first.a)}"
-    return Text(line, style="red" if found.beyond else "green")
-
-
-_WORDS = {
-    Verdict.EQUAL: "bitwise equal",
-    Verdict.WITHIN: "within the tolerance",
-    Verdict.BEYOND: "beyond it",
-    Verdict.INCOMPARABLE: "not comparable",
-}

@@ -1,6 +1,5 @@
 """Output of `extractkit show`: a run with its drift, or a sweep; and the closing summaries."""
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from extractkit.runs.directory import human_bytes
 from extractkit.runs.drift import Drift, Series, TensorDrift
 from extractkit.runs.manifest import Status
 from extractkit.runs.overview import Overview, TensorRow, findings, samples_text
-from extractkit.runs.sweeps import JobStatus, SweepRecord, as_typed, next_steps
+from extractkit.runs.sweeps import JobStatus, SweepRecord, as_typed, counts_text, next_steps
 
 _MOST_ROWS = 40
 _NOTHING = "–"
@@ -232,7 +231,7 @@ def sweep_overview(directory: Path, record: SweepRecord) -> RenderableType:
     if record.finished is not None:
         facts.add_row("ended", Text(safe(record.finished)))
     facts.add_row("given", Text(safe(" ".join(record.overrides)) or "–"))
-    facts.add_row("jobs", _counts(record))
+    facts.add_row("jobs", counts_text(record))
     if record.status is not Status.FINISHED:
         facts.add_row("next", Text(safe(next_steps(directory, record.jobs))))
     return Group(facts, "", _table(record), *_reasons(record))
@@ -241,7 +240,7 @@ def sweep_overview(directory: Path, record: SweepRecord) -> RenderableType:
 def sweep_summary(directory: Path, record: SweepRecord) -> str:
     """Return the closing lines of a sweep: how its jobs ended, and why some failed."""
     look = command("show", safe(str(directory)))
-    lines = [f"sweep of {_counts(record)}. Look at it: {look}"]
+    lines = [f"sweep of {counts_text(record)}. Look at it: {look}"]
     lines += [
         f"  job {job.number} ({' '.join(job.overrides)}): {_first_line(job.error)}"
         for job in record.failures
@@ -271,13 +270,6 @@ def _reasons(record: SweepRecord) -> list[RenderableType]:
     failed = [job for job in record.jobs if job.error is not None]
     lines = [Text(f"job {job.number}: {safe(_first_line(job.error))}") for job in failed]
     return ["", *lines] if lines else []
-
-
-def _counts(record: SweepRecord) -> str:
-    """Return counts as text: `2 jobs finished, 1 failed`."""
-    found = Counter(job.status for job in record.jobs)
-    counts = [f"{found[status]:,} {status}" for status in JobStatus if found[status]]
-    return ": ".join(filter(None, (counted(len(record.jobs), "job"), ", ".join(counts))))
 
 
 def _first_line(error: str | None) -> str:

@@ -1,4 +1,4 @@
-"""Reports: one HTML page about a run, and its charts as files.
+"""Reports: one HTML page about a run, two runs or a sweep, and its charts as files.
 
 Each module holds a family of sections. It chooses tensors by their axes, requests and statistics,
 never by names of models, and returns plain data: `Section`. `page.py` writes the sections.
@@ -128,12 +128,14 @@ class Listing:
         numeric: the columns that hold numbers.
         rows: a text for each column.
         details: lines about each row, by label.
+        tree: whether the first column holds addresses, whose paths group the rows.
     """
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     details: tuple[Mapping[str, str], ...] = ()
     numeric: tuple[int, ...] = ()
+    tree: bool = False
 
 
 Block = Facts | Code | Note | Listing | Figure
@@ -156,3 +158,22 @@ class Section:
     lead: str
     blocks: tuple[Block, ...]
     pickers: tuple[Picker, ...] = ()
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a page begins with.
+
+    Attributes:
+        name: the name of the run, the sweep or the two runs.
+        status: its state, in a few words.
+        tone: `good`, `bad`, or `warn` for neither.
+        job: what was typed.
+        numbers: labels with numbers as text.
+    """
+
+    name: str
+    status: str
+    tone: str
+    job: str
+    numbers: tuple[tuple[str, str], ...]

@@ -121,6 +121,7 @@ def heatmap(
     names: Mapping[str, str] | None = None,
     above: bool = True,
     signed: bool = False,
+    zero: bool = True,
     step: int = 20,
 ) -> Chart:
     """Return a chart of cells whose colours are values.
@@ -131,6 +132,7 @@ def heatmap(
         names: the titles of axes that are not those of the fields.
         above: write the labels across above the cells, at an angle, as texts need.
         signed: colour negative and positive values apart, with zero in between.
+        zero: begin the colours at zero; otherwise at the smallest value.
         step: the side of a cell in pixels, where there is room for it.
     """
     alt, known = altair(), names or {}
@@ -142,7 +144,7 @@ def heatmap(
     if signed:
         scale = alt.Scale(domainMid=0, range="diverging")
     else:
-        scale = alt.Scale(domainMin=0, range="heatmap")
+        scale = alt.Scale(range="heatmap", **({"domainMin": 0} if zero else {"zero": False}))
     return (
         alt.Chart(alt.NamedData(name=VALUES))
         .mark_rect()
@@ -186,6 +188,35 @@ def bars(across: str, title: str, *, name: str | None = None, step: int = 14) ->
     )
 
 
+def profile(across: str, title: str, by: str) -> Chart:
+    """Return a chart of a point for each label, at a number above zero on a logarithmic scale.
+
+    Args:
+        across: the field with the labels.
+        title: what the heights are.
+        by: the field with the class that colours a point.
+    """
+    alt = altair()
+    axis = alt.Axis(labelExpr=_LABEL, ticks=False, labelAngle=-55, labelOverlap="greedy")
+    scale = alt.Scale(type="log", nice=False)
+    up = alt.Axis(format=".0e", tickCount=5, labelOverlap="greedy")
+    return (
+        alt.Chart(alt.NamedData(name=VALUES))
+        .mark_circle(size=64, opacity=0.9)
+        .encode(
+            x=alt.X(f"{across}:O", sort=None, title=None, axis=axis),
+            y=alt.Y("value:Q", title=title, scale=scale, axis=up),
+            color=alt.Color(f"{by}:N", sort=None, legend=alt.Legend(title=None, orient="top")),
+            tooltip=[
+                alt.Tooltip(f"{across}:O"),
+                alt.Tooltip(f"{by}:N"),
+                alt.Tooltip("value:Q", title=title, format=".3~g"),
+            ],
+        )
+        .properties(width=alt.Step(44), height=260)
+    )
+
+
 def lines(across: str, by: str, *, title: str = "value") -> Chart:
     """Return a chart of a line for each label in one field, over the labels in another."""
     alt = altair()
@@ -204,7 +235,36 @@ def lines(across: str, by: str, *, title: str = "value") -> Chart:
                 alt.Tooltip("value:Q", title=title, format=".4~g"),
             ],
         )
-        .properties(width=alt.Step(16), height=220)
+        .properties(width=alt.Step(30), height=220)
+    )
+
+
+def by_setting(across: str, by: str, *, coloured: bool) -> Chart:
+    """Return a chart of a point for each row, over the text in one field.
+
+    Args:
+        across: the field with the texts below the points.
+        by: the field with what distinguishes rows of one text.
+        coloured: whether rows that are alike in that field have a colour, and a line.
+    """
+    alt = altair()
+    legend = alt.Legend(title=None, orient="top", columns=2, labelLimit=320)
+    colour = [alt.Color(f"{by}:N", sort=None, legend=legend)] if coloured else []
+    return (
+        alt.Chart(alt.NamedData(name=VALUES))
+        .mark_line(point={"size": 60})
+        .encode(
+            *colour,
+            x=alt.X(f"{across}:O", sort=None, title=None, axis=alt.Axis(labelAngle=-40)),
+            y=alt.Y("value:Q", title="value", scale=alt.Scale(zero=False)),
+            tooltip=[
+                alt.Tooltip("job:O"),
+                alt.Tooltip(f"{across}:N"),
+                alt.Tooltip(f"{by}:N"),
+                alt.Tooltip("value:Q", format=".4~g"),
+            ],
+        )
+        .properties(width=alt.Step(70), height=240)
     )
 
 

@@ -34,6 +34,7 @@ class Material:
         manifest: the run's description of itself.
         run: the run, at its last checkpoint if it has some; None if it cannot be opened.
         checkpoint: the label of that checkpoint; None without checkpoints.
+        over_checkpoints: the run at all of its checkpoints; None without checkpoints.
         damage: what could not be read, and why; filled while sections are made.
         tensors: the keys of the tensors to show; None: all.
         samples: the samples to show, which have values; None: all that have.
@@ -44,6 +45,7 @@ class Material:
     manifest: Manifest
     run: Run | None
     checkpoint: str | None = None
+    over_checkpoints: Run | None = None
     damage: dict[str, None] = field(default_factory=dict)
     tensors: Collection[str] | None = None
     samples: Sequence[int] | None = None
@@ -74,9 +76,9 @@ class Material:
             None if unfinished else whole(lambda: opened.statistics),
         )
         if not opened.checkpoints:
-            return cls(found, opened.manifest, opened, None, damage)
+            return cls(found, opened.manifest, opened, damage=damage)
         last = opened.checkpoints[-1]
-        return cls(found, opened.manifest, opened.at(last), last, damage)
+        return cls(found, opened.manifest, opened.at(last), last, opened, damage)
 
     @property
     def views(self) -> Mapping[str, TensorView]:

@@ -165,6 +165,7 @@
         ast: true,
         config: styles[isDark() ? "dark" : "light"],
         defaultStyle: false,
+        logLevel: 1, // errors: a chart may have nothing to draw for some choices
         renderer: "canvas",
         tooltip: (_, event, __, value) => showTip(this, event, value),
       });
@@ -195,8 +196,44 @@
 
   const FEW = 12;
   const AT_ONCE = 100;
+  const OPEN = 60; // rows of a tree that begins with its groups open
   const SHORT = 30; // characters of a cell that stays on one line
   const BARS = "values";
+
+  // Groups of rows by the path of their address. A group of one is not worth a row of its own.
+  function treeOf(rows) {
+    const root = { name: "", groups: new Map(), rows: [] };
+    rows.forEach(([address], at) => {
+      const colon = address.indexOf(":");
+      const path = (colon < 0 ? address : address.slice(0, colon)).split("/").filter(Boolean);
+      let node = root;
+      for (const name of path) {
+        if (!node.groups.has(name)) node.groups.set(name, { name, groups: new Map(), rows: [] });
+        node = node.groups.get(name);
+      }
+      node.rows.push({ at, label: colon < 0 ? address : address.slice(colon) });
+    });
+    return folded(root);
+  }
+
+  function folded(node) {
+    const groups = [];
+    const rows = [...node.rows];
+    for (const group of node.groups.values()) {
+      const one = folded(group);
+      if (one.rows.length === 1 && !one.groups.length)
+        rows.push({ at: one.rows[0].at, label: one.name + joint(one.rows[0].label) });
+      else if (one.groups.length === 1 && !one.rows.length)
+        groups.push({ ...one.groups[0], name: `${one.name}/${one.groups[0].name}` });
+      else groups.push(one);
+    }
+    const first = (one) => (one.at === undefined ? one.first : one.at);
+    const parts = [...groups, ...rows].sort((a, b) => first(a) - first(b));
+    const count = rows.length + groups.reduce((sum, one) => sum + one.count, 0);
+    return { name: node.name, groups, rows, parts, count, first: parts.length && first(parts[0]) };
+  }
+
+  const joint = (label) => (label.startsWith(":") ? label : `/${label}`);
 
   function listing(element, data) {
     const count = document.createElement("span");
@@ -224,6 +261,18 @@
     let wanted = "";
     let shown = [];
     let drawn = 0;
+    const tree = data.tree && data.rows.length > FEW ? treeOf(data.rows) : null;
+    const opened = new Set(); // the groups that are open
+    let grouped = tree !== null && tree.groups.length > 0;
+    function openFew(node) {
+      for (const one of node.groups) {
+        if (node.groups.length > 1 && data.rows.length > OPEN) continue;
+        opened.add(one);
+        openFew(one);
+      }
+    }
+    if (grouped) openFew(tree);
+    let toggle = null;
 
     data.columns.forEach((title, column) => {
       const heading = document.createElement("th");
@@ -250,28 +299,88 @@
         if (!left || !right) return left ? -1 : right ? 1 : 0;
         return sign * (Number(left) - Number(right));
       });
+      if (grouped) group(false); // rows in the order of a column have no groups
+      else fill();
+    }
+
+    function group(on) {
+      grouped = on;
+      toggle.setAttribute("aria-pressed", String(on));
+      if (on) for (const other of head.children) other.removeAttribute("aria-sort");
+      if (on) order = data.rows.map((_, at) => at);
       fill();
     }
 
     function fill() {
-      shown = order.filter((at) => texts[at].includes(wanted));
+      const found = order.filter((at) => texts[at].includes(wanted));
+      shown = grouped ? lines(tree, new Set(found), 0) : found.map((at) => ({ at, depth: 0 }));
       drawn = 0;
       body.replaceChildren();
       scroll.scrollTop = 0;
       more();
       const of = data.rows.length.toLocaleString("en");
       count.textContent =
-        shown.length === data.rows.length
+        found.length === data.rows.length
           ? `${of} rows`
-          : `${shown.length.toLocaleString("en")} of ${of} rows`;
+          : `${found.length.toLocaleString("en")} of ${of} rows`;
     }
 
-    function more() {
-      const upTo = Math.min(shown.length, drawn + AT_ONCE);
+    // The rows of open groups, and those that a search found.
+    function lines(node, found, depth) {
+      const all = [];
+      for (const one of node.parts) {
+        if (one.at !== undefined) {
+          if (found.has(one.at)) all.push({ at: one.at, depth, label: one.label });
+          continue;
+        }
+        const under = wanted ? lines(one, found, depth + 1) : [];
+        if (wanted && !under.length) continue;
+        all.push({ group: one, depth });
+        all.push(...(wanted ? under : opened.has(one) ? lines(one, found, depth + 1) : []));
+      }
+      return all;
+    }
+
+    function more(upTo = drawn + AT_ONCE) {
+      upTo = Math.min(shown.length, upTo);
       for (; drawn < upTo; drawn++) body.append(line(shown[drawn]));
     }
 
-    function line(at) {
+    function line(one) {
+      return one.group ? groupLine(one) : rowLine(one);
+    }
+
+    function groupLine({ group: node, depth }) {
+      const row = document.createElement("tr");
+      row.className = "group";
+      const cell = row.insertCell();
+      cell.colSpan = data.columns.length;
+      cell.style.setProperty("--depth", depth);
+      const button = document.createElement("button");
+      button.type = "button";
+      button.setAttribute("aria-expanded", String(Boolean(wanted) || opened.has(node)));
+      const name = document.createElement("bdi");
+      name.textContent = node.name;
+      const size = document.createElement("span");
+      size.className = "count";
+      size.textContent = node.count.toLocaleString("en");
+      button.append(name, size);
+      button.addEventListener("click", () => {
+        if (wanted) return;
+        if (!opened.delete(node)) opened.add(node);
+        const [top, upTo] = [scroll.scrollTop, drawn];
+        fill();
+        more(upTo + AT_ONCE);
+        scroll.scrollTop = top;
+        const again = [...body.querySelectorAll("tr.group")].find((other) => other.node === node);
+        if (again) again.querySelector("button").focus({ preventScroll: true });
+      });
+      row.node = node;
+      cell.append(button);
+      return row;
+    }
+
+    function rowLine({ at, depth, label }) {
       const row = document.createElement("tr");
       data.rows[at].forEach((text, column) => {
         const cell = document.createElement("td");
@@ -279,7 +388,9 @@
         cell.classList.toggle("number", numeric.has(column));
         cell.classList.toggle("bars", data.columns[column] === BARS);
         const inner = document.createElement("bdi");
-        inner.textContent = text;
+        inner.textContent = column === 0 && label !== undefined ? label : text;
+        if (column === 0) cell.style.setProperty("--depth", depth);
+        if (column === 0 && label !== undefined) cell.title = text;
         if (column === 0 && data.details.length) {
           const button = document.createElement("button");
           button.type = "button";
@@ -316,6 +427,23 @@
       row.after(detail);
     }
 
+    // Arrows go from row to row, and open and close what can be opened.
+    body.addEventListener("keydown", (event) => {
+      const button = event.target.closest("button");
+      if (!button) return;
+      const every = [...body.querySelectorAll("td:first-child button")];
+      const at = every.indexOf(button);
+      const open = button.getAttribute("aria-expanded") === "true";
+      if (event.key === "ArrowDown") {
+        if (at === every.length - 1) more();
+        const next = body.querySelectorAll("td:first-child button")[at + 1];
+        if (next) next.focus();
+      } else if (event.key === "ArrowUp" && at > 0) every[at - 1].focus();
+      else if (event.key === "ArrowRight" && !open) button.click();
+      else if (event.key === "ArrowLeft" && open) button.click();
+      else return;
+      event.preventDefault();
+    });
     scroll.addEventListener("scroll", () => {
       if (scroll.scrollTop + scroll.clientHeight > scroll.scrollHeight - 400) more();
     });
@@ -331,6 +459,14 @@
         fill();
       });
       bar.append(search, count);
+      if (tree && tree.groups.length) {
+        toggle = document.createElement("button");
+        toggle.type = "button";
+        toggle.textContent = "Group by layer";
+        toggle.setAttribute("aria-pressed", "true");
+        toggle.addEventListener("click", () => group(!grouped));
+        bar.append(toggle);
+      }
       element.append(bar);
     }
     element.append(scroll);

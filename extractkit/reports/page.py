@@ -3,10 +3,8 @@
 import base64
 import hashlib
 import os
-import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -14,27 +12,30 @@ from typing import Any
 
 from extractkit.core.component import require
 from extractkit.errors import JobError, RunDirectoryError
-from extractkit.reports import Figure, Listing, Note, Section
+from extractkit.reports import Figure, Header, Listing, Note, Section, comparison, summary, sweeps
 from extractkit.reports.attention import attention
 from extractkit.reports.budget import MOST_BYTES, embedded, encoded
 from extractkit.reports.charts import altair, styles, with_values
 from extractkit.reports.images import images
 from extractkit.reports.material import Material
 from extractkit.reports.samples import examples, sample_map
-from extractkit.reports.statistics import distributions, drift, statistics
+from extractkit.reports.statistics import distributions, drift, moments, statistics
 from extractkit.reports.steps import saliency, steps
-from extractkit.reports.summary import absent, provenance, summary
 from extractkit.reports.tensors import tensors
 from extractkit.runs import manifest
-from extractkit.runs.directory import check_place, human_bytes
+from extractkit.runs.comparing.overview import departures
+from extractkit.runs.comparing.result import Comparison
+from extractkit.runs.directory import check_place
 from extractkit.runs.overview import Overview
 from extractkit.runs.reader import open_run
+from extractkit.runs.sweeps import is_sweep
+from extractkit.runs.sweeps.reader import open_sweep
 from extractkit.store.local import make_directory, private_cache, write_durably
 
 Family = Callable[[Material, int], Iterator[Section]]
 
 FAMILIES: Sequence[tuple[Family, int]] = (
-    (summary, 200_000),
+    (summary.summary, 200_000),
     (attention, 1_500_000),
     (saliency, 200_000),
     (images, 700_000),
@@ -44,65 +45,33 @@ FAMILIES: Sequence[tuple[Family, int]] = (
     (tensors, 700_000),
     (distributions, 400_000),
     (statistics, 300_000),
+    (moments, 100_000),
     (drift, 200_000),
-    (absent, 100_000),
-    (provenance, 200_000),
+    (summary.absent, 100_000),
+    (summary.provenance, 200_000),
 )
 """The families of sections in the order of the page, each with the bytes that it may take."""
+
+_ROOM_OF_SWEEP = 2_000_000
 
 _HERE = Path(__file__).parent
 
 
-@dataclass(frozen=True)
-class Header:
-    """What a page begins with.
-
-    Attributes:
-        name: the name of the run.
-        status: the state of the run.
-        job: the overrides as typed.
-        numbers: labels with numbers as text.
-    """
-
-    name: str
-    status: str
-    job: str
-    numbers: tuple[tuple[str, str], ...]
-
-    @classmethod
-    def of(cls, material: Material) -> "Header":
-        """Return the header of a run's page."""
-        recorded = material.manifest
-        numbers = [("samples", f"{recorded.samples:,}"), ("tensors", f"{len(recorded.tensors):,}")]
-        if recorded.statistics:
-            numbers.append(("with statistics", f"{len(recorded.statistics):,}"))
-        if recorded.checkpoints:
-            numbers.append(("checkpoints", f"{len(recorded.checkpoints):,}"))
-        if recorded.actual is not None:
-            numbers.append(("stored", human_bytes(recorded.actual.bytes)))
-        numbers.append(("started", recorded.volatile.started[:16].replace("T", " ")))
-        return cls(
-            material.overview.path.name,
-            str(recorded.status),
-            shlex.join(recorded.job_given),
-            tuple(numbers),
-        )
-
-
 def report(
-    run: str | Path,
+    run: str | Path | Comparison,
     output: str | Path | None = None,
     *,
     figures: str | Path | None = None,
     trust: Sequence[str] = (),
 ) -> Path:
-    """Write a report about a run: one HTML page that anyone can open, offline.
+    """Write a report: one HTML page that anyone can open, offline.
 
     Args:
-        run: the run directory.
-        output: the file; None: the run directory's name with the ending `.html`, beside it.
+        run: the directory of a run or of a sweep, or what `diff` found about two runs.
+        output: the file; None: the directory's name with the ending `.html`, beside it, and for two
+            runs `A-B.html` beside the first.
         figures: a directory for each chart as SVG and PNG, made if needed; None: no files.
-        trust: modules whose callables the run's configuration may name.
+        trust: modules whose callables the runs' configurations may name.
 
     Returns:
         The file.
@@ -113,19 +82,34 @@ def report(
         ConfigError: a file or directory cannot be written there.
         JobError: a file could not be written.
     """
-    directory = Path(os.path.abspath(run))  # noqa: PTH100 - links stay as they are
-    path = directory.with_name(f"{directory.name}.html") if output is None else Path(output)
-    check_place(path, directory, "output")
-    if figures is not None:
-        check_place(Path(figures), directory, "figures", folder=True)
+    given = (run.a, run.b) if isinstance(run, Comparison) else (run,)
+    directories = [Path(os.path.abspath(one)) for one in given]  # noqa: PTH100 - links stay as they are
+    name = "-".join(one.name for one in directories)
+    path = directories[0].with_name(f"{name}.html") if output is None else Path(output)
+    for directory in directories:
+        check_place(path, directory, "output")
+        if figures is not None:
+            check_place(Path(figures), directory, "figures", folder=True)
     altair()
     require("vl_convert", "report")
-    material = material_of(directory, trust)
-    sections = sections_of(material)
-    write_durably(path, page(Header.of(material), sections).encode())
+    header, sections = _content(run, directories[0], trust)
+    write_durably(path, page(header, sections).encode())
     if figures is not None:
         save_figures(sections, Path(figures))
     return path
+
+
+def _content(
+    run: str | Path | Comparison, directory: Path, trust: Sequence[str]
+) -> tuple[Header, list[Section]]:
+    if isinstance(run, Comparison):
+        apart = departures(run, comparison.MOST_TENSORS, trust=trust)
+        return comparison.header(run), comparison.sections_of(run, apart)
+    if is_sweep(directory):
+        found = open_sweep(directory, trust=trust)
+        return sweeps.header(found), sweeps.sections_of(found, _ROOM_OF_SWEEP)
+    material = material_of(directory, trust)
+    return summary.header(material), sections_of(material)
 
 
 def material_of(directory: Path, trust: Sequence[str] = ()) -> Material:
@@ -140,7 +124,7 @@ def material_of(directory: Path, trust: Sequence[str] = ()) -> Material:
     except RunDirectoryError as error:
         damage[str(error)] = None
         recorded = manifest.read(directory)
-        return Material(Overview.of(directory, recorded), recorded, None, None, damage)
+        return Material(Overview.of(directory, recorded), recorded, None, damage=damage)
     return Material.of(run, damage)
 
 
@@ -268,6 +252,7 @@ def _block(block: Any) -> dict[str, object]:
             "kind": "listing",
             "columns": list(block.columns),
             "numeric": list(block.numeric),
+            "tree": block.tree,
             "rows": [list(row) for row in block.rows],
             "details": [dict(one) for one in block.details],
         }

@@ -1,6 +1,6 @@
 """Statistics: distributions of values, results over all samples, and drift over checkpoints."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 
@@ -8,10 +8,10 @@ from extractkit.core.statistics import Array
 from extractkit.core.statistics.results import Results
 from extractkit.errors import RunDirectoryError, counted
 from extractkit.reports import Cube, Figure, Listing, Note, Picker, Section
-from extractkit.reports.charts import bars, lines
+from extractkit.reports.charts import bars, heatmap, lines
 from extractkit.reports.material import Material
 from extractkit.reports.tensors import number
-from extractkit.runs.drift import Drift
+from extractkit.runs.drift import Drift, Series, TensorDrift
 
 _BINS = 40
 _BYTES_OF_BIN = 20
@@ -121,6 +121,16 @@ def statistics(material: Material, room: int) -> Iterator[Section]:
     )
 
 
+_MEASURES: Mapping[str, Callable[[TensorDrift], Series]] = {
+    "distance from the first": lambda one: one.from_first.relative_norm,
+    "distance from the one before": lambda one: one.from_previous.relative_norm,
+    "cosine with the first": lambda one: one.from_first.cosine,
+    "CKA with the first": lambda one: one.from_first.cka,
+    "CKA with the one before": lambda one: one.from_previous.cka,
+}
+"""What the map of drift can show of a tensor, for each checkpoint."""
+
+
 def drift(material: Material, room: int) -> Iterator[Section]:
     """Yield how tensors move over the checkpoints of the run."""
     found = material.overview.drift
@@ -132,26 +142,85 @@ def drift(material: Material, room: int) -> Iterator[Section]:
     notes = []
     if rest := len(every) - len(keys):
         notes.append(Note(f"{counted(rest, 'tensor')} more are in `run.drift`."))
+    labels = tuple(keys), found.checkpoints
+    overall = Figure(
+        "drift-map",
+        "All tensors",
+        heatmap("checkpoint", "tensor", "measure", zero=False),
+        ("measure",),
+        ("tensor", "checkpoint"),
+        tuple(
+            Cube(_numbers(of(found.tensors[key]) for key in keys), labels)
+            for of in _MEASURES.values()
+        ),
+        clicks={"tensor": "tensor"},
+        caption="Choose a cell to see its tensor below. CKA is 1 for values that differ by an "
+        "orthogonal transform, a factor and an offset.",
+    )
     figure = Figure(
         "drift",
-        "Distance from the first checkpoint, and from the one before",
+        "Distance",
         lines("checkpoint", "measure"),
         ("tensor",),
         ("measure", "checkpoint"),
         tuple(_moved(found, key) for key in keys),
-        caption="Relative norm of the difference.",
+        caption="Length of the difference, relative to that at the earlier checkpoint.",
     )
     yield Section(
         "drift",
         "Drift",
         f"How tensors move over {counted(len(found.checkpoints), 'checkpoint')}.",
-        (figure, *notes),
-        (Picker("tensor", tuple(keys)),),
+        (overall, figure, *notes),
+        (Picker("measure", tuple(_MEASURES)), Picker("tensor", tuple(keys))),
     )
 
 
 def _moved(found: Drift, key: str) -> Cube:
     one = found.tensors[key]
-    series = [one.from_first.relative_norm, one.from_previous.relative_norm]
-    values = np.array([[np.nan if n is None else n for n in each] for each in series], np.float32)
-    return Cube(values, (("from the first", "from the one before"), found.checkpoints))
+    series = one.from_first.relative_norm, one.from_previous.relative_norm
+    return Cube(_numbers(series), (("from the first", "from the one before"), found.checkpoints))
+
+
+def _numbers(series: Iterable[Series]) -> Array:
+    return np.array([[np.nan if n is None else n for n in each] for each in series], np.float32)
+
+
+def moments(material: Material, room: int) -> Iterator[Section]:
+    """Yield mean and standard deviation of tensors over the checkpoints of the run."""
+    run = material.over_checkpoints
+    if run is None:
+        return
+    try:
+        every = {key: one["moments"] for key, one in run.statistics.items() if "moments" in one}
+    except RunDirectoryError:
+        return  # named in the overview
+    labels = run.checkpoints
+    most = max(1, min(_MOST_LINES, room // (40 * max(1, len(labels)))))
+    shown = [*every][:most]
+    if not shown or len(labels) < 2:
+        return
+    measures = ("mean", "standard deviation")
+    cubes = []
+    for key in shown:
+        mean, variance = every[key]["mean"], every[key]["variance"]
+        each = [one.reshape(len(labels), -1).mean(1) for one in (mean, np.sqrt(variance))]
+        cubes.append(Cube(np.array(each, np.float32), (measures, labels)))
+    notes = []
+    if rest := len(every) - len(shown):
+        notes.append(Note(f"{counted(rest, 'tensor')} more are in `run.statistics`."))
+    figure = Figure(
+        "moments",
+        "Mean and standard deviation",
+        lines("checkpoint", "measure"),
+        ("tensor",),
+        ("measure", "checkpoint"),
+        tuple(cubes),
+        caption="Those of features, averaged.",
+    )
+    yield Section(
+        "moments",
+        "Statistics over checkpoints",
+        f"How the values of all samples change over {counted(len(labels), 'checkpoint')}.",
+        (figure, *notes),
+        (Picker("tensor", tuple(shown)),),
+    )

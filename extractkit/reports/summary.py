@@ -1,20 +1,55 @@
 """What a report begins and ends with: what the run is, what may be wrong, and where it is from."""
 
 import json
+import shlex
 from collections.abc import Iterator
 
 import yaml  # type: ignore[import-untyped]
 
 from extractkit.display import duration_text
 from extractkit.errors import counted
-from extractkit.reports import Block, Code, Facts, Listing, Note, Section
+from extractkit.reports import Block, Code, Facts, Header, Listing, Note, Section
 from extractkit.reports.material import Material
+from extractkit.runs.directory import human_bytes
 from extractkit.runs.manifest import Status
 from extractkit.runs.overview import Fact
 from extractkit.runs.schema import plain
 
 _IN_HEADER = {"run", "status", "started", "finished", "job"}
 _MOST_REASONS = 200
+
+
+_TONES = {Status.FINISHED: "good", Status.FAILED: "bad"}
+
+
+def header(material: Material) -> Header:
+    """Return what the page about a run begins with."""
+    recorded = material.manifest
+    numbers = [("samples", f"{recorded.samples:,}"), ("tensors", f"{len(recorded.tensors):,}")]
+    if recorded.statistics:
+        numbers.append(("with statistics", f"{len(recorded.statistics):,}"))
+    if recorded.checkpoints:
+        numbers.append(("checkpoints", f"{len(recorded.checkpoints):,}"))
+    if recorded.actual is not None:
+        numbers.append(("stored", human_bytes(recorded.actual.bytes)))
+    numbers.append(("started", started_text(recorded.volatile.started)))
+    return Header(
+        material.overview.path.name,
+        str(recorded.status),
+        tone_of(recorded.status),
+        shlex.join(recorded.job_given),
+        tuple(numbers),
+    )
+
+
+def tone_of(status: Status) -> str:
+    """Return the tone of a run's or a sweep's state."""
+    return _TONES.get(status, "warn")
+
+
+def started_text(time: str) -> str:
+    """Return a recorded time to the minute."""
+    return time[:16].replace("T", " ")
 
 
 def summary(material: Material, room: int) -> Iterator[Section]:

@@ -46,7 +46,7 @@ def tensors(material: Material, room: int) -> Iterator[Section]:
         "Smallest and largest are over all values. The bars are drawn from at most 4,096 values of "
         "four samples. Choose a row for its details."
     )
-    listing = Listing(_COLUMNS, tuple(rows), tuple(details), numeric=(4, 5))
+    listing = Listing(_COLUMNS, tuple(rows), tuple(details), numeric=(4, 5), tree=True)
     yield Section("tensors", "Tensors", lead, (listing, *notes))
 
 

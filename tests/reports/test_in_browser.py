@@ -1,18 +1,23 @@
 """The page in a real browser: nothing fails, nothing is requested, everything can be used."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from axe_playwright_python.base import AXE_FILE_PATH
 
 import extractkit
 from extractkit.testing.reference import ReferenceModel
 from tests.real_models import FOLDER, skipped_if_out_of_reach
 from tests.reports import browser as chromium
 from tests.reports.examples import HOSTILE, STATISTICS
+from tests.reports.many import COUNT, Many
 
 pytestmark = pytest.mark.browser
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "runs" / "schema-13"
 
 
 @pytest.fixture(scope="module")
@@ -43,13 +48,11 @@ def browser() -> Iterator[Any]:
         opened.close()
 
 
-@pytest.fixture(params=["light", "dark"])
-def page(request: pytest.FixtureRequest, browser: Any, report: Path) -> Iterator[Any]:
-    """The page on a desktop in light, and on a phone in dark; it must not fail."""
-    width = 1280 if request.param == "light" else 390
-    context = browser.new_context(
-        color_scheme=request.param, viewport={"width": width, "height": 844}
-    )
+@contextmanager
+def opened_page(browser: Any, report: Path, scheme: str) -> Iterator[Any]:
+    """A page on a desktop in light, or on a phone in dark; it must not fail."""
+    width = 1280 if scheme == "light" else 390
+    context = browser.new_context(color_scheme=scheme, viewport={"width": width, "height": 844})
     opened = context.new_page()
     wrong: list[str] = []
     opened.on("console", lambda message: wrong.append(message.text))
@@ -59,6 +62,12 @@ def page(request: pytest.FixtureRequest, browser: Any, report: Path) -> Iterator
     yield opened
     assert [text for text in wrong if not text.startswith("file:")] == []
     context.close()
+
+
+@pytest.fixture(params=["light", "dark"])
+def page(request: pytest.FixtureRequest, browser: Any, report: Path) -> Iterator[Any]:
+    with opened_page(browser, report, request.param) as opened:
+        yield opened
 
 
 def read_through(page: Any) -> None:
@@ -78,9 +87,6 @@ def test_it_can_be_read_through_and_used(page: Any) -> None:
     label = page.input_value("#attention-sample")
     assert label.startswith("1: \u202eright to left")
 
-    search = page.locator("#tensors input[type=search]")
-    if search.count():
-        search.fill("pool")
     rows = page.locator("#tensors tbody tr")
     before = rows.count()
     page.locator("#tensors tbody button").first.press("Enter")
@@ -108,10 +114,74 @@ def test_values_can_be_pointed_at(page: Any) -> None:
 
 
 def test_contrast_labels_and_roles_pass_axe(page: Any) -> None:
-    from axe_playwright_python.base import AXE_FILE_PATH
-
     read_through(page)
     # The page's policy forbids other scripts, so axe is evaluated by the browser's own tools.
     page.evaluate(AXE_FILE_PATH.read_text("utf-8"))
     found = page.evaluate("axe.run().then(found => found.violations)")
     assert [(one["id"], one["nodes"][0]["html"][:100]) for one in found] == []
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Reports on a run of a thousand tensors, on two runs, and on a trajectory."""
+    folder = tmp_path_factory.mktemp("others")
+    many = extractkit.extract(
+        model=Many(),
+        inputs=["a" * (n % 7 + 1) for n in range(20)],
+        selectors={"units": {"path": "block*"}},
+        run_dir=folder / "many",
+    )
+    both = [
+        extractkit.extract(
+            model=ReferenceModel(seed),
+            inputs=list(HOSTILE),
+            selectors={"all": {"path": "*"}},
+            run_dir=folder / f"<i>{seed}",
+        )
+        for seed in (0, 1)
+    ]
+    return {
+        "many": extractkit.report(many.path),
+        "diff": extractkit.report(extractkit.diff(*both)),
+        "trajectory": extractkit.report(GOLDEN / "trajectory", folder / "trajectory.html"),
+    }
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", ["diff", "trajectory"])
+def test_pages_about_several_sets_of_values_can_be_read(
+    browser: Any, others: dict[str, Path], name: str, scheme: str
+) -> None:
+    with opened_page(browser, others[name], scheme) as page:
+        read_through(page)
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        page.evaluate(AXE_FILE_PATH.read_text("utf-8"))
+        found = page.evaluate("axe.run().then(found => found.violations)")
+        assert [(one["id"], one["nodes"][0]["html"][:100]) for one in found] == []
+
+
+def test_a_tree_of_tensors_is_used_by_keyboard(browser: Any, others: dict[str, Path]) -> None:
+    with opened_page(browser, others["many"], "light") as page:
+        read_through(page)
+        rows = page.locator("#tensors tbody tr")
+        groups = COUNT // 10
+        assert rows.count() == groups
+        first = page.locator("#tensors tbody button").first
+        assert first.inner_text().split() == ["block_0", "10"]
+        first.press("ArrowRight")
+        assert rows.count() == groups + 10
+        page.keyboard.press("ArrowDown")
+        assert page.evaluate("document.activeElement.textContent") == "unit_0:output"
+        page.keyboard.press("ArrowRight")
+        assert rows.count() == groups + 11
+        page.keyboard.press("ArrowUp")
+        page.keyboard.press("ArrowLeft")
+        assert rows.count() == groups
+
+        search = page.locator("#tensors input[type=search]")
+        search.fill("unit_7:")
+        assert page.locator("#tensors .bar .count").inner_text() == f"{groups} of 1,000 rows"
+        assert page.locator("#tensors tr.group").count() >= 50
+        search.fill("")
+        page.get_by_role("button", name="Group by layer").click()
+        assert page.locator("#tensors tr.group").count() == 0

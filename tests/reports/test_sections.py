@@ -10,12 +10,12 @@ from sklearn.decomposition import PCA
 import extractkit
 from extractkit.core.values import Array
 from extractkit.errors import MissingExtraError
-from extractkit.reports import Code, Cube, Figure, Listing, Section
+from extractkit.reports import Code, Cube, Figure, Header, Listing, Section, summary
 from extractkit.reports.attention import attention, habits
 from extractkit.reports.budget import compact, decoded, encoded
 from extractkit.reports.images import reduced
 from extractkit.reports.material import fitting, short_names, spread
-from extractkit.reports.page import Header, material_of, page, report, save_figures, sections_of
+from extractkit.reports.page import material_of, page, report, save_figures, sections_of
 from extractkit.reports.samples import colours, components
 from extractkit.testing.reference import ReferenceModel
 from tests.reports.examples import EVERYTHING
@@ -124,7 +124,7 @@ def test_a_thousand_tensors_fit_on_a_page_and_are_all_listed(many: Path) -> None
 
 def test_what_would_exceed_a_page_is_replaced_by_a_note(many: Path) -> None:
     material = material_of(many)
-    header = Header.of(material)
+    header = summary.header(material)
     sections = sections_of(material)
     whole = len(page(header, sections).encode())
     cut = page(header, sections, most=whole - 1)
@@ -133,7 +133,7 @@ def test_what_would_exceed_a_page_is_replaced_by_a_note(many: Path) -> None:
 
 
 def test_a_long_configuration_is_replaced_though_a_table_stays() -> None:
-    header = Header("run", "finished", "", ())
+    header = Header("run", "finished", "good", "", ())
     table = Section("overview", "Overview", "", (Listing(("finding",), (("one",),)),))
     long = Section("provenance", "Provenance", "", (Code("job", "key: value\n" * 2000),))
     whole = len(page(header, [table, long]).encode())

@@ -6,13 +6,14 @@ then, and for failed jobs, readers use the records and the runs.
 """
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
 
 from extractkit.advice import command, override
-from extractkit.errors import MISTAKEN, RunDirectoryError
+from extractkit.errors import MISTAKEN, RunDirectoryError, counted
 from extractkit.runs import MANIFEST, SWEEP, no_run
 from extractkit.runs import manifest as manifests
 from extractkit.runs.manifest import Manifest, Status
@@ -248,6 +249,13 @@ def as_typed(value: object) -> str:
     if isinstance(value, Mapping):
         return f"{{{','.join(f'{key}:{as_typed(entry)}' for key, entry in value.items())}}}"
     return str(value)
+
+
+def counts_text(record: SweepRecord) -> str:
+    """Return how the jobs of a sweep ended, as text: `3 jobs: 2 finished, 1 failed`."""
+    found = Counter(job.status for job in record.jobs)
+    counts = [f"{found[status]:,} {status}" for status in JobStatus if found[status]]
+    return ": ".join(filter(None, (counted(len(record.jobs), "job"), ", ".join(counts))))
 
 
 def leads_out(run: str) -> bool:
