@@ -185,11 +185,11 @@ class _Line:
     def _operands_given(self) -> list[str]:
         """Return the operands before the word, without options and their values."""
         valued = {one.flag for one in VERBS[self._verb or "run"].options if one.metavar is not None}
-        found, skipped = [], False
+        found, is_value = [], False
         for word in self._words:
-            if not skipped and not word.startswith("-"):
+            if not is_value and not word.startswith("-"):
                 found.append(word)
-            skipped = word in valued
+            is_value = word in valued
         return found
 
     def _operands(self, operands: Sequence[str], current: str) -> Iterator[tuple[str, str]]:

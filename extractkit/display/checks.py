@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from extractkit.display import safe
+from extractkit.display.address_table import AddressTable
 from extractkit.errors import counted
 from extractkit.runs.checking import Check, Finding, Outcome, Verification
 from extractkit.runs.comparing import overview
@@ -126,7 +127,7 @@ def similarity_overview(found: SimilarityMatrix) -> RenderableType:
     Within one run, a tensor is its own counterpart, and the one most like it is another.
     """
     counterpart = [] if found.within else ["CKA with it"]
-    table = Table("tensor", *counterpart, "most similar", "CKA", box=None, pad_edge=False)
+    table = AddressTable("tensor", *counterpart, "most similar", "CKA")
     for at, key in enumerate(found.a[:MOST_ROWS]):
         row = found.cka[at].copy()
         cells = []
@@ -135,7 +136,7 @@ def similarity_overview(found: SimilarityMatrix) -> RenderableType:
         else:
             same = row[found.b.index(key)] if key in found.b else np.nan
             cells.append("" if np.isnan(same) else f"{same:.4f}")
-        table.add_row(Text(safe(key)), *cells, *_most_similar(found, key, row))
+        table.add_row(safe(key), *cells, *_most_similar(found, key, row))
     parts: list[RenderableType] = [table, ""]
     if (hidden := len(found.a) - MOST_ROWS) > 0:
         parts.insert(1, Text(f"… and {hidden:,} more; --json lists all pairs"))
@@ -180,10 +181,11 @@ def _short(value: object) -> str:
 
 
 def _tensors(tensors: tuple[TensorComparison, ...]) -> list[RenderableType]:
-    table = Table(
-        "tensor", "verdict", "max abs", "mean abs", "max rel", "mean rel", "rel L2", "cosine",
-        "correlation", "beyond", "first beyond", "worst", box=None, pad_edge=False,
-    )  # fmt: skip
+    table = AddressTable(
+        *("tensor", "verdict", "max abs", "mean abs", "max rel", "mean rel", "rel L2", "cosine"),
+        *("correlation", "beyond", "first beyond", "worst"),
+        dispensable=("mean rel", "mean abs", "correlation", "first beyond", "max rel"),
+    )
     shown = tensors
     if len(tensors) > MOST_ROWS:
         shown = tuple(one for one in tensors if one.verdict is not Verdict.EQUAL)
@@ -204,7 +206,7 @@ def _tensors(tensors: tuple[TensorComparison, ...]) -> list[RenderableType]:
 
 
 def _name(one: TensorComparison) -> Text:
-    return Text(safe(overview.name_of(one)), overflow="fold")
+    return Text(safe(overview.name_of(one)))
 
 
 def _measured(one: TensorComparison) -> list[str | Text]:

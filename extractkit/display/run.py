@@ -11,6 +11,7 @@ from rich.text import Text
 from extractkit.advice import command
 from extractkit.core.component import require
 from extractkit.display import duration_text, rate_text, safe
+from extractkit.display.address_table import AddressTable
 from extractkit.display.tensors import statistics_table
 from extractkit.engine import Summary
 from extractkit.errors import ConfigError, choices, counted
@@ -24,16 +25,12 @@ _MOST_ROWS = 40
 _NOTHING = "–"
 
 
-def drift_overview(drift: Drift) -> Table:
+def drift_overview(drift: Drift) -> AddressTable:
     """Return a table of each tensor's drift from the first checkpoint, and its largest step."""
-    table = Table(
-        *("moved", "last against first", "cosine", "CKA", "largest step", "to"),
-        box=None,
-        pad_edge=False,
-    )
+    table = AddressTable("moved", "last against first", "cosine", "CKA", "largest step", "to")
     for key, moved in list(drift.tensors.items())[:_MOST_ROWS]:
         table.add_row(
-            Text(safe(key), overflow="fold"),
+            safe(key),
             *(_measure_text(series[-1]) for series in _series(moved)),
             *_largest(moved.from_previous.relative_norm, drift.checkpoints),
         )
@@ -206,16 +203,11 @@ def summary(result: Summary) -> RenderableType:
     return facts
 
 
-def _tensors(tensors: Sequence[TensorRow]) -> Table:
-    table = Table("tensor", "dtype", "shape", "bytes", "selectors", box=None, pad_edge=False)
+def _tensors(tensors: Sequence[TensorRow]) -> AddressTable:
+    table = AddressTable("tensor", "dtype", "shape", "bytes", "selectors")
     for one in tensors:
-        table.add_row(
-            Text(safe(one.key), overflow="fold"),
-            safe(one.spec.dtype),
-            Text(safe(one.shape)),
-            safe(one.size),
-            Text(safe(", ".join(one.selectors))),
-        )
+        cells = (one.key, one.spec.dtype, one.shape, one.size, ", ".join(one.selectors))
+        table.add_row(*map(safe, cells))
     return table
 
 

@@ -24,6 +24,7 @@ from extractkit.core.plan import Constant, OverSamples, PerSample, PlannedTensor
 from extractkit.core.spec import storable
 from extractkit.core.statistics.results import TensorStatistics
 from extractkit.display import counts_text, safe
+from extractkit.display.address_table import AddressTable
 from extractkit.errors import counted
 from extractkit.runs.directory import human_bytes
 from extractkit.runs.manifest import RunStatistics
@@ -172,17 +173,17 @@ def plan_overview(plan: "Preview") -> RenderableType:
     return Group(*parts)
 
 
-def _tensors(plan: "Preview") -> Table:
-    table = Table("tensor", "dtype", "stored shape", "bytes", "selectors", box=None, pad_edge=False)
+def _tensors(plan: "Preview") -> AddressTable:
+    table = AddressTable("tensor", "dtype", "stored shape", "bytes", "selectors")
     for tensor in plan.tensors[:_MOST_ROWS]:
         size = plan.sizes[tensor.key]
         measured = " (measured)" if tensor.key in plan.measured else ""
         table.add_row(
-            Text(safe(tensor.key), overflow="fold"),
+            safe(tensor.key),
             safe(tensor.spec.dtype),
             _stored_text(tensor) + measured,
             "?" if size is None else human_bytes(size),
-            Text(safe(", ".join(tensor.selectors))),
+            safe(", ".join(tensor.selectors)),
         )
     for one in groups_of(plan.tensors):
         size, name = plan.sizes[one.group.key], one.group.statistic.name
@@ -246,7 +247,7 @@ _MOST_ELEMENTS = 20
 
 def statistics_table(rows: Sequence[StatisticRow]) -> RenderableType:
     """Return a row for each statistic of a run, with what its results show."""
-    table = Table("tensor", "of", "statistic", "over all samples", box=None, pad_edge=False)
+    table = AddressTable("tensor", "of", "statistic", "over all samples")
     tensors = list(dict.fromkeys(one.key for one in rows))
     shown = set(tensors[:_MOST_TENSORS])
     before = None
@@ -254,8 +255,7 @@ def statistics_table(rows: Sequence[StatisticRow]) -> RenderableType:
         if one.key in shown:
             first = (one.key, one.of) if one.key != before else ("", "")
             summary = "not computed yet" if one.summary is None else one.summary
-            cells = (Text(safe(cell), overflow="fold") for cell in (*first, one.name, summary))
-            table.add_row(*cells)
+            table.add_row(*map(safe, (*first, one.name, summary)))
             before = one.key
     if (rest := len(tensors) - len(shown)) > 0:
         table.add_row(f"… and {rest:,} more; `run.statistics` has them all")
