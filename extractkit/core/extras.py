@@ -124,7 +124,11 @@ EXTRAS = (
         *("report", "report --figures"),
     ),
     _extra("tensorboard", ("tensorboard>=2.20",), "export --to tensorboard"),
-    _extra("notebook", ("altair>=6", "anywidget>=0.11"), "run.plot", "run.widget"),
+    _extra(
+        "notebook",
+        ("altair>=6", "anywidget>=0.11", "vl-convert-python>=1.9"),
+        *("run.plot", "run.widget"),
+    ),
     _extra("ray", ("ray>=2.50",), "runtime.engine=ray"),
     _extra(
         "launchers",

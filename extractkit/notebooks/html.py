@@ -25,12 +25,12 @@ STYLE = """
 .extractkit .soft { opacity: .72; font-weight: 400; }
 .extractkit .scroll { overflow: auto; max-height: 420px; margin: 6px 0; }
 .extractkit table { border-collapse: collapse; margin: 0; font-size: 12.5px; }
-.extractkit th, .extractkit td { text-align: left; vertical-align: top; padding: 2px 16px 2px 0;
-  border: 0; background: none; color: inherit; white-space: nowrap; }
+.extractkit th, .extractkit td { text-align: left !important; vertical-align: top;
+  padding: 2px 16px 2px 0; border: 0; background: none; color: inherit; white-space: nowrap; }
 .extractkit td.long { white-space: normal; overflow-wrap: anywhere; min-width: 16em; }
 .extractkit thead th { font-weight: 600; opacity: .72;
   border-bottom: 1px solid color-mix(in srgb, currentColor 25%, transparent); }
-.extractkit tbody tr, .extractkit tbody tr:hover { background: none; }
+.extractkit tbody tr { background: none !important; }
 .extractkit details { margin: 0; }
 .extractkit details > :not(summary) { margin-left: 18px; }
 .extractkit summary { cursor: pointer; }
@@ -44,7 +44,10 @@ STYLE = """
 .extractkit img { image-rendering: pixelated; border-radius: 3px; display: block; margin: 6px 0;
   background: #fff; }
 """
-"""The style of all elements. Colours are those of the notebook's own text, light or dark."""
+"""The style of all elements. Colours are those of the notebook's own text, light or dark.
+
+Notebooks have stronger rules for tables: numbers to the right, and stripes.
+"""
 
 _KINDS = {"green": "good", "red": "bad", "yellow": "warns"}
 """Classes of the styles that terminals show as colours."""

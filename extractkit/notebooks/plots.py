@@ -189,7 +189,7 @@ class Plots:
             if (key := self._run[given].key) in keys:
                 return key
         elif not isinstance(given, bool) and -len(keys) <= given < len(keys):
-            return keys[given]
+            return keys[int(given)]
         raise UnknownTensorError(
             f"{argument}={given!r} is not among the tensors that this chart shows. "
             f"{choices(str(given) if isinstance(given, str) else '', keys)}"

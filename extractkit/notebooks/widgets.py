@@ -91,7 +91,7 @@ class RunWidgets(TensorWidgets):
                 wanted = layer if name == "layer" else head
                 known = most if name == "layer" else max(1, most - 1)
                 raise UnknownTensorError(f"{name}={wanted!r}: there are {known}, from 0 on")
-            setattr(made, name, given)
+            setattr(made, name, int(given))
 
         def load(change: Mapping[str, Any]) -> None:
             try:
@@ -116,7 +116,7 @@ def _maps(plots: Plots, sample: int, tokens: int) -> dict[str, Any]:
     if values.ndim == 3:
         values = values[:, np.newaxis]
     return {
-        "sample": sample,
+        "sample": int(sample),
         "title": safe(pickers["sample"][0]),
         "layers": [safe(one) for one in pickers["layer"]],
         "heads": [safe(one) for one in pickers.get("head", ("head 0",))],

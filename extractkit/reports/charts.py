@@ -53,7 +53,7 @@ def with_values(figure: Figure, options: Sequence[int] = (), title: Sequence[str
     """
     alt = altair()
     _register()
-    data = alt.InlineData(values=figure.rows(options), name=VALUES)
+    data = alt.InlineData(values=figure.rows(options))  # without a name, so that charts combine
     chart = figure.chart.copy().properties(data=data)
     axis = chart.encoding.x["axis"]
     if isinstance(chart.width, alt.Step) and axis["labelAngle"]:
