@@ -91,7 +91,9 @@ class Plots:
             by: the measure, such as "share on the token before"; an unknown one lists all.
             tokens: the most tokens, the first of the sample.
         """
-        return _chart(self.attention_maps(sample, tokens), "attention-heads", {"heads by": by}, by)
+        return _chart(
+            attention_section(self, sample, tokens), "attention-heads", {"heads by": by}, by
+        )
 
     def saliency(self, sample: int = 0, key: int | str = 0, *, tokens: int = 128) -> Chart:
         """Return a bar for each token of a sample: what a target is due to.
@@ -167,16 +169,6 @@ class Plots:
         key = self._at(key, [*found.tensors], "key")
         return _chart(self._section(statistics.drift, [key]), "drift")
 
-    def attention_maps(self, sample: int, tokens: int) -> Section:
-        """Return the section of a report about the attention of a sample, with all layers.
-
-        Args:
-            sample: the index of the sample.
-            tokens: the most tokens, the first of the sample.
-        """
-        keys = self._keys(attentions.is_map, "attention maps")
-        return self._section(attentions.attention, keys, sample, tokens)
-
     def _at(self, given: int | str, keys: Sequence[str], argument: str) -> str:
         """Return the key that is given, in full or as the run finds it, or the one at a position.
 
@@ -230,6 +222,17 @@ class Plots:
 
     def __repr__(self) -> str:
         return f"<Charts of {self._material.overview.path}: {', '.join(_public(self))}>"
+
+
+def attention_section(plots: Plots, sample: int, tokens: int) -> Section:
+    """Return the section of a report about the attention of a sample, with all layers.
+
+    Args:
+        sample: the index of the sample.
+        tokens: the most tokens, the first of the sample.
+    """
+    keys = plots._keys(attentions.is_map, "attention maps")
+    return plots._section(attentions.attention, keys, sample, tokens)
 
 
 class TensorPlots:

@@ -15,7 +15,7 @@ from extractkit.core.catalog import Catalog
 from extractkit.core.component import require
 from extractkit.display import safe
 from extractkit.errors import UnknownTensorError, UserError
-from extractkit.notebooks.plots import Plots
+from extractkit.notebooks.plots import Plots, attention_section
 from extractkit.reports import Figure
 from extractkit.reports.charts import styles
 from extractkit.runs.overview import Overview, shape_text, size_text
@@ -108,7 +108,7 @@ class RunWidgets(TensorWidgets):
 
 def _maps(plots: Plots, sample: int, tokens: int) -> dict[str, Any]:
     """Return what the widget shows of a sample: the maps of a report, of all layers and heads."""
-    section = plots.attention_maps(sample, tokens)
+    section = attention_section(plots, sample, tokens)
     figures = {one.name: one for one in section.blocks if isinstance(one, Figure)}
     figure = figures["attention-map"]
     pickers = {one.name: one.options for one in section.pickers}
