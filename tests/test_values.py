@@ -192,3 +192,20 @@ def test_only_padding_is_cut_off() -> None:
         room.put([0], longer, padded=False)
     room.put([1], longer, padded=False)
     assert room.finish([]).sample(1).shape == (0, 3)
+
+
+def test_a_batch_of_all_samples_in_order_is_not_copied() -> None:
+    whole = np.arange(6, dtype=np.float32).reshape(3, 2)
+    for positions, batch, kept in [
+        ([0, 1, 2], whole, True),
+        ([0, 2, 1], whole, False),
+        ([0, 1, 2], whole.astype(">f4"), False),
+        ([0, 1, 2], np.asfortranarray(whole), False),
+    ]:
+        room = Assembly((2,), "float32", None, 3)
+        room.put(positions, batch)
+        found = room.finish().values
+        assert (found is whole) is kept
+        np.testing.assert_array_equal(found[positions], whole)
+        assert found.dtype == np.float32
+        assert found.flags.c_contiguous

@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from operator import eq
 from typing import Any, Protocol
 
 import numpy as np
@@ -273,6 +274,8 @@ class Assembly:
     def put(self, positions: Sequence[int], batch: Array, padded: bool = True) -> None:
         """Store a batch (samples, *padded) at these positions, without its padding.
 
+        A batch of all samples in their order is kept as it is, without a copy.
+
         Args:
             padded: whether the batch may be padded.
 
@@ -286,7 +289,10 @@ class Assembly:
             )
         if not varies(self._shape) and self._values is not None:
             self._check(batch.shape[1:], self._shape)
-            self._values[list(positions)] = batch
+            if self._is_whole(positions, batch):
+                self._values = batch
+            else:
+                self._values[list(positions)] = batch
         elif self._shapes is None:
             for row, position in zip(batch, positions, strict=True):
                 self._single[position] = row.copy()
@@ -298,6 +304,16 @@ class Assembly:
                 value = row[tuple(map(slice, planned))] if cut else row
                 self._check(value.shape, planned)
                 self._put_ragged(position, value)
+
+    def _is_whole(self, positions: Sequence[int], batch: Array) -> bool:
+        assert self._values is not None
+        every = range(len(self._values))
+        return (
+            len(positions) == len(every)
+            and all(map(eq, positions, every))
+            and batch.dtype == self._dtype
+            and batch.flags.c_contiguous
+        )
 
     def _check(self, given: tuple[int, ...], planned: Sequence[int | None]) -> None:
         if given != tuple(planned):
