@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from operator import itemgetter
 
 import numpy as np
 
@@ -26,6 +27,9 @@ _LARGER = (0, 1, 2, 3, 4, 5, 6, 7, 8, 16, 32)
 
 They reach every remainder of a division by a number up to 8, and change each binary digit.
 """
+
+_ADJACENT = 2
+"""How many of them are tried if only a limit can be between them: 1 may be a size of its own."""
 
 _FEW_SIZES = 12
 """Up to this many sizes, each one is tried, which costs no more than a selection."""
@@ -101,11 +105,14 @@ class OwnSizes:
         program: returns the program, in a form that does not compile for each size, since it is run
             at many sizes. It raises `JobError` if values do not have the planned shapes.
         lengths: the lengths of all samples.
+        takes_between: returns whether the program is known to accept all sizes between two that it
+            accepts. If so, the selection is the smallest sizes and the largest.
     """
 
     signature: Signature
     program: Callable[[], Program]
     lengths: SampleLengths
+    takes_between: Callable[[], bool] = lambda: False
     _taken: set[tuple[int, ...]] = field(default_factory=set, init=False)
     _takes_all: bool | None = field(default=None, init=False)
 
@@ -164,13 +171,19 @@ class OwnSizes:
         longest = self.signature.longest or {}
         smallest = dict(zip(axes, map(min, zip(*sizes, strict=True)), strict=True))
         moved = [tuple(axes), *((axis,) for axis in axes if len(axes) > 1)]
+        between = self.takes_between()
         for together in moved:
-            for step in _LARGER:
+            for step in _LARGER[:_ADJACENT] if between else _LARGER:
                 at = {axis: size + step * (axis in together) for axis, size in smallest.items()}
                 if all(size <= longest.get(axis, size) for axis, size in at.items()):
                     yield at
-        for position in np.linspace(0, len(sizes) - 1, _FEW_SIZES).astype(int).tolist():
-            yield dict(zip(axes, sizes[position], strict=True))
+        if between:
+            several = (max(sizes, key=itemgetter(at)) for at in range(len(axes)))
+        else:
+            positions = np.linspace(0, len(sizes) - 1, _FEW_SIZES).astype(int).tolist()
+            several = (sizes[position] for position in positions)
+        for one in several:
+            yield dict(zip(axes, one, strict=True))
 
 
 def needed_addresses(tensors: Iterable[PlannedTensor]) -> list[str]:

@@ -20,6 +20,7 @@ import numpy as np
 
 from extractkit.core.checkpoints import AXIS
 from extractkit.core.plan import PlannedTensor, SampleLengths, groups_of
+from extractkit.core.requests import Value
 from extractkit.core.shards import Shard
 from extractkit.core.statistics.registry import Group
 from extractkit.core.value_checks import EXAMINATION, ValueChecks
@@ -50,7 +51,7 @@ from extractkit.engine.sizes import OwnSizes, SizeFaults, needed_addresses
 from extractkit.engine.threads import ahead, no_wake
 from extractkit.errors import BadSampleError, FinalError, InputError, JobError, SampleError, counted
 from extractkit.inputs import Source
-from extractkit.models import CheckpointAxis, Fetch, Model, Program
+from extractkit.models import CheckpointAxis, ChecksSizes, Fetch, Model, Program
 from extractkit.models.failures import out_of_memory
 from extractkit.runs.shards import ShardValues
 
@@ -299,7 +300,16 @@ class Stream:
 
     @cached_property
     def _own_sizes(self) -> OwnSizes:
-        return OwnSizes(self.model.signature, lambda: self._alone_program, self.lengths)
+        return OwnSizes(
+            self.model.signature, lambda: self._alone_program, self.lengths, self._takes_between
+        )
+
+    def _takes_between(self) -> bool:
+        """Return whether sizes between two that the program takes need not be tried."""
+        if not isinstance(self.model, ChecksSizes):
+            return False
+        values = all(isinstance(one.request, Value) for one in self.tensors)
+        return values and self.model.takes_sizes_between([one.address for one in self.tensors])
 
     @cached_property
     def _any_size_program(self) -> Program:

@@ -334,12 +334,19 @@ class LacksGradients(Protocol):
 
 @runtime_checkable
 class ChecksSizes(Protocol):
-    """The ability to refuse sizes of samples without running, optional for a `Model`."""
+    """The ability to judge sizes of samples without running, optional for a `Model`."""
 
     def accepts_sizes(self, addresses: Sequence[str], sizes: Mapping[str, int]) -> bool:
         """Return False if these tensors cannot be computed at these sizes of the free axes.
 
         True is not a guarantee: some sizes fail only when the model runs.
+        """
+        ...
+
+    def takes_sizes_between(self, addresses: Sequence[str]) -> bool:
+        """Return whether tensors that can be computed at two sizes can be at all between them.
+
+        False if that is not known. A job then runs the model at more sizes.
         """
         ...
 

@@ -115,3 +115,11 @@ class TestOwnSizes:
         program = Counting(4)
         assert self.refused(program, 50, 16, 16) == []
         assert program.calls == 0
+
+    def test_one_that_takes_all_between_two_is_run_at_the_smallest_and_largest(self) -> None:
+        program = Counting(1)
+        every = SampleLengths(57, {"token": np.arange(3, 60)})
+        sizes = OwnSizes(MODEL.signature, lambda: program, every, lambda: True)
+        samples = [Encoded({"tokens": np.ones(n, np.int32)}, {"token": n}) for n in (9, 5, 8)]
+        assert sizes.refused(collate(MODEL.signature, samples, 8)) == {}
+        assert program.calls == 3  # 3, 4 and 59

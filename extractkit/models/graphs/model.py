@@ -31,7 +31,7 @@ from extractkit.models import (
     encode_arrays,
     openvino,
 )
-from extractkit.models.graphs import InnerTensor
+from extractkit.models.graphs import InnerTensor, is_tensor
 from extractkit.models.graphs.catalog import consumed_by
 from extractkit.models.graphs.definitions import FrozenGraph, graph_digest
 from extractkit.models.graphs.gradients import (
@@ -40,6 +40,7 @@ from extractkit.models.graphs.gradients import (
     GradientGraph,
     copied,
 )
+from extractkit.models.graphs.purity import keeps_sizes
 from extractkit.models.graphs.rebuilding import SourceGraph
 from extractkit.models.graphs.records import (
     Found,
@@ -206,6 +207,21 @@ class GraphModel(HasCheckpoints, ChecksSizes, DecidesTogether):
         """
         names = [name for one in addresses if (name := self._graph_name(one)) is not None]
         return takes(self.graph, names, self.signature, sizes)
+
+    def takes_sizes_between(self, addresses: Sequence[str]) -> bool:
+        """Return whether tensors that can be computed at two sizes can be at all between them.
+
+        False is not a refusal: it means that the graph does not show it.
+        """
+        tensors = [self._values[one] for one in addresses]
+        if any(isinstance(one, InnerTensor) or not is_tensor(one) for one in tensors):
+            return False
+        dims = {
+            one.value.name: record.spec.dims
+            for one, record in zip(self.found, self._records.records, strict=True)
+            if one.in_graph
+        }
+        return keeps_sizes(self.graph, tensors, dims)
 
     def decision(self, addresses: Sequence[str]) -> str | None:
         """Return what the samples of a batch decide together before one of these tensors."""

@@ -1,9 +1,10 @@
-"""Dependence of a graph's operations on inputs, random numbers, variables and side effects."""
+"""Dependence of operations on inputs and their sizes, random numbers, variables, side effects."""
 
 import re
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from extractkit.core.spec import Dim
 from extractkit.models.failures import unknown_operation_advice
 from extractkit.models.graphs import AnyGraph, readable
 from extractkit.models.graphs.control_flow import nested_graphs
@@ -26,6 +27,62 @@ IMPURE = re.compile(
     rf"|{_RANDOM}|{_CONTAINERS}"
 )
 """Types of operations that draw random numbers or change a variable, table, queue or iterator."""
+
+
+_BY_SHAPE = frozenset(
+    {
+        *("Identity", "StopGradient", "PreventGradient", "Cast", "Reshape", "Transpose", "Shape"),
+        *("ExpandDims", "Squeeze", "ConcatV2", "Pack", "Unpack", "Slice", "StridedSlice", "Tile"),
+        *("BroadcastTo", "Fill", "ZerosLike", "OnesLike", "Range", "GatherV2", "OneHot", "Select"),
+        *("SelectV2", "Equal", "NotEqual", "Less", "LessEqual", "Greater", "GreaterEqual"),
+        *("LogicalAnd", "LogicalOr", "LogicalNot", "Add", "AddV2", "BiasAdd", "Sub", "Mul"),
+        *("RealDiv", "Neg", "Abs", "Square", "SquaredDifference", "Pow", "Sqrt", "Rsqrt", "Exp"),
+        *("Log", "Log1p", "Maximum", "Minimum", "Relu", "Relu6", "LeakyRelu", "Elu", "Selu"),
+        *("Sigmoid", "Softmax", "LogSoftmax", "Softplus", "Tanh", "Erf", "Erfc", "Sum", "Mean"),
+        *("Max", "Min", "Prod", "All", "Any", "ArgMax", "MatMul", "BatchMatMul", "BatchMatMulV2"),
+        *("BatchMatMulV3", "Einsum", "Conv2D", "DepthwiseConv2dNative", "FusedBatchNormV3"),
+    }
+)
+"""Operations that fail at sizes only if shapes do not fit, or at all sizes beyond a limit."""
+
+
+def keeps_sizes(
+    source: SourceGraph, tensors: Iterable[Any], dims: Mapping[str, Sequence[Dim] | None]
+) -> bool:
+    """Return whether tensors, and all before them, have no lengths but the inputs' own and fixed.
+
+    If so, they can be computed at all sizes between two at which they can. A graph that takes some
+    lengths in between and not others, as one that adds an upsampled copy to what it pooled,
+    computes another length from them.
+
+    Args:
+        dims: Dims by name of tensor, inferred from shapes at large, odd sizes.
+    """
+    dependent = dependent_operations(source)
+    given = {tensor.name for tensor in source.inputs.values()}
+    waiting = [tensor.op for tensor in tensors if tensor.name not in given]
+    seen: set[str] = set()
+    while waiting:
+        operation = waiting.pop()
+        if operation.name in seen or operation.name not in dependent:
+            continue
+        seen.add(operation.name)
+        results = [dims.get(tensor.name) for tensor in operation.outputs]
+        if operation.type not in _BY_SHAPE or not all(map(_kept, results)):
+            return False
+        waiting += [one.op for one in operation.inputs if one.name not in given]
+        waiting += operation.control_inputs
+    return True
+
+
+def _kept(dims: Sequence[Dim] | None) -> bool:
+    """Return whether each axis is fixed, as long as an axis of the inputs, or a product of such."""
+    return dims is not None and all(
+        one.size is not None
+        or one.follows is not None
+        or (bool(one.factors) and _kept(one.factors))
+        for one in dims
+    )
 
 
 def dependent_operations(source: SourceGraph) -> set[str]:

@@ -1,6 +1,7 @@
 """A stored value is a function of its sample; what is not is refused, not stored as if it were."""
 
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -42,6 +43,43 @@ class FirstFifty(keras.layers.Layer):
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         return x[:, :50] * 2.0
+
+
+class Even(keras.layers.Layer):
+    """Takes even numbers of steps only, which no shape shows."""
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        with tf.control_dependencies([tf.debugging.assert_equal(tf.shape(x)[1] % 2, 0)]):
+            return x * 2.0
+
+
+def attention(x: Any) -> Any:
+    return keras.layers.LayerNormalization()(keras.layers.MultiHeadAttention(2, 2)(x, x))
+
+
+def pooled_and_upsampled(x: Any) -> Any:
+    half = keras.layers.MaxPooling1D(2)(x)
+    return keras.layers.Concatenate()([x, keras.layers.UpSampling1D(2)(half)])
+
+
+@pytest.mark.parametrize(
+    ("layers", "taken"),
+    [
+        (attention, True),
+        (keras.layers.Conv1D(2, 3, padding="same"), True),
+        (FirstFifty(), True),
+        (pooled_and_upsampled, False),
+        (Even(), False),
+        (keras.layers.Conv1D(2, 3, strides=2), False),
+        (keras.layers.LSTM(2, return_sequences=True), False),  # inside a loop, nothing is known
+    ],
+)
+def test_sizes_between_two_are_taken_if_no_length_is_computed_from_them(
+    layers: Any, taken: bool
+) -> None:
+    x = keras.Input((None, 4))
+    model = live_model(keras.Model(x, layers(keras.layers.Dense(4)(x))))
+    assert model.takes_sizes_between([":output"]) is taken
 
 
 @pytest.mark.parametrize("layer", [Counting(name="odd"), Noisy(name="odd")], ids=["count", "noise"])
