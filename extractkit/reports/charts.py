@@ -10,6 +10,9 @@ from extractkit.reports import Chart, Figure
 VALUES = "values"
 """The name of a chart's data."""
 
+_PICTURE = 200
+"""The longer side of a picture, where there is room for it."""
+
 _LABEL = "slice(datum.label, indexof(datum.label, ' ') + 1)"
 """The label behind the number that keeps equal labels apart."""
 
@@ -56,7 +59,7 @@ def with_values(figure: Figure, options: Sequence[int] = (), title: Sequence[str
     data = alt.InlineData(values=figure.rows(options))  # without a name, so that charts combine
     chart = figure.chart.copy().properties(data=data)
     axis = chart.encoding.x["axis"]
-    if isinstance(chart.width, alt.Step) and axis["labelAngle"]:
+    if axis is not None and isinstance(chart.width, alt.Step) and axis["labelAngle"]:
         axis["labelOverlap"] = False  # at an angle, each label has room in its step
     if not title:
         return chart
@@ -103,7 +106,8 @@ def _style(colours: Mapping[str, Any]) -> Mapping[str, object]:
         "range": {
             "category": colours["marks"],
             "heatmap": colours["ramp"],
-            "ramp": colours["ramp"],
+            # Of points, which the lightest colours would hide.
+            "ramp": colours["ramp"][2:],
             "diverging": colours["both"],
         },
         "bar": {"fill": colours["marks"][0]},
@@ -142,7 +146,7 @@ def heatmap(
     axis = alt.Axis(orient="top", **overlap, **angle)
     side = alt.Axis(**overlap)
     if signed:
-        scale = alt.Scale(domainMid=0, range="diverging")
+        scale = alt.Scale(domainMid=0, range="diverging", interpolate="lab")
     else:
         scale = alt.Scale(range="heatmap", **({"domainMin": 0} if zero else {"zero": False}))
     return (
@@ -160,6 +164,20 @@ def heatmap(
         )
         .properties(width=alt.Step(step), height=alt.Step(step))
     )
+
+
+def picture(across: str, down: str, size: int, *, signed: bool) -> Chart:
+    """Return a chart of pixels, without axes.
+
+    Args:
+        across, down: the fields with the numbers of columns and rows.
+        size: the number of pixels along the longer side.
+        signed: colour negative and positive values apart, with zero in between.
+    """
+    alt = altair()
+    chart = heatmap(across, down, "value", signed=signed, step=max(3, min(26, _PICTURE // size)))
+    no_axis = {"x": alt.X(f"{across}:O", sort=None, axis=None)}
+    return chart.encode(**no_axis, y=alt.Y(f"{down}:O", sort=None, axis=None))
 
 
 def bars(across: str, title: str, *, name: str | None = None, step: int = 14) -> Chart:
@@ -188,13 +206,14 @@ def bars(across: str, title: str, *, name: str | None = None, step: int = 14) ->
     )
 
 
-def profile(across: str, title: str, by: str) -> Chart:
+def profile(across: str, title: str, by: str, classes: Sequence[str]) -> Chart:
     """Return a chart of a point for each label, at a number above zero on a logarithmic scale.
 
     Args:
         across: the field with the labels.
         title: what the heights are.
         by: the field with the class that colours a point.
+        classes: all classes, in the order of the colours.
     """
     alt = altair()
     axis = alt.Axis(labelExpr=_LABEL, ticks=False, labelAngle=-55, labelOverlap="greedy")
@@ -206,7 +225,11 @@ def profile(across: str, title: str, by: str) -> Chart:
         .encode(
             x=alt.X(f"{across}:O", sort=None, title=None, axis=axis),
             y=alt.Y("value:Q", title=title, scale=scale, axis=up),
-            color=alt.Color(f"{by}:N", sort=None, legend=alt.Legend(title=None, orient="top")),
+            color=alt.Color(
+                f"{by}:N",
+                scale=alt.Scale(domain=list(classes)),
+                legend=alt.Legend(title=None, orient="top", labelLimit=200),
+            ),
             tooltip=[
                 alt.Tooltip(f"{across}:O"),
                 alt.Tooltip(f"{by}:N"),

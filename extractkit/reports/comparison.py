@@ -41,8 +41,8 @@ _MEASURES = (
     "one minus cosine",
 )
 _COLOURED = {
-    Verdict.BEYOND: "beyond the tolerance",
     Verdict.WITHIN: "within the tolerance",
+    Verdict.BEYOND: "beyond the tolerance",
     Verdict.EQUAL: "bitwise equal",
 }
 
@@ -110,7 +110,7 @@ def _layers(found: Comparison) -> Iterator[Section]:
     figure = Figure(
         "layers",
         "Tensors in the order of A",
-        profile("tensor", "error", "verdict"),
+        profile("tensor", "error", "verdict", tuple(_COLOURED.values())),
         ("measure",),
         ("tensor",),
         cubes,
@@ -213,19 +213,16 @@ def _errors(apart: Departures) -> Iterator[Section]:
         ("tensor",),
         ("error_from",),
         tuple(map(_histogram, shown)),
-        caption="Elements without an error are not drawn.",
+        caption="Elements without an error are not drawn. Each bar begins at the number below it.",
     )
     notes = []
     if rest := apart.of - len(apart.tensors):
         notes.append(Note(f"{counted(rest, 'tensor')} more differ, and are not shown here."))
-    equal = tuple(
-        (name_of(one.tensor), f"{one.equal:,}", f"{sum(one.counts.values()):,}") for one in shown
-    )
     yield Section(
         "errors",
         "Distribution of errors",
         "How many elements are how far apart: four bars for each power of ten.",
-        (figure, Listing(("tensor", "without error", "with an error"), equal), *notes),
+        (figure, *notes),
         (Picker("tensor", tuple(name_of(one.tensor) for one in shown)),),
     )
 

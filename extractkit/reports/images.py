@@ -8,7 +8,7 @@ from extractkit.core.requests import request_text
 from extractkit.core.values import Array
 from extractkit.reports import Cube, Figure, Note, Picker, Section
 from extractkit.reports.budget import ENCODED, HALF, compact
-from extractkit.reports.charts import heatmap
+from extractkit.reports.charts import picture
 from extractkit.reports.material import Material, not_all, sample_label, spread
 from extractkit.runs.views import TensorView
 
@@ -18,7 +18,6 @@ _MOST_SAMPLES = 12
 _MOST_CHANNELS = 16
 _MOST_TENSORS = 6
 _MEAN = "mean of all channels"
-_PIXEL = 14
 _COLOURS = 4
 _CAM = "cam"
 
@@ -38,7 +37,7 @@ def images(material: Material, room: int) -> Iterator[Section]:
     if not figures:
         return
     notes = [*not_all(len(samples), len(material.at_hand), "sample")]
-    notes += not_all(len(figures), len(views), "tensor with a map")
+    notes += not_all(len(figures), len(views), "tensor", "tensors with a map")
     if any(max(_sides(view)) > _LONGEST_SIDE for view in shown):
         notes.append(Note(f"Larger maps are reduced to {_LONGEST_SIDE} pixels, as means."))
     yield Section(
@@ -116,7 +115,7 @@ def _figure(
     figure = Figure(
         f"image-{number}",
         view.key,
-        heatmap(_WIDTH, _HEIGHT, "value", above=False, signed=signed, step=_PIXEL),
+        picture(_WIDTH, _HEIGHT, max(height, width), signed=signed),
         pickers,
         (_HEIGHT, _WIDTH),
         tuple(Cube(compact(one), (side[0], side[1])) for one in drawn),

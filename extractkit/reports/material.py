@@ -163,6 +163,8 @@ def _thinned(values: Array, most: int) -> Array:
 def sample_label(row: Row) -> str:
     """Return what a sample is called in a picker: its text if it has one, else its id."""
     text = str(row.get("text") or row["id"])
+    if text == str(row["index"]):
+        return text
     cut = text if len(text) <= _LONGEST_LABEL else f"{text[:_LONGEST_LABEL]}…"
     return f"{row['index']}: {cut}"
 
@@ -205,11 +207,16 @@ def fitting(sizes: Mapping[int, float], room: int) -> Sequence[int]:
     return every[:1]
 
 
-def not_all(shown: int, of: int, what: str) -> list[Note]:
-    """Return a note on how many are shown, if not all are."""
+def not_all(shown: int, of: int, one: str, several: str = "") -> list[Note]:
+    """Return a note on how many are shown, if not all are.
+
+    Args:
+        one, several: what they are, as `counted` takes them.
+    """
     if shown == of:
         return []
-    return [Note(f"{shown:,} of {counted(of, what)} are shown, so that the page stays small.")]
+    every = counted(of, one, several)
+    return [Note(f"{shown:,} of {every} are shown, so that the page stays small.")]
 
 
 def short_names(keys: Iterable[str]) -> dict[str, str]:

@@ -12,10 +12,11 @@
     pending.push(work);
     if (!working) next();
   }
+  const pause = () => new Promise((resume) => setTimeout(resume));
   async function next() {
     working = pending.length > 0;
     if (!working) return;
-    await new Promise((resume) => setTimeout(resume));
+    await pause();
     try {
       await pending.shift()();
     } catch (error) {
@@ -122,9 +123,15 @@
     tip.style.top = `${Math.min(event.clientY + 14, innerHeight - tip.offsetHeight - 8)}px`;
   }
 
+  const MANY = 200; // rows that are drawn in a task of their own
   const LABELS = 170;
+  const WITHOUT_LEGEND = 40;
   const PADDING = 40;
-  function fitted(chart, room) {
+  const LINE = 18;
+  const NARROW = 440;
+  function fitted(chart, whole) {
+    // On a phone, the legend is below.
+    const room = whole < NARROW ? whole + WITHOUT_LEGEND : whole;
     const chartOf = structuredClone(chart.specification);
     if (!chartOf.width.step) {
       chartOf.width = Math.min(chartOf.width, room - LABELS);
@@ -132,9 +139,12 @@
     }
     const across = new Set(chart.rows.map((row) => row[chart.across])).size;
     const least = chartOf.width.step / 2.2;
-    const most = chartOf.width.step * 1.1;
+    const most = chartOf.width.step;
     const step = Math.max(least, Math.min(most, (room - LABELS) / Math.max(1, across)));
     chartOf.width = { step: Math.floor(step * 2) / 2 };
+    const axis = chartOf.encoding.x.axis;
+    // At an angle, each label has room in its step.
+    if (axis && axis.labelAngle && step >= LINE) axis.labelOverlap = false;
     if (chartOf.height && chartOf.height.step) chartOf.height = chartOf.width;
     return chartOf;
   }
@@ -153,17 +163,18 @@
     async embed() {
       const [rows, shape] = rowsOf(this.data, this.options());
       const across = this.data.chart.encoding.x.field;
-      const specification = fitted(
-        { specification: this.data.chart, rows, across },
-        this.element.parentElement.clientWidth - PADDING,
-      );
-      specification.data = { name: "values", values: rows };
+      const room = this.element.parentElement.clientWidth - PADDING;
+      const specification = fitted({ specification: this.data.chart, rows, across }, room);
+      const config = styles[isDark() ? "dark" : "light"];
+      const legend = room < NARROW ? { ...config.legend, orient: "bottom" } : config.legend;
+      specification.data = { name: "values", values: rows.length > MANY ? rows.slice(0, 1) : rows };
       delete specification.config;
+      await pause();
       if (this.view) this.view.finalize();
       const { view } = await vegaEmbed(this.canvas, specification, {
         actions: false,
         ast: true,
-        config: styles[isDark() ? "dark" : "light"],
+        config: { ...config, legend },
         defaultStyle: false,
         logLevel: 1, // errors: a chart may have nothing to draw for some choices
         renderer: "canvas",
@@ -171,6 +182,7 @@
       });
       this.view = view;
       this.shape = shape;
+      if (rows.length > MANY) await this.replace(rows);
       view.addEventListener("click", (_, item) => {
         if (!item || !item.datum) return;
         for (const [field, picker] of Object.entries(this.data.clicks))
@@ -182,13 +194,16 @@
       if (!this.view) return;
       const [rows, shape] = rowsOf(this.data, this.options());
       if (shape !== this.shape) await this.embed();
-      else {
-        // Labels may differ, and axes keep the order of the data.
-        this.view.data("values", []);
-        await this.view.runAsync();
-        this.view.data("values", rows);
-        await this.view.runAsync();
-      }
+      else await this.replace(rows);
+    }
+
+    // Labels may differ, and axes keep the order of the data.
+    async replace(rows) {
+      this.view.data("values", []);
+      await this.view.runAsync();
+      await pause();
+      this.view.data("values", rows);
+      await this.view.runAsync();
     }
   }
 

@@ -55,11 +55,11 @@ def sample_map(material: Material, room: int) -> Iterator[Section]:
         ("tensor",),
         ("sample",),
         cubes,
-        caption=f"Of all variance, these two hold {min(shares):.0%} to {max(shares):.0%}.",
+        caption=f"Of all variance, these two hold {_span(shares)}.",
         fields=("first", "second", "number"),
     )
     notes = not_all(len(samples), len(material.at_hand), "sample")
-    notes += not_all(len(found), len(views), "tensor with one vector per sample")
+    notes += not_all(len(found), len(views), "tensor", "tensors with one vector per sample")
     yield Section(
         "samples",
         "Map of samples",
@@ -68,6 +68,11 @@ def sample_map(material: Material, room: int) -> Iterator[Section]:
         (figure, *notes),
         (Picker("tensor", tuple(key for key, _ in found)),),
     )
+
+
+def _span(shares: Sequence[float]) -> str:
+    ends = dict.fromkeys(f"{one:.0%}" for one in (min(shares), max(shares)))
+    return " to ".join(ends)
 
 
 def is_vector(view: TensorView) -> bool:

@@ -62,7 +62,7 @@ def steps(material: Material, room: int) -> Iterator[Section]:
         caption=f"At most {_MOST_STEPS} steps and {_MOST_UNITS} units.",
     )
     notes = not_all(len(cubes), len(material.at_hand), "sample")
-    notes += not_all(len(shown), len(views), "tensor with steps")
+    notes += not_all(len(shown), len(views), "tensor", "tensors with steps")
     yield Section(
         "steps",
         "Steps",

@@ -69,7 +69,14 @@ def summary(material: Material, room: int) -> Iterator[Section]:
             for finding in warnings
             for key, detail in (finding.tensors or {"": ""}).items()
         )
-        blocks.append(Listing(("finding", "what", "tensor", "detail"), rows[:_MOST_REASONS]))
+        columns = ("finding", "what", "tensor", "detail")
+        used = [at for at in range(len(columns)) if any(row[at] for row in rows)]
+        blocks.append(
+            Listing(
+                tuple(columns[at] for at in used),
+                tuple(tuple(row[at] for at in used) for row in rows[:_MOST_REASONS]),
+            )
+        )
     kept = [fact for fact in overview.facts if fact.label not in _IN_HEADER]
     labels = {finding.label for finding in warnings}
     blocks.append(Facts(tuple(fact for fact in kept if fact.label not in labels)))
