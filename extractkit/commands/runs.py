@@ -120,13 +120,24 @@ def export(arguments: Sequence[str]) -> bool:
     """Export a run, and print the directory as the last line on standard output."""
     from extractkit.display.progress import waiting
     from extractkit.exports.registry import EXPORTERS, export
+    from extractkit.runs.comparing.pairing import FileMapping
 
     given = RunOptions("export").read(arguments)
     if given.to is None:
         raise ConfigError(f"export: --to is missing. {choices('', EXPORTERS)}")
+    if given.map is not None and given.reference is None:
+        raise ConfigError("export: --map is between the reference and RUN: give --reference RUN")
     remarks: list[str] = []
     with waiting(sys.stderr, f"exporting {given.run}"):
-        path = export(given.run, given.to, given.output, trust=given.trust, note=remarks.append)
+        path = export(
+            given.run,
+            given.to,
+            given.output,
+            reference=given.reference,
+            mapping=None if given.map is None else FileMapping.read(given.map),
+            trust=given.trust,
+            note=remarks.append,
+        )
     sys.stderr.write("".join(printable(f"{one}\n") for one in remarks))
     write(f"{_directory(str(path))}\n")
     return True

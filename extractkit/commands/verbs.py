@@ -85,6 +85,9 @@ JSON = Option("--json", "print one JSON document on standard output")
 TRUST = Option(
     *("--trust", "let files name callables of this module as `_target_`", "MODULE"), repeated=True
 )
+MAP = Option(
+    "--map", 'a YAML file of lines "ADDRESS IN A": "ADDRESS IN B", where addresses differ', "FILE"
+)
 EXACT = Option("--exact", "read every sample, for exact sizes")
 FAIL_FAST = Option("--fail-fast", "start no further job of a sweep once one has failed")
 
@@ -92,11 +95,7 @@ ONLY = Option("--only", "compare only tensors whose address matches", "GLOB", re
 COMPARING = (
     Option("--rtol", "the relative tolerance; 1e-5", "X", float, default=1e-5),
     Option("--atol", "the absolute tolerance; 1e-6", "X", float, default=1e-6),
-    Option(
-        "--map",
-        'a YAML file of lines "ADDRESS IN A": "ADDRESS IN B", where addresses differ',
-        "FILE",
-    ),
+    MAP,
     ONLY,
 )
 
@@ -319,12 +318,18 @@ VERBS: Mapping[str, Verb] = {
 
           tensorboard      histograms, scalars over checkpoints, attention maps, and the embedding
                            projector, for tensorboard --logdir DIR (extra `tensorboard`)
+          model-explorer   numbers on the nodes of a TensorFlow or TensorFlow Lite graph, as node
+                           data of Google's Model Explorer: sizes, NaN, extremes, drift, and how
+                           far the run is from the reference
 
           extractkit export runs/first --to tensorboard
+          extractkit export runs/int8 --to model-explorer --reference runs/float
         """,
         options=(
             Option("--to", "the format", "FORMAT"),
             Option("--output", "the directory; RUN.FORMAT, beside the run", "DIR", Path),
+            Option("--reference", "another run, to show how far this one is from it", "RUN"),
+            MAP,
             TRUST,
         ),
         operands=("run",),

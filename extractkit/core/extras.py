@@ -129,6 +129,11 @@ EXTRAS = (
         ("altair>=6", "anywidget>=0.11", "vl-convert-python>=1.9"),
         *("run.plot", "run.widget"),
     ),
+    _extra(
+        "model-explorer",
+        ("ai-edge-model-explorer-adapter>=0.2",),
+        "export --to model-explorer of a TensorFlow graph",
+    ),
     _extra("ray", ("ray>=2.50",), "runtime.engine=ray"),
     _extra(
         "launchers",

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar, Protocol
 
+from extractkit.runs.comparing.result import Comparison
 from extractkit.runs.reader import Run
 
 Note = Callable[[str], None]
@@ -20,10 +21,12 @@ class Exporter(Protocol):
     Attributes:
         name: its name in `--to`.
         summary: what it is for, in a few words.
+        compares: whether it can show how far the run is from another one.
     """
 
     name: ClassVar[str]
     summary: ClassVar[str]
+    compares: ClassVar[bool]
 
     def check(self, run: Run) -> None:
         """Check that a run can be exported, before anything is written.
@@ -34,11 +37,14 @@ class Exporter(Protocol):
         """
         ...
 
-    def write(self, run: Run, directory: Path, note: Note) -> None:
+    def write(
+        self, run: Run, directory: Path, note: Note, comparison: Comparison | None = None
+    ) -> None:
         """Write the files of a finished run.
 
         Args:
             directory: an empty directory, which gets its name once everything is written.
+            comparison: of another run, the reference, with this one; None: there is none.
 
         Raises:
             RunDirectoryError: the run is damaged.

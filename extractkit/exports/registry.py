@@ -8,13 +8,15 @@ from pathlib import Path
 from extractkit.advice import command
 from extractkit.errors import ConfigError, RunDirectoryError, choices
 from extractkit.exports import Exporter, Note
+from extractkit.exports.model_explorer import ModelExplorer
 from extractkit.exports.tensorboard import TensorBoard
+from extractkit.runs.comparing import diff
 from extractkit.runs.directory import check_place
 from extractkit.runs.manifest import Status
 from extractkit.runs.reader import open_run
 from extractkit.store.local import make_directory, publish, temporary_of
 
-EXPORTERS: Mapping[str, Exporter] = {one.name: one for one in (TensorBoard(),)}
+EXPORTERS: Mapping[str, Exporter] = {one.name: one for one in (TensorBoard(), ModelExplorer())}
 """The formats by name."""
 
 
@@ -27,6 +29,8 @@ def export(
     to: str,
     output: str | Path | None = None,
     *,
+    reference: str | Path | None = None,
+    mapping: Mapping[str, str] | None = None,
     trust: Sequence[str] = (),
     note: Note = _ignored,
 ) -> Path:
@@ -37,7 +41,10 @@ def export(
         to: the format, such as `tensorboard`.
         output: the directory to make; None: the run directory's name with the format as its ending,
             beside it.
-        trust: modules whose callables the run's configuration may name.
+        reference: another run, to show how far this one is from it, as a quantised model is from
+            the original. Not every format shows that.
+        mapping: addresses of the reference to addresses of the run, as `diff` takes them.
+        trust: modules whose callables the configurations of runs may name.
         note: receives remarks, such as how much of the run is not exported.
 
     Returns:
@@ -53,6 +60,14 @@ def export(
     if to not in EXPORTERS:
         raise ConfigError(f"to={to!r} is not a format of export. {choices(to, EXPORTERS)}")
     exporter = EXPORTERS[to]
+    if reference is not None and not exporter.compares:
+        takes = [one.name for one in EXPORTERS.values() if one.compares]
+        raise ConfigError(
+            f"reference={str(reference)!r}: {to} does not show how far a run is from another. "
+            f"{choices('', takes)}"
+        )
+    if mapping is not None and reference is None:
+        raise ConfigError("mapping is between the reference and the run: give reference=… too")
     directory = Path(os.path.abspath(run))  # noqa: PTH100 - links stay as they are
     path = directory.with_name(f"{directory.name}.{to}") if output is None else Path(output)
     opened = open_run(directory, trust=trust)
@@ -65,10 +80,13 @@ def export(
     if path.exists() or path.is_symlink():
         raise ConfigError(f"output={str(path)!r} exists. Choose another name, or remove it first")
     exporter.check(opened)
+    found = None
+    if reference is not None:
+        found = diff(reference, opened, mapping=mapping, trust=trust)
     made = temporary_of(path, str(os.getpid()))
     make_directory(made)
     try:
-        exporter.write(opened, made, note)
+        exporter.write(opened, made, note, found)
         publish(made, path)
     except BaseException:
         shutil.rmtree(made, ignore_errors=True)

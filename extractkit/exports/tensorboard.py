@@ -25,6 +25,7 @@ from extractkit.exports import Note
 from extractkit.reports.attention import is_map
 from extractkit.reports.material import spread
 from extractkit.runs import overview
+from extractkit.runs.comparing.result import Comparison
 from extractkit.runs.drift import present
 from extractkit.runs.reader import Run
 from extractkit.runs.samples import Row
@@ -54,6 +55,7 @@ class TensorBoard:
 
     name: ClassVar[str] = "tensorboard"
     summary: ClassVar[str] = "histograms, scalars, attention maps, embedding projector"
+    compares: ClassVar[bool] = False
 
     def check(self, run: Run) -> None:
         """Check that TensorBoard is installed, and that the run has numbers to show."""
@@ -64,7 +66,9 @@ class TensorBoard:
                 f"{run.path} holds no numbers, and TensorBoard shows nothing else of a run"
             )
 
-    def write(self, run: Run, directory: Path, note: Note) -> None:
+    def write(
+        self, run: Run, directory: Path, note: Note, comparison: Comparison | None = None
+    ) -> None:
         """Write one file of events, and the points of the projector."""
         times = run.manifest.volatile
         time = datetime.fromisoformat(times.finished or times.started).timestamp()

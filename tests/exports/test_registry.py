@@ -21,12 +21,13 @@ class Files:
 
     name = "files"
     summary = "for tests"
+    compares = False
     fails = False
 
     def check(self, run: Run) -> None:
         """Take any run."""
 
-    def write(self, run: Run, directory: Path, note: object) -> None:
+    def write(self, run: Run, directory: Path, note: object, comparison: object) -> None:
         (directory / "file").write_text("text", "utf-8")
         if self.fails:
             raise JobError("the disk is full")
