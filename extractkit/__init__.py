@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from extractkit.inputs.in_memory import Labelled
     from extractkit.reports.page import report
     from extractkit.runs.checking import Verification
+    from extractkit.runs.checking.signature import sign
     from extractkit.runs.comparing import diff
     from extractkit.runs.comparing.result import Comparison
     from extractkit.runs.comparing.similarity import SimilarityMatrix, similarity
@@ -86,6 +87,7 @@ __all__ = [
     "report",
     "rerun",
     "resume",
+    "sign",
     "similarity",
     "verify",
 ]
@@ -127,6 +129,7 @@ _LAZY = {
     "report": ("extractkit.reports.page", "report"),
     "rerun": ("extractkit.api", "rerun"),
     "resume": ("extractkit.api", "resume"),
+    "sign": ("extractkit.runs.checking.signature", "sign"),
     "similarity": ("extractkit.runs.comparing.similarity", "similarity"),
     "verify": ("extractkit.api", "verify"),
 }

@@ -35,6 +35,7 @@ from extractkit.models import Executor
 from extractkit.models.process import impose
 from extractkit.runs import JOURNAL, manifest
 from extractkit.runs.checking import Check, Verification
+from extractkit.runs.checking.signature import signature_of
 from extractkit.runs.checking.verification import IntactRun, digests_by
 from extractkit.runs.checking.verification import verify as verify_run
 from extractkit.runs.directory import check_unused
@@ -339,6 +340,8 @@ def verify(
     trust: Sequence[str] = (),
     model: object = None,
     inputs: object = None,
+    key: str | Path | None = None,
+    signature: str | Path | None = None,
 ) -> Verification:
     """Check a run against its own records and, if requested, against its model.
 
@@ -348,9 +351,12 @@ def verify(
         seed: seed of the draw, which is reported; None: choose one.
         trust, model, inputs: as for `resume`; needed to compute. If an object in memory is not
             given, nothing is computed again, which the result reports.
+        key: a file with a public key, to check the signature that `sign` made; None: do not.
+        signature: the file with the signature; None: beside the run.
 
     Raises:
-        ConfigError: `recompute` or `seed` is not a whole number of 0 or more.
+        ConfigError: `recompute` or `seed` is not a whole number of 0 or more, or the signature is
+            not by the key.
         RunDirectoryError: no run.
     """
     _check_whole("recompute", recompute)
@@ -372,7 +378,12 @@ def verify(
         job = recorded_job(Path(run), sound.manifest, trust, live, {"engine": "local"})
         return recompute_shards(job, sound, recompute, seed)
 
-    return verify_run(Path(run), reader=reader, recompute=again if recompute else None)
+    return verify_run(
+        Path(run),
+        reader=reader,
+        recompute=again if recompute else None,
+        signed=signature_of(key, signature),
+    )
 
 
 def _check_whole(name: str, value: object) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from extractkit import errors
 from extractkit.advice import command
-from extractkit.commands import jobs, runs
+from extractkit.commands import handover, jobs, runs
 from extractkit.commands.arguments import (
     check_keys,
     check_verb,
@@ -39,10 +39,11 @@ _HELP = ("--help", "-h")
 _ON_FILES = {
     "show": runs.show,
     "report": runs.report,
-    "export": runs.export,
+    "export": handover.export,
     "join": runs.join,
     "rerun": runs.rerun,
     "verify": runs.verify,
+    "sign": handover.sign,
     "diff": runs.diff,
     "similarity": runs.similarity,
     "init": init,

@@ -1,4 +1,4 @@
-"""Verbs on runs and sweeps: show, report, export, resume, join, rerun, verify, diff, similarity."""
+"""Verbs on runs and sweeps: show, report, resume, join, rerun, verify, diff, similarity."""
 
 import os
 import shlex
@@ -14,8 +14,8 @@ from extractkit.commands.arguments import RunOptions
 from extractkit.commands.jobs import ended, write_run
 from extractkit.commands.verbs import COMPARING
 from extractkit.config import RUN_DIR, with_run_dir
-from extractkit.display import printable, write, write_json, write_rendered
-from extractkit.errors import ConfigError, RunDirectoryError, choices
+from extractkit.display import write, write_json, write_rendered
+from extractkit.errors import ConfigError, RunDirectoryError
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -116,33 +116,6 @@ def report(arguments: Sequence[str]) -> bool:
     return True
 
 
-def export(arguments: Sequence[str]) -> bool:
-    """Export a run, and print the directory as the last line on standard output."""
-    from extractkit.display.progress import waiting
-    from extractkit.exports.registry import EXPORTERS, export
-    from extractkit.runs.comparing.pairing import FileMapping
-
-    given = RunOptions("export").read(arguments)
-    if given.to is None:
-        raise ConfigError(f"export: --to is missing. {choices('', EXPORTERS)}")
-    if given.map is not None and given.reference is None:
-        raise ConfigError("export: --map is between the reference and RUN: give --reference RUN")
-    remarks: list[str] = []
-    with waiting(sys.stderr, f"exporting {given.run}"):
-        path = export(
-            given.run,
-            given.to,
-            given.output,
-            reference=given.reference,
-            mapping=None if given.map is None else FileMapping.read(given.map),
-            trust=given.trust,
-            note=remarks.append,
-        )
-    sys.stderr.write("".join(printable(f"{one}\n") for one in remarks))
-    write(f"{_directory(str(path))}\n")
-    return True
-
-
 def _draw(found: "Manifest", drift: "Drift | None", directory: Path, figure: Path) -> None:
     from extractkit.display.run import draw
 
@@ -191,6 +164,7 @@ def resume(arguments: Sequence[str], report: Report) -> list[int]:
 def join(arguments: Sequence[str]) -> bool:
     """Join the parts of a job, and print the run directory as the last line on standard output."""
     from extractkit.core.trust import Trust
+    from extractkit.display import printable
     from extractkit.display.progress import waiting
     from extractkit.runs.parts import join
     from extractkit.runs.reader import sink_of
@@ -252,15 +226,25 @@ def verify(arguments: Sequence[str]) -> bool:
             from extractkit import api
 
             found = api.verify(
-                given.run, recompute=given.recompute, seed=given.seed, trust=given.trust
+                given.run,
+                recompute=given.recompute,
+                seed=given.seed,
+                trust=given.trust,
+                key=given.key,
+                signature=given.signature,
             )
         else:
             from extractkit.core.trust import Trust
+            from extractkit.runs.checking.signature import signature_of
             from extractkit.runs.checking.verification import verify
             from extractkit.runs.reader import sink_of
 
             trust = Trust(tuple(given.trust))
-            found = verify(Path(given.run), reader=partial(sink_of, trust=trust))
+            found = verify(
+                Path(given.run),
+                reader=partial(sink_of, trust=trust),
+                signed=signature_of(given.key, given.signature),
+            )
     if given.json:
         write_json(found.to_json())
     else:

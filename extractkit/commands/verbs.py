@@ -205,10 +205,12 @@ VERBS: Mapping[str, Verb] = {
         text="""\
         Check every file, digest, count, shape and dtype of the run, and the files that its
         configuration names. With --recompute, also compare the model's outputs with those of the
-        model's own call. Exit code 1 if anything differs from the record.
+        model's own call. With --key, also check that the run is as the owner of the key signed it.
+        Exit code 1 if anything differs from the record.
 
           extractkit verify outputs/2026-11-22/10-15-00
           extractkit verify outputs/2026-11-22/10-15-00 --recompute 3
+          extractkit verify runs/first --key public.pem
         """,
         options=(
             Option(
@@ -219,7 +221,30 @@ VERBS: Mapping[str, Verb] = {
                 default=0,
             ),
             Option("--seed", "the seed of the draw", "N", _count),
+            Option("--key", "a public key, to check the signature of the run", "FILE"),
+            Option("--signature", "the signature; RUN.sig, beside the run", "FILE"),
             JSON,
+            TRUST,
+        ),
+        operands=("run",),
+    ),
+    "sign": Verb(
+        summary="sign a run with a private key, so that others can check who made it",
+        usage="RUN --key FILE",
+        text="""\
+        Check the run, and sign all of its files in the format of OpenSSF model signing. Unfinished
+        and changed runs are refused. The key is one of an elliptic curve (P-256, P-384 or P-521),
+        as PEM without a password. Nothing is sent anywhere. Needs the extra `sign`. The last line
+        on standard output is the file of the signature.
+
+          openssl ecparam -name prime256v1 -genkey -noout -out key.pem
+          openssl ec -in key.pem -pubout -out public.pem
+          extractkit sign runs/first --key key.pem
+          extractkit verify runs/first --key public.pem
+        """,
+        options=(
+            Option("--key", "a private key", "FILE"),
+            Option("--output", "the file; RUN.sig, beside the run", "FILE", Path),
             TRUST,
         ),
         operands=("run",),

@@ -134,6 +134,7 @@ EXTRAS = (
         ("ai-edge-model-explorer-adapter>=0.2",),
         "export --to model-explorer of a TensorFlow graph",
     ),
+    _extra("sign", ("model-signing>=1.1,<2", "pyopenssl>=24"), "sign", "verify --key"),
     _extra("ray", ("ray>=2.50",), "runtime.engine=ray"),
     _extra(
         "launchers",

@@ -83,6 +83,7 @@ def verify(
     *,
     reader: Callable[[Manifest, str], Sink] = sink_of,
     recompute: Recompute | None = None,
+    signed: Callable[[Path], Check] | None = None,
 ) -> Verification:
     """Check everything in a run, and report all that is wrong.
 
@@ -93,6 +94,7 @@ def verify(
         directory: the run directory.
         reader: makes a sink that reads the run, from its manifest and the sink's name.
         recompute: called last, unless the manifest cannot be read.
+        signed: checks the signature of the run, before anything else.
 
     Raises:
         RunDirectoryError: the directory holds neither manifest nor journal, or a process is
@@ -104,15 +106,17 @@ def verify(
             f"{directory} is being worked on by {at_work}. Wait for it to end: "
             f"{command('verify', directory)}"
         )
+    signatures = () if signed is None else (signed(directory),)
     manifest, first = _manifest(directory)
     sinks = {} if manifest is None else {name: reader(manifest, name) for name in manifest.sinks}
     journal, entries = listed_shards(directory, manifest)
     shards, intact = shard_files(directory, entries, manifest)
     if manifest is None:
-        return Verification(str(directory), None, (first, journal, shards))
+        return Verification(str(directory), None, (*signatures, first, journal, shards))
     files = recorded_files(directory, manifest)
     samples, rows = sample_rows(directory, manifest, files)
     checks = [
+        *signatures,
         first,
         files,
         journal,

@@ -1,0 +1,56 @@
+"""Verbs that hand a run over to other tools and to other people: export, sign."""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from extractkit.commands.arguments import RunOptions
+from extractkit.display import printable, write
+from extractkit.errors import ConfigError, choices
+
+
+def export(arguments: Sequence[str]) -> bool:
+    """Export a run, and print the directory as the last line on standard output."""
+    from extractkit.display.progress import waiting
+    from extractkit.exports.registry import EXPORTERS, export
+    from extractkit.runs.comparing.pairing import FileMapping
+
+    given = RunOptions("export").read(arguments)
+    if given.to is None:
+        raise ConfigError(f"export: --to is missing. {choices('', EXPORTERS)}")
+    if given.map is not None and given.reference is None:
+        raise ConfigError("export: --map is between the reference and RUN: give --reference RUN")
+    remarks: list[str] = []
+    with waiting(sys.stderr, f"exporting {given.run}"):
+        path = export(
+            given.run,
+            given.to,
+            given.output,
+            reference=given.reference,
+            mapping=None if given.map is None else FileMapping.read(given.map),
+            trust=given.trust,
+            note=remarks.append,
+        )
+    sys.stderr.write("".join(printable(f"{one}\n") for one in remarks))
+    _write(path)
+    return True
+
+
+def sign(arguments: Sequence[str]) -> bool:
+    """Sign a run, and print the file of the signature as the last line on standard output."""
+    from extractkit.display.progress import waiting
+    from extractkit.runs.checking.signature import sign
+
+    given = RunOptions("sign").read(arguments)
+    if given.key is None:
+        raise ConfigError("sign: --key is missing. Give the file of a private key: --key key.pem")
+    with waiting(sys.stderr, f"signing {given.run}"):
+        path = sign(given.run, given.key, given.output, trust=given.trust)
+    _write(path)
+    return True
+
+
+def _write(path: Path) -> None:
+    """Print a path: absolute, without `..`."""
+    write(f"{os.path.abspath(path)}\n")  # noqa: PTH100 - links stay as they are
