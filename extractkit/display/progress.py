@@ -19,12 +19,14 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 from rich.text import Text
 
 from extractkit.core.plan import PlannedTensor
 from extractkit.display import Printable, duration_text, rate_text, render, run, safe
 from extractkit.engine import Listener, Summary
 from extractkit.errors import counted
+from extractkit.models.process import resident_memory
 from extractkit.runs.directory import human_bytes
 
 _FIRST_S = 2.0
@@ -162,6 +164,7 @@ class Lines:
         self._clock = clock
         self._lock = Lock()
         self._samples = self._done = self._stored = 0
+        self._slowest: str | None = None
         self._began = self._spoke = clock()
         self._waiting = Waiting(stream)
 
@@ -189,6 +192,10 @@ class Lines:
             self._spoke = now
             self._write(self._status(now - self._began))
 
+    def paced(self, stage: str) -> None:
+        """Name the stage in lines to come."""
+        self._slowest = stage
+
     def note(self, message: str) -> None:
         """Print a message."""
         self._write(safe(message))
@@ -211,6 +218,7 @@ class Lines:
         ]
         if self._done:
             parts.append(f"{duration_text(seconds * left / self._done)} left")
+        parts += [_memory_text(), _pace_text(self._slowest)]
         return ", ".join(filter(None, parts))
 
     def _write(self, line: str) -> None:
@@ -224,16 +232,15 @@ class Bar:
     def __init__(self, stream: TextIO) -> None:
         self._console = Console(file=stream, highlight=False)
         self._bar = Progress(
+            BarColumn(bar_width=None),
+            *(column(table_column=Column(no_wrap=True)) for column in _COLUMNS),
+            TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True)),
             TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            _Rate(),
-            _Stored(),
-            TimeRemainingColumn(compact=True),
             console=self._console,
             transient=True,
+            expand=True,
         )
-        self._task = self._bar.add_task("samples", total=None, start=False, stored=0)
+        self._task = self._bar.add_task("", total=None, start=False, stored=0)
         self._stored = 0
         self._lock = Lock()
         self._waiting = Waiting(stream)
@@ -258,6 +265,10 @@ class Bar:
         with self._lock:
             self._stored += stored
             self._bar.update(self._task, advance=samples, stored=self._stored)
+
+    def paced(self, stage: str) -> None:
+        """Name the stage beside the bar."""
+        self._bar.update(self._task, description=_pace_text(stage))
 
     def note(self, message: str) -> None:
         """Print a message above the bar."""
@@ -287,6 +298,30 @@ class _Stored(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         return Text(human_bytes(task.fields["stored"]))
+
+
+class _Memory(ProgressColumn):
+    """Memory of this process."""
+
+    max_refresh = 1.0
+
+    def render(self, task: Task) -> Text:
+        return Text(_memory_text())
+
+
+_COLUMNS = (MofNCompleteColumn, _Rate, _Stored, _Memory)
+
+
+def _memory_text() -> str:
+    """Return the memory of this process; nothing where the system does not report it."""
+    try:
+        return f"{human_bytes(resident_memory())} memory"
+    except OSError:
+        return ""
+
+
+def _pace_text(stage: str | None) -> str:
+    return "" if stage is None else f"slowest: {stage}"
 
 
 def _announcement(tensors: Sequence[PlannedTensor], samples: int, estimate: int) -> str:

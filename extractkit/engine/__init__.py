@@ -71,6 +71,10 @@ class Listener(Protocol):
         """More samples are computed, and more bytes stored."""
         ...
 
+    def paced(self, stage: str) -> None:
+        """The slowest stage of those that work at the same time, such as reading or storing."""
+        ...
+
     def note(self, message: str) -> None:
         """A message for the user."""
         ...
@@ -92,6 +96,9 @@ class Silent:
         """Do nothing."""
 
     def advanced(self, samples: int, stored: int) -> None:
+        """Do nothing."""
+
+    def paced(self, stage: str) -> None:
         """Do nothing."""
 
     def note(self, message: str) -> None:

@@ -27,7 +27,8 @@ from extractkit.engine.samples import (
     too_short,
 )
 from extractkit.engine.self_check import refuse_differences, self_check
-from extractkit.engine.stream import Stream
+from extractkit.engine.stream import STAGES, Stream
+from extractkit.engine.threads import Pace
 from extractkit.errors import ExtractkitError, FinalError, RunDirectoryError, UserError, counted
 from extractkit.models.process import environment, impose
 from extractkit.runs import SAMPLES, components
@@ -411,12 +412,14 @@ class Execution:
         self.computed = sum(map(len, missing))
         ordered = prepared.ordered(missing, found)
         if workers is None:
-            stream = prepared.stream(
-                found,
-                on_batch=lambda done: self.listener.advanced(done, 0),
-                state_before=recorder.state_before,
-            )
-            with closing(stream.shards(ordered)) as computed:
+            pace = Pace(*STAGES)
+
+            def advanced(done: int) -> None:
+                self.listener.advanced(done, 0)
+                self.listener.paced(pace.slowest())
+
+            stream = prepared.stream(found, on_batch=advanced, state_before=recorder.state_before)
+            with closing(stream.shards(ordered, pace=pace)) as computed:
                 for one in computed:
                     self.commit(one, recorder)
                     del one  # free its memory before the next is taken

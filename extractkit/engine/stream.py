@@ -48,12 +48,15 @@ from extractkit.engine.failing_samples import (
 from extractkit.engine.samples import blamed, named
 from extractkit.engine.shard_contents import partial_results, stored
 from extractkit.engine.sizes import OwnSizes, SizeFaults, needed_addresses
-from extractkit.engine.threads import ahead, no_wake
+from extractkit.engine.threads import Pace, ahead, no_wake
 from extractkit.errors import BadSampleError, FinalError, InputError, JobError, SampleError, counted
 from extractkit.inputs import Source
 from extractkit.models import CheckpointAxis, ChecksSizes, Fetch, Model, Program
 from extractkit.models.failures import out_of_memory
 from extractkit.runs.shards import ShardValues
+
+STAGES = ("reading", "computing", "assembling", "storing")
+"""Stages of a stream in their order; storing is what its user does with each shard."""
 
 _BATCHES_READ_AHEAD = 4
 _BATCHES_COMPUTED_AHEAD = 2
@@ -118,17 +121,22 @@ class Stream:
     _read_already: ReadAlready[list[_Work]] = field(default_factory=ReadAlready)
 
     def shards(
-        self, shards: Iterable[Shard], wake: Callable[[], None] = no_wake
+        self,
+        shards: Iterable[Shard],
+        wake: Callable[[], None] = no_wake,
+        pace: Pace | None = None,
     ) -> Generator[ShardValues, None, None]:
         """Yield the values of these shards in turn. Shards are taken a few ahead.
 
         Args:
             wake: unblocks the source of shards; called when no more are wanted.
+            pace: learns which of the `STAGES` is the slowest.
         """
         left = threading.Event()
-        read = ahead(self._read(shards), _BATCHES_READ_AHEAD, left, wake)
-        computed = ahead(self._compute(read), _BATCHES_COMPUTED_AHEAD, left, wake)
-        assembled = ahead(self._assemble(computed), _SHARDS_ASSEMBLED_AHEAD, left, wake)
+        waits = (pace or Pace(*STAGES)).between
+        read = ahead(self._read(shards), _BATCHES_READ_AHEAD, left, wake, waits[0])
+        computed = ahead(self._compute(read), _BATCHES_COMPUTED_AHEAD, left, wake, waits[1])
+        assembled = ahead(self._assemble(computed), _SHARDS_ASSEMBLED_AHEAD, left, wake, waits[2])
         with closing(assembled):
             for one in assembled:
                 try:

@@ -1,10 +1,12 @@
 """A job's progress, with and without a terminal."""
 
 import io
+import re
 from pathlib import Path
 
 import pytest
 
+from extractkit.display import progress
 from extractkit.display.progress import Bar, Lines, listening
 from extractkit.engine import Summary
 from tests.display.examples import EVIL, SHOWN_EVIL, planned
@@ -30,21 +32,32 @@ class Clock:
         return self.now
 
 
+@pytest.fixture(autouse=True)
+def _memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "resident_memory", lambda: 1_200_000_000)
+
+
 def test_lines_come_every_few_seconds_with_rate_bytes_and_time_left() -> None:
     stream, clock = io.StringIO(), Clock()
     lines = Lines(stream, clock)
     lines.planned(TENSORS, 1000, 2_000_000)
-    for _ in range(12):
+    for at in range(12):
         clock.now += 1
         lines.advanced(10, 20_000)
+        if at > 5:
+            lines.paced("reading")
     assert stream.getvalue().splitlines() == [
         "3 tensors of 1,000 samples, about 2.0 MB",
-        "50 of 1,000 samples, 10 samples/s, 100 kB, 1:35 left",
-        "100 of 1,000 samples, 10 samples/s, 200 kB, 1:30 left",
+        "50 of 1,000 samples, 10 samples/s, 100 kB, 1:35 left, 1.2 GB memory",
+        "100 of 1,000 samples, 10 samples/s, 200 kB, 1:30 left, 1.2 GB memory, slowest: reading",
     ]
 
 
-def test_nothing_is_said_of_a_rate_before_there_is_one() -> None:
+def test_nothing_is_said_of_a_rate_before_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown() -> int:
+        raise OSError("not a system that reports it")
+
+    monkeypatch.setattr(progress, "resident_memory", unknown)
     stream, clock = io.StringIO(), Clock()
     lines = Lines(stream, clock)
     lines.planned(TENSORS, 1000, 0)
@@ -80,11 +93,13 @@ def test_a_terminal_gets_a_bar_and_is_left_as_it_was(monkeypatch: pytest.MonkeyP
         assert isinstance(listener, Bar)
         listener.planned(TENSORS, 1000, 2_000_000)
         listener.advanced(1000, 2_000_000)
+        listener.paced("storing")
         listener.note("[bold]look")
         listener.finished(SUMMARY)
     text = stream.getvalue()
     assert "1000/1000" in text
-    assert "2.0 MB" in text
+    for part in ("2.0 MB", "1.2 GB memory", "slowest: storing"):
+        assert part in text
     assert "[bold]look" in text
     assert text.count("\x1b[?25l") == text.count("\x1b[?25h") == 1  # the cursor is back
 
@@ -106,3 +121,23 @@ def test_an_exception_takes_the_bar_away(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_elsewhere_there_are_lines() -> None:
     with listening(io.StringIO()) as listener:
         assert isinstance(listener, Lines)
+
+
+@pytest.mark.parametrize(("width", "samples"), [(80, 29), (80, 3_000), (160, 2_000_000)])
+def test_the_bar_fits_the_terminal(
+    width: int, samples: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", str(width))
+    stream = Terminal()
+    bar = Bar(stream)
+    bar.planned(TENSORS, samples, 2_000_000)
+    bar.advanced(samples // 3, 123_000_000)
+    bar.paced("computing")
+    bar._bar.refresh()
+    (*_, frame) = re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", stream.getvalue()).split("\r")
+    bar.stop()
+    assert len(frame) == width
+    for part in (f"{samples // 3}/{samples} ", "123 MB", "1.2 GB memory", "slowest: computing"):
+        assert part in frame
+    assert "\n" not in frame

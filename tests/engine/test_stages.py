@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from extractkit.engine.threads import ahead
+from extractkit.engine.threads import Pace, ahead
 
 
 def threads() -> list[threading.Thread]:
@@ -155,3 +155,31 @@ def test_an_error_passes_through_all_stages() -> None:
     with pytest.raises(OSError, match="broken"):
         next(stage)
     assert not threads()
+
+
+_MOMENT_S = 0.01
+
+
+def test_a_stage_that_is_waited_for_sets_the_pace() -> None:
+    pace = Pace("reading", "computing", "storing")
+    first, second = pace.between
+
+    def read() -> Iterator[int]:
+        for number in range(6):
+            while pace.slowest() != "reading" or first.seconds("items") < _MOMENT_S:
+                pass  # until the next stage has waited longest
+            yield number
+
+    assert list(ahead(ahead(read(), 2, waits=first), 2, waits=second)) == [*range(6)]
+    assert pace.slowest() == "reading"
+
+
+def test_a_user_of_the_items_sets_the_pace() -> None:
+    pace = Pace("reading", "storing")
+    (between,) = pace.between
+    stage = ahead(range(8), 1, waits=between)
+    next(stage)
+    while between.seconds("room") <= between.seconds("items") + _MOMENT_S:
+        pass  # storing, while the thread has no room
+    assert pace.slowest() == "storing"  # while it still waits
+    stage.close()
