@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import extractkit
@@ -65,6 +65,24 @@ def command(*arguments: str, python: str | Path = "") -> list[str]:
 def variables(**more: str) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if name not in ("COLUMNS",)}
     return {**kept, "PYTHONPATH": SOURCES, "PYTHONDONTWRITEBYTECODE": "1", **more}
+
+
+def check_not_imported(modules: str, arguments: Sequence[str], place: Path) -> None:
+    """Check that a command, in a process of its own, imports none of these modules.
+
+    Args:
+        modules: an expression for the set of their names.
+    """
+    probe = (
+        f"import sys; from extractkit import cli; cli.execute({list(arguments)}); "
+        f"found = {modules} & set(sys.modules); "
+        "sys.exit(repr(found) if found else 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", probe], cwd=place, env=variables(), check=False,
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
 
 
 def left_in(place: Path) -> set[str]:

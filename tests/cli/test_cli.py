@@ -8,7 +8,6 @@ import resource
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,7 @@ import extractkit
 from extractkit import cli
 from extractkit.config import GROUPS, config_directory, options
 from extractkit.errors import JobError, UserError
-from tests.cli.called import Program, command, left_in, variables
+from tests.cli.called import Program, check_not_imported, command, left_in, variables
 
 # ----------------------------------------------------------------------------------- answers
 
@@ -50,30 +49,24 @@ def test_show_imports_no_part_of_the_engine_that_computes(program: Program, plac
     check_not_imported(engine, ["show", "r"], place)
 
 
-def check_not_imported(modules: str, arguments: Sequence[str], place: Path) -> None:
-    """Check that a command, in a process of its own, imports none of these modules.
-
-    Args:
-        modules: an expression for the set of their names.
-    """
-    probe = (
-        f"import sys; from extractkit import cli; cli.execute({list(arguments)}); "
-        f"found = {modules} & set(sys.modules); "
-        "sys.exit(repr(found) if found else 0)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", probe], cwd=place, env=variables(), check=False,
-        capture_output=True, text=True,
-    )  # fmt: skip
-    assert (done.returncode, done.stderr) == (0, "")
-
-
 def test_help_answers_within_a_second(place: Path) -> None:
     """Of processor time: the machine may have other work."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(command("--help"), cwd=place, env=variables(), capture_output=True, check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1
+
+
+def test_garbage_is_collected_once_as_the_program_ends(place: Path) -> None:
+    probe = (
+        "import atexit, gc; atexit.register(lambda: print(gc.isenabled())); "
+        "from extractkit.__main__ import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", probe, "--version"], cwd=place, env=variables(), check=True,
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.stdout.endswith("\nFalse\n")
 
 
 def test_version(program: Program) -> None:

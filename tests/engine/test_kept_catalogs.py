@@ -14,6 +14,7 @@ import extractkit
 from extractkit.core.catalog import Catalog
 from extractkit.engine import catalog_files, loading
 from extractkit.errors import UserError
+from tests.cli.called import check_not_imported
 
 OTHER_CODE = [["cli.py", 1, 2]]
 
@@ -73,6 +74,13 @@ def test_the_second_listing_is_the_first_without_loading(
     again = listed(file, "+selectors.fed={feeds: {op_type: Softmax}}")
     assert again.records == fed.records
     assert again.records
+
+
+def test_the_second_listing_imports_nothing_that_takes_long(file: Path, tmp_path: Path) -> None:
+    for _ in range(2):  # loading sets environment variables
+        listed(file)
+    heavy = "{'tensorflow', 'keras', 'asyncio', 'http.client', 'numpy.random', 'PIL'}"
+    check_not_imported(heavy, ["tensors", "model=keras", f"model.path={file}"], tmp_path)
 
 
 def test_what_changes_the_model_has_it_loaded(

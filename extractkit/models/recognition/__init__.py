@@ -15,7 +15,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
-from urllib.request import url2pathname
 
 from extractkit.advice import override
 from extractkit.errors import ModelError, choices, nearest
@@ -76,6 +75,8 @@ def remote(path: str) -> Recognized | None:
         return None
     scheme, rest = found[1].lower(), found[2]
     if scheme == "file":
+        from urllib.request import url2pathname
+
         local = url2pathname(rest.removeprefix("localhost"))
         return Recognized("a URL of a local file", advice=f"Give its path: {local}")
     words = _fetching(scheme, path, rest)
