@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 from extractkit.core.component import require
@@ -12,7 +13,7 @@ from extractkit.reports import attention as attentions
 from extractkit.reports.charts import with_values
 from extractkit.reports.material import Material, short_names
 from extractkit.runs.reader import Run, open_run
-from extractkit.runs.views import TensorView
+from extractkit.runs.views import Committed, TensorView
 
 _ROOM = 10**12
 """Bytes that a section may take where nothing has to be small."""
@@ -29,7 +30,12 @@ def run_of(view: TensorView) -> Run:
     Raises:
         RunDirectoryError: the run was damaged after the view was opened.
     """
-    committed = view._committed
+    return _run_at(view._committed)
+
+
+@lru_cache(maxsize=4)
+def _run_at(committed: Committed) -> Run:
+    """Return the run at committed shards, which all views of one run share."""
     run = open_run(committed.directory, committed.sink, check=committed.check)
     for position in committed.outer:
         run = Run(run.path, run.manifest, run._committed.at(position))

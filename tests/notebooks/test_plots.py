@@ -10,6 +10,7 @@ import extractkit
 from extractkit.errors import MissingExtraError, RunDirectoryError, UnknownTensorError
 from extractkit.notebooks.plots import run_of
 from extractkit.reports.attention import habits, is_map
+from extractkit.reports.steps import is_saliency
 from extractkit.runs.reader import Run
 from tests.notebooks.examples import CHANNELS, Pictured
 from tests.reports.examples import EVERYTHING, HOSTILE, STATISTICS
@@ -137,3 +138,28 @@ def test_without_altair_the_command_that_installs_it_is_named(
 
 def test_a_view_knows_its_run(run: Run) -> None:
     assert run_of(run["pool:output"]).path == run.path
+
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "runs" / "schema-13"
+
+
+def test_drift_over_checkpoints_is_that_of_the_run() -> None:
+    run = extractkit.open(GOLDEN / "trajectory")
+    assert isinstance(run, Run)
+    assert run.drift is not None
+    for key, moved in run.drift.tensors.items():
+        found = [row["value"] for row in rows(run.plot.drift(key))]
+        wanted = [*moved.from_first.relative_norm, *moved.from_previous.relative_norm]
+        np.testing.assert_allclose(
+            np.array(found, np.float64), np.array(wanted, np.float64), rtol=1e-6
+        )
+
+
+def test_saliency_is_the_length_of_gradients() -> None:
+    run = extractkit.open(GOLDEN / "gradients")
+    assert isinstance(run, Run)
+    for key in (key for key, view in run.items() if is_saliency(view)):
+        value = run[key].sample(1)
+        wanted = np.linalg.norm(value, axis=-1) if value.ndim > 1 else value
+        np.testing.assert_allclose(drawn(run.plot.saliency(1, key), -1), wanted, rtol=1e-5)
+        assert len(rows(run.plot.saliency(1, key, tokens=1))) == 1

@@ -144,6 +144,27 @@ def test_unfinished_and_damaged_runs_are_shown(run: Run, tmp_path: Path) -> None
         shutil.rmtree(copy)
 
 
+GOLDEN = Path(__file__).parents[1] / "golden" / "runs" / "schema-13"
+
+
+def test_each_kind_of_run_is_shown_with_a_chart_of_each_tensor() -> None:
+    """Interrupted ones, those with checkpoints, gradients, statistics alone, and a sweep."""
+    kinds = sorted(path.parent for path in GOLDEN.glob("*/manifest.json"))
+    assert len(kinds) > 4
+    for kind in kinds:
+        run = extractkit.open(kind)
+        assert isinstance(run, Run)
+        shown = Shown(run._repr_html_()).text
+        assert kind.name in shown
+        assert ("interrupted" in shown) == kind.name.endswith("interrupted")
+        for view in run.values():
+            Shown(view._repr_html_())
+            if view.dtype.kind in "fiub":
+                assert view.plot().to_dict()["datasets"]
+    sweep = extractkit.open(next(GOLDEN.parent.glob("schema-*/sweep")))
+    assert "2 jobs" in Shown(sweep._repr_html_()).text
+
+
 def test_colours_are_those_of_charts_and_grey_where_nothing_is_finite() -> None:
     found = coloured(np.array([[0.0, 1.0], [np.nan, np.inf]]))
     assert found.tolist() == [[[246, 247, 251], [27, 37, 105]], [[160] * 3, [160] * 3]]
