@@ -103,15 +103,15 @@ def report(arguments: Sequence[str]) -> bool:
     given = RunOptions("report").read(arguments)
     if given.other is None:
         for option in COMPARING:
-            name = option.flag.removeprefix("--")
-            if getattr(given, name) not in (option.default, []):
+            if getattr(given, option.flag.strip("-")) not in (option.default, []):
                 raise ConfigError(
                     f"report: {option.flag} is for two runs, and only {given.run} is given. Name "
                     f"the other: {command('report', given.run, 'OTHER', *option.typed.split())}"
                 )
     with waiting(sys.stderr, f"writing a report about {given.run}"):
         subject = given.run if given.other is None else _compared(given, given.run, given.other)
-        path = report(subject, given.output, figures=given.figures, trust=given.trust)
+        chosen = {"figures": given.figures, "umap": given.umap, "trust": given.trust}
+        path = report(subject, given.output, **chosen)
     write(f"{_directory(str(path))}\n")
     return True
 

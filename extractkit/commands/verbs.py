@@ -329,6 +329,7 @@ VERBS: Mapping[str, Verb] = {
             Option(
                 "--figures", "also save each chart to this directory, as SVG and PNG", "DIR", Path
             ),
+            Option("--umap", "also draw the map of a run's samples by UMAP (extra `umap`)"),
             *COMPARING,
             TRUST,
         ),

@@ -123,6 +123,7 @@ EXTRAS = (
         ("altair>=6", "jinja2>=3.1", "vl-convert-python>=1.9"),
         *("report", "report --figures"),
     ),
+    _extra("umap", ("umap-learn>=0.5.12",), "report --umap"),
     _extra("tensorboard", ("tensorboard>=2.20",), "export --to tensorboard"),
     _extra(
         "notebook",

@@ -112,6 +112,7 @@ def _style(colours: Mapping[str, Any]) -> Mapping[str, object]:
         },
         "bar": {"fill": colours["marks"][0]},
         "line": {"stroke": colours["marks"][0]},
+        "circle": {"fill": colours["marks"][0]},
         "point": {"fill": colours["marks"][0], "filled": True},
         "text": {"fill": colours["ink"]},
     }

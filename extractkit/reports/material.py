@@ -38,6 +38,7 @@ class Material:
         damage: what could not be read, and why; filled while sections are made.
         tensors: the keys of the tensors to show; None: all.
         samples: the samples to show, which have values; None: all that have.
+        umap: whether the map of samples is drawn by UMAP, too.
         limit: how many tokens or channels of a sample are shown; None: as many as fit on a page.
     """
 
@@ -49,6 +50,7 @@ class Material:
     damage: dict[str, None] = field(default_factory=dict)
     tensors: Collection[str] | None = None
     samples: Sequence[int] | None = None
+    umap: bool = False
     limit: int | None = None
 
     @classmethod

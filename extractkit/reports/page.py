@@ -5,13 +5,14 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from extractkit.core.component import require
-from extractkit.errors import JobError, RunDirectoryError
+from extractkit.errors import ConfigError, JobError, RunDirectoryError
 from extractkit.reports import Figure, Header, Listing, Note, Section, comparison, summary, sweeps
 from extractkit.reports.attention import attention
 from extractkit.reports.budget import MOST_BYTES, embedded, encoded
@@ -62,6 +63,7 @@ def report(
     output: str | Path | None = None,
     *,
     figures: str | Path | None = None,
+    umap: bool = False,
     trust: Sequence[str] = (),
 ) -> Path:
     """Write a report: one HTML page that anyone can open, offline.
@@ -71,6 +73,7 @@ def report(
         output: the file; None: the directory's name with the ending `.html`, beside it, and for two
             runs `A-B.html` beside the first.
         figures: a directory for each chart as SVG and PNG, made if needed; None: no files.
+        umap: also draw the map of a run's samples by UMAP, which takes a while.
         trust: modules whose callables the runs' configurations may name.
 
     Returns:
@@ -92,7 +95,9 @@ def report(
             check_place(Path(figures), directory, "figures", folder=True)
     altair()
     require("vl_convert", "report")
-    header, sections = _content(run, directories[0], trust)
+    if umap:
+        require("umap", "report --umap")
+    header, sections = _content(run, directories[0], trust, umap=umap)
     write_durably(path, page(header, sections).encode())
     if figures is not None:
         save_figures(sections, Path(figures))
@@ -100,15 +105,18 @@ def report(
 
 
 def _content(
-    run: str | Path | Comparison, directory: Path, trust: Sequence[str]
+    run: str | Path | Comparison, directory: Path, trust: Sequence[str], *, umap: bool
 ) -> tuple[Header, list[Section]]:
+    of_run = not isinstance(run, Comparison) and not is_sweep(directory)
+    if umap and not of_run:
+        raise ConfigError("umap is for the page about one run, whose samples it maps. Leave it out")
     if isinstance(run, Comparison):
         apart = departures(run, comparison.MOST_TENSORS, trust=trust)
         return comparison.header(run), comparison.sections_of(run, apart)
     if is_sweep(directory):
         found = open_sweep(directory, trust=trust)
         return sweeps.header(found), sweeps.sections_of(found, _ROOM_OF_SWEEP)
-    material = material_of(directory, trust)
+    material = replace(material_of(directory, trust), umap=umap)
     return summary.header(material), sections_of(material)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from extractkit.core.component import require
 from extractkit.core.values import Array
 from extractkit.errors import RunDirectoryError, UserError
 from extractkit.reports import Cube, Figure, Listing, Note, Picker, Section
@@ -19,6 +20,7 @@ _BYTES_OF_EXAMPLE = 160
 _MOST_UNITS = 50
 _MOST_CLASSES = 20
 _WIDEST = 4096
+_NEIGHBOURS = 15
 
 _OWN_FIELDS = {"id", "index", "length", "source", "text", "tokens", "truncated", "missing"}
 """Fields of samples' rows that are not labels."""
@@ -32,41 +34,50 @@ def sample_map(material: Material, room: int) -> Iterator[Section]:
     if len(samples) < 3 or not views:
         return
     shown = spread(views, max(1, min(_MOST_TENSORS, room // (len(samples) * _BYTES_OF_POINT))))
-    rows = [material.row(index) for index in samples]
-    found, shares = [], []
-    for view in shown:
-        values = _vectors(material, view, samples)
-        if values is not None:
-            places, share = components(values)
-            found.append((view.key, places))
-            shares.append(share)
+    found = {
+        view.key: values
+        for view in shown
+        if (values := _vectors(material, view, samples)) is not None
+    }
     if not found:
         return
-    field, texts, numbers = colours(rows)
-    labels = tuple(sample_label(row) for row in rows)
-    cubes = tuple(
-        Cube(np.column_stack([places, numbers]).astype(np.float32), (labels,), texts)
-        for _, places in found
-    )
-    figure = Figure(
-        "samples",
-        "Principal components",
-        points("first", "second", field, nominal=bool(texts)),
-        ("tensor",),
-        ("sample",),
-        cubes,
-        caption=f"Of all variance, these two hold {_span(shares)}.",
-        fields=("first", "second", "number"),
-    )
+    rows = [material.row(index) for index in samples]
+    places, shares = zip(*map(components, found.values()), strict=True)
+    caption = f"Of all variance, these two hold {_span(shares)}."
+    figures = [_figure("samples", "Principal components", places, rows, caption)]
+    if material.umap:
+        neighbours = [neighbourhoods(values) for values in found.values()]
+        caption = "Neighbours are close. Sizes of groups and distances between them mean little."
+        figures.append(_figure("samples-umap", "UMAP", neighbours, rows, caption))
     notes = not_all(len(samples), len(material.at_hand), "sample")
     notes += not_all(len(found), len(views), "tensor", "tensors with one vector per sample")
     yield Section(
         "samples",
         "Map of samples",
-        "Each point is a sample, at its first two principal components. Close points have similar "
-        "values.",
-        (figure, *notes),
-        (Picker("tensor", tuple(key for key, _ in found)),),
+        "Each point is a sample. Close points have similar values.",
+        (*figures, *notes),
+        (Picker("tensor", tuple(found)),),
+    )
+
+
+def _figure(
+    name: str, title: str, places: Sequence[Array], rows: Sequence[Row], caption: str
+) -> Figure:
+    """Return a chart of samples at two numbers each, (samples, 2) for each tensor."""
+    field, texts, numbers = colours(rows)
+    labels = tuple(map(sample_label, rows))
+    return Figure(
+        name,
+        title,
+        points("first", "second", field, nominal=bool(texts)),
+        ("tensor",),
+        ("sample",),
+        tuple(
+            Cube(np.column_stack([one, numbers]).astype(np.float32), (labels,), texts)
+            for one in places
+        ),
+        caption=caption,
+        fields=("first", "second", "number"),
     )
 
 
@@ -104,6 +115,18 @@ def components(values: Array) -> tuple[Array, float]:
     found = found * np.where(largest < 0, -1, 1)
     total = float((sizes**2).sum())
     return found, float((sizes[:2] ** 2).sum()) / total if total else 1.0
+
+
+def neighbourhoods(values: Array) -> Array:
+    """Return two numbers for each sample, (samples, 2), by UMAP: the same in each call.
+
+    Raises:
+        MissingExtraError: umap-learn is not installed.
+    """
+    umap = require("umap", "report --umap")
+    near = min(_NEIGHBOURS, len(values) - 1)
+    made = umap.UMAP(n_neighbors=near, init="pca", random_state=0, n_jobs=1)
+    return np.asarray(made.fit_transform(values), np.float64)
 
 
 def colours(rows: Sequence[Row]) -> tuple[str | None, Mapping[str, tuple[str, ...]], Array]:

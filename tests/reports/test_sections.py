@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from sklearn.decomposition import PCA
 
 import extractkit
 from extractkit.core.values import Array
-from extractkit.errors import MissingExtraError
+from extractkit.errors import ConfigError, MissingExtraError
 from extractkit.reports import Code, Cube, Figure, Header, Listing, Section, summary
 from extractkit.reports.attention import attention, habits
 from extractkit.reports.budget import compact, decoded, encoded
@@ -32,6 +33,42 @@ def test_the_map_of_samples_is_that_of_scikit_learn() -> None:
     wanted = oracle.fit_transform(values)
     np.testing.assert_allclose(np.abs(found), np.abs(wanted), atol=1e-9)
     assert share == pytest.approx(oracle.explained_variance_ratio_.sum())
+
+
+def test_samples_are_mapped_by_umap_where_it_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[dict[str, object], Array]] = []
+
+    class Umap:
+        """Stands for umap-learn, which is not in the lock."""
+
+        def __init__(self, **options: object) -> None:
+            self.options = options
+
+        def fit_transform(self, values: Array) -> Array:
+            asked.append((self.options, values))
+            return values[:, :2]
+
+    run = extractkit.extract(
+        model=ReferenceModel(),
+        inputs=["abc", "de", "f", "ghij"],
+        selectors={"pooled": {"path": "pool:output"}},
+        run_dir=tmp_path / "run",
+    )
+    monkeypatch.setitem(sys.modules, "umap", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'extractkit\[umap\]'"):
+        report(run.path, umap=True)
+    monkeypatch.setitem(sys.modules, "umap", SimpleNamespace(UMAP=Umap))
+    figures = Page(report(run.path, umap=True).read_text("utf-8")).figures()
+    ((options, values),) = asked
+    assert options == {"n_neighbors": 3, "init": "pca", "random_state": 0, "n_jobs": 1}
+    np.testing.assert_array_equal(values, np.asarray(run["pool:output"]))
+    drawn = decoded(figures["samples-umap"]["cubes"][0]["values"])
+    np.testing.assert_array_equal(drawn[:, :2], values[:, :2].astype(np.float32))
+    assert "samples" in figures
+    with pytest.raises(ConfigError, match="umap is for the page about one run"):
+        report(extractkit.diff(run, run), umap=True)
 
 
 def test_samples_that_are_all_the_same_are_at_one_place() -> None:
