@@ -21,6 +21,9 @@ _ROOM = 10**12
 _EVERY = 10**6
 """A number of channels that no tensor has."""
 
+_HEADED = 4
+"""The number of axes of maps with heads: sample, head, query and key."""
+
 Kinds = Callable[[TensorView], bool]
 
 
@@ -84,8 +87,9 @@ class Plots:
         """
         key = self._at(layer, self._keys(attentions.is_map, "attention maps"), "layer")
         section = self._section(attentions.attention, [key], sample, tokens)
-        chosen = {} if head is None else {"head": f"head {head}"}
-        which = "mean of all heads" if head is None else f"head {head}"
+        several = any(one.name == "head" for one in section.pickers)
+        chosen = {"head": f"head {head}"} if head is not None and (several or head) else {}
+        which = f"head {head or 0}" if chosen or not several else "mean of all heads"
         names = short_names(self._keys(attentions.is_map, ""))
         return _chart(section, "attention-map", chosen, f"{names[key]}, {which}")
 
@@ -233,12 +237,16 @@ class Plots:
 def attention_section(plots: Plots, sample: int, tokens: int) -> Section:
     """Return the section of a report about the attention of a sample, with all layers.
 
+    If some maps have an axis of heads, it is about these.
+
     Args:
         sample: the index of the sample.
         tokens: the most tokens, the first of the sample.
     """
     keys = plots._keys(attentions.is_map, "attention maps")
-    return plots._section(attentions.attention, keys, sample, tokens)
+    views = plots._material.views
+    with_heads = [key for key in keys if len(views[key].dims) == _HEADED]
+    return plots._section(attentions.attention, with_heads or keys, sample, tokens)
 
 
 class TensorPlots:

@@ -83,15 +83,15 @@ class RunWidgets(TensorWidgets):
         plots = Plots(self._run)
         first = _maps(plots, sample, tokens)
         made = _kinds()["attention"](count=self._run.manifest.samples, **first)
-        for name, given, most in (
+        mean = int(made.shape[1] > 1)  # its place is before the heads
+        for name, given, count in (
             ("layer", layer, made.shape[0]),
-            ("head", 0 if head is None else head + 1, made.shape[1]),
+            ("head", 0 if head is None else head, made.shape[1] - mean),
         ):
-            if not 0 <= given < most:
-                wanted = layer if name == "layer" else head
-                known = most if name == "layer" else max(1, most - 1)
-                raise UnknownTensorError(f"{name}={wanted!r}: there are {known}, from 0 on")
-            setattr(made, name, int(given))
+            if not 0 <= given < count:
+                raise UnknownTensorError(f"{name}={given!r}: there are {count}, from 0 on")
+        made.layer = int(layer)
+        made.head = 0 if head is None else int(head) + mean
 
         def load(change: Mapping[str, Any]) -> None:
             try:

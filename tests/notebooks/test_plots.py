@@ -52,6 +52,13 @@ def test_attention_is_that_of_the_sample_layer_and_head(run: Run) -> None:
     mean = drawn(run.plot.attention(7, key), queries, keys)
     np.testing.assert_allclose(mean, value.mean(0), atol=1e-3)
     assert len(rows(run.plot.attention(7, key, tokens=2))) == 4
+    alone = run["attention:op/Softmax"]
+    for head in (None, 0):
+        chart = alone.plot(7, head=head)
+        np.testing.assert_allclose(drawn(chart, queries, keys), alone.sample(7), atol=1e-3)
+        assert chart.to_dict()["title"]["text"].endswith("head 0")
+    with pytest.raises(UnknownTensorError, match=r"'head 1' is not a choice"):
+        alone.plot(7, head=1)
     title = run.plot.attention(0, key, 1).to_dict()["title"]
     assert "head 1" in title["text"]
     assert "</script>" in title["subtitle"][0]

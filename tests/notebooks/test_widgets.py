@@ -14,7 +14,7 @@ from extractkit.errors import MissingExtraError, UnknownTensorError
 from extractkit.notebooks import widgets
 from extractkit.runs.reader import Run
 from tests.notebooks.examples import HEADS, LAYERS, Pictured
-from tests.reports.examples import HOSTILE
+from tests.reports.examples import HOSTILE, hostile_run
 
 pytest.importorskip("anywidget")
 
@@ -53,6 +53,14 @@ def test_attention_is_that_of_the_sample_and_follows_it(run: Run) -> None:
     assert "sample 3" in widget.title
     widget.sample = 0
     check(widget, run, 0)
+
+
+def test_maps_without_heads_are_shown(tmp_path: Path) -> None:
+    run = hostile_run(tmp_path / "run")
+    widget = run.widget.attention(2, head=0)
+    assert widget.heads == ["head 0"]
+    value = run["attention:op/Softmax"].sample(2)
+    np.testing.assert_allclose(maps_in(widget)[0, 0], value, atol=1e-3)
 
 
 def test_mistakes_are_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
