@@ -25,7 +25,7 @@ def test_what_is_given_is_kept() -> None:
         "batch_size": 1, "batch_tokens": 10, "shard_size": 1, "compile": "xla",
         "device": "/CPU:0", "seed": 3, "deterministic": False, "threads": 2,
         "bad_samples": "skip", "bad_checkpoints": "skip",
-        "non_finite": "fail", "self_check": False, "reuse_from": "outputs",
+        "non_finite": "fail", "keep_texts": False, "self_check": False, "reuse_from": "outputs",
         "engine": "ray", "workers": 3, "shard_timeout": 1.5, "ray_address": "auto",
         "worker_cpus": 0.5, "worker_gpus": 1, "part": None,
     }  # fmt: skip

@@ -127,6 +127,12 @@ class Runtime:
         Effect.LAYOUT,
         "warn of NaN and infinite values, fail, or skip the samples that have some.",
     ] = "warn"
+    keep_texts: Annotated[
+        bool,
+        Flag(),
+        Effect.LAYOUT,
+        "Keep texts and tokens in samples.jsonl. false: the SHA-256 of each text instead.",
+    ] = True
     reuse_from: Annotated[
         str | None,
         Text("outputs"),
@@ -200,8 +206,14 @@ class Runtime:
         return runtime
 
     def identifying(self) -> dict[str, object]:
-        """Return the values of the keys that the identity holds, by name."""
-        return {key.name: getattr(self, key.name) for key in SETTINGS if key.effect.identifies}
+        """Return the values of the keys that the identity holds, by name.
+
+        Runs from before there was `keep_texts` keep theirs: its default is not in it.
+        """
+        found = {key.name: getattr(self, key.name) for key in SETTINGS if key.effect.identifies}
+        if self.keep_texts:
+            del found["keep_texts"]
+        return found
 
     def computing(self) -> dict[str, object]:
         """Return the values of the keys that decide values, by name, without the seed.

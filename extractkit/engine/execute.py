@@ -25,6 +25,7 @@ from extractkit.engine.samples import (
     recorded_survey,
     survey,
     too_short,
+    without_texts,
 )
 from extractkit.engine.self_check import refuse_differences, self_check
 from extractkit.engine.stream import STAGES, Stream
@@ -304,7 +305,8 @@ class Execution:
     def _record(self, recorder: Recorder, rows: Sequence[SampleRow]) -> None:
         """Record the rows of the next samples, and count those that were truncated."""
         self.truncated += sum(bool(row.get("truncated")) for row in rows)
-        recorder.add_samples(rows)
+        keep = self.job.runtime.keep_texts
+        recorder.add_samples(rows if keep else [*map(without_texts, rows)])
 
     def _surveyed(self, prepared: Prepared, recorder: Recorder) -> Survey:
         """Return the survey of all samples, whose rows have been recorded."""

@@ -3,6 +3,7 @@
 It is taken in the pass in which inputs compute their digest, or in a pass of its own.
 """
 
+import hashlib
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -368,6 +369,17 @@ def _row(one: _Examined, axes: Sequence[str]) -> dict[str, object]:
     labels = {f"{key}_" if key in RESERVED else key: label for key, label in own.extra.items()}
     return {**labels, **row}
 
+
+def without_texts(row: SampleRow) -> dict[str, object]:
+    """Return a row with the SHA-256 of its text in place of text and tokens."""
+    found = {name: value for name, value in row.items() if name not in _TEXTS}
+    if isinstance(text := row.get("text"), str):
+        content = text.encode(errors="surrogatepass")
+        found["text_sha256"] = hashlib.sha256(content).hexdigest()
+    return found
+
+
+_TEXTS = frozenset({"text", "tokens"})
 
 _LONGEST = 2**40
 

@@ -72,7 +72,7 @@ class ModelExplorer:
             )
         if kind in _CONVERTERS:
             require(_ADAPTER, _USE)
-            _file(run)
+            _model_file(run)
 
     def write(
         self, run: Run, directory: Path, note: Note, comparison: Comparison | None = None
@@ -90,7 +90,7 @@ class ModelExplorer:
             for name, found in _measured(run, comparison).items()
         }
         lite = run.manifest.model_name == _TFLITE
-        places = _by_tensor if lite else partial(_by_node, _nodes(run, note))
+        places = _by_tensor if lite else partial(_by_node, _graph_nodes(run, note))
         written = 0
         for name, found in measured.items():
             if content := places(_MEASURES[name], {views[key]: one for key, one in found.items()}):
@@ -190,12 +190,12 @@ def _by_node(
     return result
 
 
-def _nodes(run: Run, note: Note) -> dict[str, list[tuple[str, str]]]:
+def _graph_nodes(run: Run, note: Note) -> dict[str, list[tuple[str, str]]]:
     """Return the graph and number of the nodes of each operation, from Model Explorer itself.
 
     An operation whose name several nodes have, as functions have names of their own, is not found.
     """
-    adapter, path = require(_ADAPTER, _USE), _file(run)
+    adapter, path = require(_ADAPTER, _USE), _model_file(run)
     nodes: dict[str, list[tuple[str, str]]] = {}
     failed = []
     for name in _CONVERTERS[run.manifest.model_name]:
@@ -224,7 +224,7 @@ def _each(converted: Any) -> Iterator[tuple[str, str, str]]:
                 yield str(node["namespace"]), str(graph["id"]), str(node["id"])
 
 
-def _file(run: Run) -> str:
+def _model_file(run: Run) -> str:
     """Return the path of the model, which is as the run recorded it.
 
     Raises:

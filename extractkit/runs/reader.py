@@ -158,7 +158,8 @@ class Run(WithPlots, WithWidgets, Mapping[str, TensorView]):
             raise UnknownTensorError(
                 f"{self.path} has no tokens of sample {sample} along axis {view.dims[at] or at!r} "
                 f"of {view.key!r}. Samples have tokens if a tokenizer that belongs to the model "
-                f"takes their text, as with model=bert inputs=texts"
+                f"takes their text, as with model=bert inputs=texts, unless the job has "
+                f"runtime.keep_texts=false"
             )
         texts = [str(row["tokens"][number]) for number in kept]
         return list(zip(texts, values, strict=True))

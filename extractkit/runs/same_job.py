@@ -12,7 +12,7 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]
 
 from extractkit.advice import command, hydra_override
-from extractkit.core.job import SETTINGS
+from extractkit.core.job import SETTINGS, Runtime
 from extractkit.core.transforms.projection import decisive
 from extractkit.errors import ConfigError, RunDirectoryError, counted
 from extractkit.runs import HYDRA, MANIFEST, RUN_KEY, SAMPLES, SWEEP
@@ -26,6 +26,9 @@ from extractkit.runs.schema import digest, plain
 _log = logging.getLogger(__name__)
 
 _FEW = 3
+
+_NEW = "keep_texts"
+"""The key of `runtime` that older runs of the current schema do not record."""
 
 MACHINE_SETTINGS = frozenset({"cpus"})
 """Settings of the machine, which change no bits because the thread count is fixed."""
@@ -124,7 +127,9 @@ def _configured(manifest: Manifest, group: str) -> Any:
     if group != "runtime" or not isinstance(entries, Mapping):
         return entries
     free = {key.name for key in SETTINGS if not key.effect.decides_bytes}
-    return {key: value for key, value in entries.items() if key not in free}
+    found = {key: value for key, value in entries.items() if key not in free}
+    # A run from before there was the key had what is its default.
+    return {_NEW: Runtime.keep_texts, **found}
 
 
 def _file(manifest: Manifest, name: str) -> str | None:
