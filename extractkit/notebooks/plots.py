@@ -8,7 +8,7 @@ from typing import Any
 from extractkit.core.component import require
 from extractkit.core.requests import request_text
 from extractkit.errors import RunDirectoryError, UnknownTensorError, choices
-from extractkit.reports import Chart, Figure, Section, images, samples, statistics, steps
+from extractkit.reports import Chart, Figure, Note, Section, images, samples, statistics, steps
 from extractkit.reports import attention as attentions
 from extractkit.reports.charts import with_values
 from extractkit.reports.material import Material, short_names
@@ -138,18 +138,27 @@ class Plots:
             key: the tensor with a vector for each step, or its number among those.
         """
         key = self._at(key, self._keys(steps.has_steps, "values over the steps of a loop"), "key")
-        return _chart(self._section(steps.steps, [key], sample), "steps")
+        section = self._section(steps.steps, [key], sample)
+        return _chart(section, "steps", remark=_caption(section))
 
-    def map(self, key: int | str = 0) -> Chart:
+    def map(self, key: int | str = 0, *, umap: bool = False, most: int = 5000) -> Chart:
         """Return a point for each sample, at the first two principal components of a tensor.
 
         Args:
             key: the tensor with one vector per sample, or its number among those.
+            umap: place samples by UMAP, which keeps neighbours close.
+            most: the most samples, which are far apart in the run.
+
+        Raises:
+            MissingExtraError: umap-learn is not installed.
         """
+        if umap:
+            require("umap", "report --umap")
         key = self._at(
             key, self._keys(samples.is_vector, "tensors with one vector per sample"), "key"
         )
-        return _chart(self._section(samples.sample_map, [key]), "samples")
+        section = self._section(samples.sample_map, [key], limit=most, umap=umap)
+        return _chart(section, "samples-umap" if umap else "samples")
 
     def histogram(self, key: int | str = 0) -> Chart:
         """Return a histogram of a tensor's values.
@@ -162,7 +171,8 @@ class Plots:
         counted = [one.key for one in self._material.manifest.statistics]
         every = dict.fromkeys([*self._keys(_is_numeric, ""), *counted])
         key = self._at(key, [*every] or self._keys(_is_numeric, "tensors with numbers"), "key")
-        return _chart(self._section(statistics.distributions, [key]), "distribution")
+        some = "" if key in counted else "Of at most 4,096 values of a few samples."
+        return _chart(self._section(statistics.distributions, [key]), "distribution", remark=some)
 
     def drift(self, key: int | str = 0) -> Chart:
         """Return how far a tensor moves over the checkpoints.
@@ -212,6 +222,7 @@ class Plots:
         keys: Sequence[str],
         sample: int | None = None,
         limit: int | None = None,
+        umap: bool = False,
     ) -> Section:
         """Return the section of a report on some tensors and a sample.
 
@@ -221,7 +232,9 @@ class Plots:
         """
         damage: dict[str, None] = {}
         some = None if sample is None else [_present(self._run, sample)]
-        shown = replace(self._material, tensors=keys, samples=some, limit=limit, damage=damage)
+        shown = replace(
+            self._material, tensors=keys, samples=some, limit=limit, damage=damage, umap=umap
+        )
         found = next(family(shown, _ROOM), None)
         for text in damage:
             raise RunDirectoryError(text)
@@ -319,7 +332,11 @@ def _present(run: Run, sample: int) -> int:
 
 
 def _chart(
-    section: Section, named: str, chosen: Mapping[str, str] | None = None, title: str = ""
+    section: Section,
+    named: str,
+    chosen: Mapping[str, str] | None = None,
+    title: str = "",
+    remark: str = "",
 ) -> Chart:
     """Return a figure of a section as a chart with the values of some choices.
 
@@ -327,6 +344,7 @@ def _chart(
         named: the figure's name.
         chosen: the label of the option of some pickers, by the picker's name.
         title: what is written above the chart and the sample; empty: the tensor.
+        remark: what it does not show. The notes of the section are such, too.
 
     Raises:
         UnknownTensorError: a picker has no such option.
@@ -350,4 +368,13 @@ def _chart(
     above = [title or pickers["tensor"][of["tensor"]]]
     if "sample" in of:
         above.append(pickers["sample"][of["sample"]])
-    return with_values(figure, options, above)
+    return with_values(figure, options, [*above, *filter(None, [remark, *notes_of(section)])])
+
+
+def notes_of(section: Section) -> list[str]:
+    """Return the notes of a section: what its figures do not show."""
+    return [block.text for block in section.blocks if isinstance(block, Note)]
+
+
+def _caption(section: Section) -> str:
+    return next(one.caption for one in section.blocks if isinstance(one, Figure))

@@ -15,7 +15,7 @@ from extractkit.core.catalog import Catalog
 from extractkit.core.component import require
 from extractkit.display import safe
 from extractkit.errors import UnknownTensorError, UserError
-from extractkit.notebooks.plots import Plots, attention_section
+from extractkit.notebooks.plots import Plots, attention_section, notes_of
 from extractkit.reports import Figure
 from extractkit.reports.charts import styles
 from extractkit.runs.overview import Overview, shape_text, size_text
@@ -117,7 +117,7 @@ def _maps(plots: Plots, sample: int, tokens: int) -> dict[str, Any]:
         values = values[:, np.newaxis]
     return {
         "sample": int(sample),
-        "title": safe(pickers["sample"][0]),
+        "title": safe(" · ".join([pickers["sample"][0], *notes_of(section)])),
         "layers": [safe(one) for one in pickers["layer"]],
         "heads": [safe(one) for one in pickers.get("head", ("head 0",))],
         "down": [safe(one) for one in figure.cubes[0].labels[0]],

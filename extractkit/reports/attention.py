@@ -11,6 +11,7 @@ from extractkit.reports.budget import ENCODED, HALF, compact
 from extractkit.reports.charts import heatmap
 from extractkit.reports.material import (
     Material,
+    cut_short,
     fitting,
     not_all,
     sample_label,
@@ -231,13 +232,4 @@ def _notes(
 ) -> list[Note]:
     notes = not_all(samples, len(material.at_hand), "sample")
     notes += not_all(len(kept), len(views), "map")
-    longer = 0
-    for row in rows:
-        length = row.get("length")
-        sizes = length.values() if isinstance(length, dict) else [length]
-        longer += max((one for one in sizes if isinstance(one, int)), default=0) > tokens
-    if longer:
-        notes.append(
-            Note(f"{longer:,} of these samples are longer: their first {tokens} tokens are shown.")
-        )
-    return notes
+    return notes + cut_short(rows, tokens)

@@ -39,7 +39,8 @@ class Material:
         tensors: the keys of the tensors to show; None: all.
         samples: the samples to show, which have values; None: all that have.
         umap: whether the map of samples is drawn by UMAP, too.
-        limit: how many tokens or channels of a sample are shown; None: as many as fit on a page.
+        limit: how many tokens or channels of a sample, or samples of a map, are shown; None: as
+            many as fit on a page.
     """
 
     overview: Overview
@@ -94,7 +95,7 @@ class Material:
         return self.tensors is None or key in self.tensors
 
     def most(self, usual: int) -> int:
-        """Return how many tokens or channels of a sample are shown, which is usually so many."""
+        """Return how many samples, tokens or channels are shown, which is usually so many."""
         return usual if self.limit is None else self.limit
 
     @cached_property
@@ -219,6 +220,20 @@ def not_all(shown: int, of: int, one: str, several: str = "") -> list[Note]:
         return []
     every = counted(of, one, several)
     return [Note(f"{shown:,} of {every} are shown, so that the page stays small.")]
+
+
+def cut_short(rows: Iterable[Row], tokens: int) -> list[Note]:
+    """Return a note on how many samples have more tokens than are shown, if some have."""
+    longer = 0
+    for row in rows:
+        length = row.get("length")
+        sizes = length.values() if isinstance(length, Mapping) else [length]
+        longer += max((one for one in sizes if isinstance(one, int)), default=0) > tokens
+    if not longer:
+        return []
+    are = "is" if longer == 1 else "are"
+    text = f"{counted(longer, 'sample')} {are} longer: the first {tokens} tokens are shown."
+    return [Note(text)]
 
 
 def short_names(keys: Iterable[str]) -> dict[str, str]:

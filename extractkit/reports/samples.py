@@ -29,7 +29,7 @@ _OWN_FIELDS = {"id", "index", "length", "source", "text", "tokens", "truncated",
 def sample_map(material: Material, room: int) -> Iterator[Section]:
     """Yield a map of samples by two principal components, for each tensor of one vector."""
     views = [view for view in material.views.values() if is_vector(view)]
-    most = min(_MOST_SAMPLES, room // _BYTES_OF_POINT)
+    most = min(material.most(_MOST_SAMPLES), room // _BYTES_OF_POINT)
     samples = spread(material.at_hand, most)
     if len(samples) < 3 or not views:
         return

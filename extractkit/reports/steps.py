@@ -12,6 +12,7 @@ from extractkit.reports.budget import ENCODED, SINGLE, compact
 from extractkit.reports.charts import bars, heatmap
 from extractkit.reports.material import (
     Material,
+    cut_short,
     fitting,
     not_all,
     sample_label,
@@ -108,7 +109,11 @@ def saliency(material: Material, room: int) -> Iterator[Section]:
         "Saliency",
         "How much each token raises (above zero) or lowers the target. Of plain gradients: their "
         "length.",
-        (figure, *not_all(len(cubes), len(material.at_hand), "sample")),
+        (
+            figure,
+            *not_all(len(cubes), len(material.at_hand), "sample"),
+            *cut_short(rows, material.most(_MOST_TOKENS)),
+        ),
         (
             Picker("sample", tuple(map(sample_label, rows))),
             Picker("tensor", tuple(short_names(view.key for view in views).values())),

@@ -51,7 +51,10 @@ def test_attention_is_that_of_the_sample_layer_and_head(run: Run) -> None:
         np.testing.assert_allclose(drawn(chart, queries, keys), value[-1], atol=1e-3)
     mean = drawn(run.plot.attention(7, key), queries, keys)
     np.testing.assert_allclose(mean, value.mean(0), atol=1e-3)
-    assert len(rows(run.plot.attention(7, key, tokens=2))) == 4
+    cut = run.plot.attention(7, key, tokens=2)
+    assert len(rows(cut)) == 4
+    note = "1 sample is longer: the first 2 tokens are shown."
+    assert cut.to_dict()["title"]["subtitle"][-1] == note
     alone = run["attention:op/Softmax"]
     for head in (None, 0):
         chart = alone.plot(7, head=head)
@@ -83,6 +86,9 @@ def test_charts_can_be_changed_and_put_together(run: Run) -> None:
 
 def test_further_charts_hold_values_of_the_run(run: Run) -> None:
     assert len(rows(run.plot.map("pool:output"))) == len(run.samples)
+    few = run.plot.map("pool:output", most=5).to_dict()
+    assert [len(held) for held in few["datasets"].values()] == [5]
+    assert few["title"]["subtitle"][0].startswith("5 of 13 samples are shown")
     image = "block/<b>image:output"
     for channel in (None, CHANNELS - 2):
         value = run[image].sample(3)

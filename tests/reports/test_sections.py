@@ -195,7 +195,7 @@ def test_attention_is_cut_to_the_room_that_it_has(tmp_path: Path) -> None:
 
     section, figure = shown(1_000_000)
     assert [cube.values.shape for cube in figure.cubes] == [(1, n, n) for n in (48, 40, 40, 48)]
-    assert "2 of these samples are longer" in str(section.blocks)
+    assert "2 samples are longer" in str(section.blocks)
     section, figure = shown(5_000)
     assert [cube.values.shape for cube in figure.cubes] == [(1, 30, 30), (1, 30, 30)]
     assert "2 of 4 samples are shown" in str(section.blocks)
