@@ -29,6 +29,12 @@ def compact(values: Array) -> Array:
     return values.astype(np.float16 if half else np.float32)
 
 
+def single(values: Array) -> Array:
+    """Return values as float32, infinite beyond its range: a chart does not draw those."""
+    with np.errstate(over="ignore"):
+        return values.astype(np.float32)
+
+
 def encoded(values: Array) -> Mapping[str, object]:
     """Return float16 or float32 values as plain data: type, shape and base64, in C order."""
     little = np.ascontiguousarray(values, values.dtype.newbyteorder("<"))

@@ -218,8 +218,8 @@ def profile(across: str, title: str, by: str, classes: Sequence[str]) -> Chart:
     """
     alt = altair()
     axis = alt.Axis(labelExpr=_LABEL, ticks=False, labelAngle=-55, labelOverlap="greedy")
-    scale = alt.Scale(type="log", nice=False)
-    up = alt.Axis(format=".0e", tickCount=5, labelOverlap="greedy")
+    scale = alt.Scale(type="log")
+    up = alt.Axis(format=".2~e", tickCount=5, labelOverlap="greedy")
     return (
         alt.Chart(alt.NamedData(name=VALUES))
         .mark_circle(size=64, opacity=0.9)

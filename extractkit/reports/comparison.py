@@ -10,6 +10,7 @@ import numpy as np
 from extractkit.core.values import Array
 from extractkit.errors import counted
 from extractkit.reports import Block, Cube, Facts, Figure, Header, Listing, Note, Picker, Section
+from extractkit.reports.budget import single
 from extractkit.reports.charts import bars, heatmap, profile
 from extractkit.reports.material import sample_label
 from extractkit.reports.tensors import number
@@ -52,11 +53,12 @@ def header(found: Comparison) -> Header:
     counts = Counter(one.verdict for one in found.tensors)
     numbers = [("samples", f"{found.samples.compared:,}"), ("tensors", f"{len(found.tensors):,}")]
     numbers += [(str(one), f"{counts[one]:,}") for one in Verdict if counts[one]]
+    tolerance = [f"--rtol={found.tolerance.rtol:g}", f"--atol={found.tolerance.atol:g}"]
     return Header(
         f"{Path(found.b).name} against {Path(found.a).name}",
         "they differ" if found.beyond else "within the tolerance",
         "warn" if found.beyond else "good",
-        shlex.join(["extractkit", "diff", found.a, found.b]),
+        shlex.join(["extractkit", "diff", found.a, found.b, *tolerance]),
         tuple(numbers),
     )
 
@@ -106,7 +108,7 @@ def _layers(found: Comparison) -> Iterator[Section]:
     names = tuple(map(name_of, shown))
     classes = {"verdict": tuple(_COLOURED[one.verdict] for one in shown)}
     numbers = np.array([_measures(one.errors) for one in shown if one.errors is not None])
-    cubes = tuple(Cube(column.astype(np.float32), (names,), classes) for column in numbers.T)
+    cubes = tuple(Cube(single(column), (names,), classes) for column in numbers.T)
     figure = Figure(
         "layers",
         "Tensors in the order of A",
@@ -264,7 +266,7 @@ def _worst_samples(apart: Departures) -> Iterator[Section]:
         ("sample", "tensor"),
         (
             Cube(
-                drawn.astype(np.float32),
+                single(drawn),
                 (
                     tuple(row[0] for row in rows),
                     tuple(name_of(one.tensor) for one in columns),

@@ -8,6 +8,7 @@ from extractkit.core.component import require
 from extractkit.core.values import Array
 from extractkit.errors import RunDirectoryError, UserError
 from extractkit.reports import Cube, Figure, Listing, Note, Picker, Section
+from extractkit.reports.budget import single
 from extractkit.reports.charts import points
 from extractkit.reports.material import Material, not_all, sample_label, spread
 from extractkit.runs.samples import Row
@@ -72,10 +73,7 @@ def _figure(
         points("first", "second", field, nominal=bool(texts)),
         ("tensor",),
         ("sample",),
-        tuple(
-            Cube(np.column_stack([one, numbers]).astype(np.float32), (labels,), texts)
-            for one in places
-        ),
+        tuple(Cube(single(np.column_stack([one, numbers])), (labels,), texts) for one in places),
         caption=caption,
         fields=("first", "second", "number"),
     )

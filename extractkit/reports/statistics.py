@@ -8,6 +8,7 @@ from extractkit.core.statistics import Array
 from extractkit.core.statistics.results import Results
 from extractkit.errors import RunDirectoryError, counted
 from extractkit.reports import Cube, Figure, Listing, Note, Picker, Section
+from extractkit.reports.budget import single
 from extractkit.reports.charts import bars, heatmap, lines
 from extractkit.reports.material import Material
 from extractkit.reports.tensors import number
@@ -182,7 +183,7 @@ def _moved(found: Drift, key: str) -> Cube:
 
 
 def _numbers(series: Iterable[Series]) -> Array:
-    return np.array([[np.nan if n is None else n for n in each] for each in series], np.float32)
+    return single(np.array([[np.nan if n is None else n for n in each] for each in series]))
 
 
 def moments(material: Material, room: int) -> Iterator[Section]:
@@ -204,7 +205,7 @@ def moments(material: Material, room: int) -> Iterator[Section]:
     for key in shown:
         mean, variance = every[key]["mean"], every[key]["variance"]
         each = [one.reshape(len(labels), -1).mean(1) for one in (mean, np.sqrt(variance))]
-        cubes.append(Cube(np.array(each, np.float32), (measures, labels)))
+        cubes.append(Cube(single(np.array(each)), (measures, labels)))
     notes = []
     if rest := len(every) - len(shown):
         notes.append(Note(f"{counted(rest, 'tensor')} more are in `run.statistics`."))

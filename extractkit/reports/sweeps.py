@@ -9,7 +9,7 @@ from extractkit.core.values import Array
 from extractkit.display import duration_text
 from extractkit.errors import RunDirectoryError, counted
 from extractkit.reports import Block, Cube, Facts, Figure, Header, Listing, Note, Picker, Section
-from extractkit.reports.budget import ENCODED, SINGLE
+from extractkit.reports.budget import ENCODED, SINGLE, single
 from extractkit.reports.charts import by_setting
 from extractkit.reports.summary import started_text, tone_of
 from extractkit.runs.directory import human_bytes
@@ -127,7 +127,7 @@ def _results(found: Sweep, room: int, damage: dict[str, None]) -> Iterator[Secti
         )
         lines |= {len({*others})}
         texts = {"setting": tuple(as_typed(job.values.get(key)) for job in jobs), "others": others}
-        cubes.append(Cube(values[:, kept].astype(np.float32), (numbers,), texts))
+        cubes.append(Cube(single(values[:, kept]), (numbers,), texts))
     figure = Figure(
         "results",
         "Values by setting",

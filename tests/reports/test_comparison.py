@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ import pytest
 
 import extractkit
 from extractkit import cli
+from extractkit.core.catalog import Catalog
+from extractkit.core.spec import TensorSpec
 from extractkit.core.values import Array
 from extractkit.errors import ConfigError
 from extractkit.reports.budget import decoded
@@ -145,3 +148,36 @@ def test_a_page_inside_either_run_is_refused(found: Comparison) -> None:
     inside = Path(found.b) / "page.html"
     with pytest.raises(ConfigError, match=re.escape(f"output={str(inside)!r} is inside the run")):
         extractkit.report(found, inside)
+
+
+class Large(ReferenceModel):
+    """Numbers of 64 bits, whose errors have no place among those of 32 bits."""
+
+    factor = 1.0
+
+    def forward(self, tokens: Array) -> dict[str, Array]:
+        found = super().forward(tokens)
+        return {**found, "pool:output": found["pool:output"].astype(np.float64) * self.factor}
+
+
+class Larger(Large):
+    factor = 1e200
+
+
+def test_errors_beyond_the_range_of_a_chart_are_listed(tmp_path: Path) -> None:
+    both = []
+    for model in (Large(), Larger()):
+        ours = [
+            replace(one, spec=TensorSpec.of("float64", ("sample", None), one.spec.shape))
+            if one.address == "pool:output"
+            else one
+            for one in model.catalog.records
+        ]
+        model.__dict__["catalog"] = Catalog(ours, model.catalog.model)
+        both.append(extracted(model, tmp_path / type(model).__name__))
+    page = Page(extractkit.report(extractkit.diff(*both)).read_text("utf-8"))
+    (listing,) = page.data["tensors"]["blocks"]
+    (row,) = (row for row in listing["rows"] if row[0] == "pool:output")
+    assert float(row[2]) > 1e190
+    figure = page.figures()["errors"]
+    assert figure["cubes"][0]["labels"][0][-1].endswith(("e+199", "e+200"))
