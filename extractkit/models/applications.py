@@ -13,7 +13,7 @@ from extractkit.core.keys import DecidesValues
 from extractkit.core.values import Array
 from extractkit.errors import ConfigError, ModelError, choices
 from extractkit.models.failures import error_summary
-from extractkit.models.process import check_seed, quiet_start
+from extractkit.models.process import check_seed, kernels_kept, quiet_start
 
 if TYPE_CHECKING:
     from extractkit.models.keras_models.model import ImageModel
@@ -83,7 +83,8 @@ def load(
     loaded_by = None if file is None else load_weights(model, file, _WEIGHTS)
 
     def reload(checkpoint: int | None) -> ReloadedModel:
-        keras.utils.set_random_seed(seed)
+        with kernels_kept():  # the operations by which Keras draws weights have no state
+            keras.utils.set_random_seed(seed)
         own = _built(build, architecture, kept, settings)
         made_by = f"keras.applications.{architecture}"
         if file is None:

@@ -10,7 +10,7 @@ from extractkit.core.keys import DecidesValues
 from extractkit.errors import ConfigError
 from extractkit.models.given_weights import given_weights
 from extractkit.models.hub_preset import find_preset, require_keras_hub
-from extractkit.models.process import check_seed, quiet_start
+from extractkit.models.process import check_seed, kernels_kept, quiet_start
 
 if TYPE_CHECKING:
     from extractkit.models.keras_models.model import KerasModel
@@ -74,7 +74,8 @@ def load(
         from extractkit.models.keras_models.weights import load_weights
 
     def read() -> Any:
-        keras.utils.set_random_seed(seed)
+        with kernels_kept():  # the operations by which Keras draws weights have no state
+            keras.utils.set_random_seed(seed)
         return read_backbone(preset) if task is None else read_task(preset, task)
 
     def reload(checkpoint: int | None) -> ReloadedModel:

@@ -210,19 +210,42 @@ def test_a_job_computes_with_its_own_seed_after_the_check(
     assert set(seeds) == {7}
 
 
-def test_the_check_drops_no_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """TensorFlow would optimise the graph of the program a second time."""
-    dropping, set_seed = [], tf.random.set_seed
+@pytest.fixture
+def dropping(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The seeds that were set. TensorFlow then optimises the graphs of all functions again."""
+    seeds: list[int] = []
+    set_seed = tf.random.set_seed
 
     def noted(seed: int) -> None:
-        dropping.append(seed)
+        seeds.append(seed)
         set_seed(seed)
 
     monkeypatch.setattr(tf.random, "set_seed", noted)
+    return seeds
+
+
+def test_the_check_drops_no_kernels(tmp_path: Path, dropping: list[int]) -> None:
     settings = {"run_dir": tmp_path / "run", "runtime": {"seed": 7}}
     run = extractkit.extract(["selectors=outputs"], model=architecture(), inputs=X, **settings)
     assert run.manifest.volatile.self_check[0].largest_difference is not None
     assert dropping == [7]
+
+
+def test_an_architecture_that_is_built_again_with_its_seed_drops_no_kernels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dropping: list[int]
+) -> None:
+    def Tiny(weights: None, input_shape: tuple[int, ...], **_: object) -> Any:  # noqa: N802
+        return keras.Sequential([keras.Input(input_shape), keras.layers.Dense(3)])
+
+    monkeypatch.setattr(keras.applications, "Tiny", Tiny, raising=False)
+    settings = ("model.architecture=Tiny", "model.input_shape=[2,2,1]", "model.preprocess=false")
+    seeds, drawn = ("model.seed=7", "runtime.seed=7"), ("inputs=random", "inputs.samples=2")
+    run = extractkit.extract(
+        ["model=applications", *settings, *seeds, *drawn, "selectors=outputs"],
+        run_dir=tmp_path / "run",
+    )
+    assert run.manifest.volatile.self_check[0].largest_difference == 0
+    assert dropping == [7, 7]  # as the model is loaded, and as the job is configured
 
 
 def test_weights_that_keras_does_not_read_are_recorded_as_matched_by_name() -> None:
