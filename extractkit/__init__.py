@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         UserError,
     )
     from extractkit.exports.registry import export
+    from extractkit.exports.ro_crate import crate
     from extractkit.inputs.in_memory import Labelled
     from extractkit.reports.page import report
     from extractkit.runs.checking import Verification
@@ -78,6 +79,7 @@ __all__ = [
     "Verification",
     "__version__",
     "catalog",
+    "crate",
     "diff",
     "export",
     "extract",
@@ -120,6 +122,7 @@ _LAZY = {
     "UserError": ("extractkit.errors", "UserError"),
     "Verification": ("extractkit.runs.checking", "Verification"),
     "catalog": ("extractkit.api", "catalog"),
+    "crate": ("extractkit.exports.ro_crate", "crate"),
     "diff": ("extractkit.runs.comparing", "diff"),
     "export": ("extractkit.exports.registry", "export"),
     "extract": ("extractkit.api", "extract"),

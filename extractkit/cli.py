@@ -44,6 +44,7 @@ _ON_FILES = {
     "rerun": runs.rerun,
     "verify": runs.verify,
     "sign": handover.sign,
+    "crate": handover.crate,
     "diff": runs.diff,
     "similarity": runs.similarity,
     "init": init,

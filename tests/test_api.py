@@ -87,8 +87,8 @@ def modules_after(code: str) -> set[str]:
 
 def test_all_is_what_the_package_exposes() -> None:
     functions = {
-        "catalog", "diff", "export", "extract", "join", "open", "plan", "report", "rerun", "resume",
-        "sign", "similarity", "verify",
+        "catalog", "crate", "diff", "export", "extract", "join", "open", "plan", "report", "rerun",
+        "resume", "sign", "similarity", "verify",
     }  # fmt: skip
     types = {
         "Callback", "Catalog", "Comparison", "Labelled", "Preview", "Run", "SimilarityMatrix",

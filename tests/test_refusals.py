@@ -75,6 +75,7 @@ ELSEWHERE = {
     "check_repeats": "rerun",
     "verify": "verify",
     "sign": "sign",
+    "check_whole": "sign and crate",
     "export": "export",
     "TensorBoard.check": "export",
     "ModelExplorer.check": "export",

@@ -1,4 +1,4 @@
-"""Verbs that hand a run over to other tools and to other people: export, sign."""
+"""Verbs that hand a run over to other tools and to other people: export, sign, crate."""
 
 import os
 import sys
@@ -49,6 +49,24 @@ def sign(arguments: Sequence[str]) -> bool:
         path = sign(given.run, given.key, given.output, trust=given.trust)
     _write(path)
     return True
+
+
+def crate(arguments: Sequence[str]) -> bool:
+    """Describe a run as an RO-Crate, and print the file as the last line on standard output."""
+    from extractkit.display.progress import waiting
+    from extractkit.exports.ro_crate import crate
+
+    given = RunOptions("crate").read(arguments)
+    for name, example in (("license", "https://creativecommons.org/licenses/by/4.0/"), _AUTHOR):
+        if getattr(given, name) is None:
+            raise ConfigError(f"crate: --{name} is missing. Give it: --{name} {example}")
+    with waiting(sys.stderr, f"checking {given.run}"):
+        path = crate(given.run, license=given.license, author=given.author, trust=given.trust)
+    _write(path)
+    return True
+
+
+_AUTHOR = ("author", "'Ada Lovelace'")
 
 
 def _write(path: Path) -> None:

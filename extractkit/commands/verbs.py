@@ -360,6 +360,25 @@ VERBS: Mapping[str, Verb] = {
         ),
         operands=("run",),
     ),
+    "crate": Verb(
+        summary="describe a run as an RO-Crate, so that it can be archived and cited",
+        usage="RUN --license URL --author AUTHOR",
+        text="""\
+        Check the run, and write ro-crate-metadata.json into it, by the profile Process Run Crate:
+        program, versions, what the job was given, what it made, licence and author. Nothing else
+        changes. Unfinished and changed runs are refused. To sign a run too, sign it afterwards. The
+        last line on standard output is the file.
+
+          extractkit crate runs/first --license https://creativecommons.org/licenses/by/4.0/ \\
+              --author https://orcid.org/0000-0002-1825-0097
+        """,
+        options=(
+            Option("--license", "the address of the licence", "URL"),
+            Option("--author", "the author's ORCID, or name", "AUTHOR"),
+            TRUST,
+        ),
+        operands=("run",),
+    ),
     "init": Verb(
         summary="write a first job for a model's file, with comments, as configuration",
         usage="MODEL",

@@ -17,6 +17,9 @@ SHARDS = "shards"
 LOG = "extractkit.log"
 HYDRA = ".hydra"
 
+RO_CRATE = "ro-crate-metadata.json"
+"""Name of the file that describes a run to archives, if it was asked for."""
+
 COMPONENTS = "components.npz"
 """Name of the file with the principal components of other runs onto which a run projects."""
 

@@ -17,7 +17,7 @@ from extractkit.core.checkpoints import KEY
 from extractkit.core.shards import Shard
 from extractkit.core.value_checks import EXAMINATION
 from extractkit.errors import InputError, RunDirectoryError, counted
-from extractkit.runs import HYDRA, JOURNAL, LOCK, LOG, MANIFEST, SAMPLES, SHARDS
+from extractkit.runs import HYDRA, JOURNAL, LOCK, LOG, MANIFEST, RO_CRATE, SAMPLES, SHARDS
 from extractkit.runs.checking import Check, Finding, Outcome
 from extractkit.runs.files import Origin, StoredFile, lines_of, names_files, origin
 from extractkit.runs.journal import Entry, entry_of
@@ -95,7 +95,7 @@ def shard_files(
 
 def other_files(directory: Path, manifest: Manifest, entries: Entries) -> Check:
     """List other files in the run directory as notes, not failures, since they are harmless."""
-    known = {MANIFEST, JOURNAL, LOG, *(file.name for file in manifest.files)}
+    known = {MANIFEST, JOURNAL, LOG, RO_CRATE, *(file.name for file in manifest.files)}
     known |= {file.name for entry in entries.values() for file in entry.stored}
     unknown = [name for name in _names(directory) if name not in known]
     planned = {f"{SHARDS}/{shard.key}" for shard in manifest.shards}

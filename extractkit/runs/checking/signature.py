@@ -66,18 +66,7 @@ def sign(
     with _loading(f"key={str(key)!r} is not a private key {_KIND} without a password", _MAKE):
         config = require("model_signing.signing", "sign").Config()
         config.use_elliptic_key_signer(private_key=Path(key))
-    found = verify(directory, reader=partial(sink_of, trust=Trust(tuple(trust))))
-    own = [one for check in found.checks if check.name != _ELSEWHERE for one in check.findings]
-    if own:
-        raise RunDirectoryError(
-            f"{directory} is not as it was written, so it is not signed: {own[0].message}. List "
-            f"everything: {command('verify', directory)}"
-        )
-    if found.status is not Status.FINISHED:
-        raise RunDirectoryError(
-            f"{directory} is not finished, so it is not signed. Finish it: "
-            f"{command('resume', directory)}"
-        )
+    check_whole(directory, trust, "signed")
     with TemporaryDirectory() as folder:
         made = Path(folder) / path.name
         try:
@@ -86,6 +75,30 @@ def sign(
             raise RunDirectoryError(f"{directory} cannot be signed: {error}") from error
         write_durably(path, made.read_bytes())
     return path
+
+
+def check_whole(directory: Path, trust: Sequence[str], done: str) -> None:
+    """Check that a run is finished and as it was written.
+
+    Args:
+        trust: modules whose callables the run's configuration may name.
+        done: what is not done with other runs, for messages.
+
+    Raises:
+        RunDirectoryError: it is not.
+    """
+    found = verify(directory, reader=partial(sink_of, trust=Trust(tuple(trust))))
+    own = [one for check in found.checks if check.name != _ELSEWHERE for one in check.findings]
+    if own:
+        raise RunDirectoryError(
+            f"{directory} is not as it was written, so it is not {done}: {own[0].message}. List "
+            f"everything: {command('verify', directory)}"
+        )
+    if found.status is not Status.FINISHED:
+        raise RunDirectoryError(
+            f"{directory} is not finished, so it is not {done}. Finish it: "
+            f"{command('resume', directory)}"
+        )
 
 
 def signature_file(run: Path) -> Path:
