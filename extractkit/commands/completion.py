@@ -178,6 +178,12 @@ class _Line:
         match option.metavar:
             case "FILE" | "DIR":
                 yield from _files(current, folders=option.metavar == "DIR")
+            case "RUN":
+                yield from _runs(current)
+            case "FORMAT":
+                from extractkit.exports.registry import EXPORTERS  # with NumPy
+
+                yield from ((name, one.summary) for name, one in EXPORTERS.items())
             case "GLOB" | "KEY":
                 for run in self._operands_given()[:1]:
                     yield from _steps(_stored(Path(run)), current)
@@ -195,7 +201,7 @@ class _Line:
     def _operands(self, operands: Sequence[str], current: str) -> Iterator[tuple[str, str]]:
         at = len(self._operands_given())
         match operands[at].rstrip("?") if at < len(operands) else "":
-            case "run" | "a" | "b":
+            case "run" | "other" | "a" | "b":
                 yield from _runs(current)
             case "folder":
                 yield from _files(current, folders=True)

@@ -89,6 +89,9 @@ def listed(tmp_path_factory: pytest.TempPathFactory) -> Generator[Path]:
         (["diff", "runs/one", "runs/"], ["runs/one", "runs/other"]),
         (["show", "runs/one", "--tensor", "h"], ["head:output"]),
         (["diff", "--only", "e"], []),
+        (["report", "runs/one", "runs/oth"], ["runs/other"]),
+        (["export", "--reference", "runs/on"], ["runs/one"]),
+        (["export", "--to", "tensorb"], ["tensorboard"]),
         (["diff", "runs/one", "runs/other", "--only=e"], ["--only=encoder:output"]),
         (
             ["resume", "runs/one", "runtime.work"],
@@ -134,6 +137,15 @@ def test_all_verbs_keys_and_settings_are_offered() -> None:
     for verb, one in VERBS.items():
         flags = {option.flag for option in one.options}
         assert flags <= set(completions([verb, "-"])), verb
+
+
+@pytest.mark.usefixtures("listed")
+def test_the_operands_of_every_verb_are_offered() -> None:
+    for verb, one in VERBS.items():
+        words = [verb]
+        for operand in one.operands:
+            assert completions([*words, ""]), (verb, operand)
+            words.append("runs/one")
 
 
 def test_a_job_that_init_wrote_names_the_model(listed: Path) -> None:
