@@ -23,6 +23,7 @@ from extractkit.runs.reader import Run
 from tests.notebooks.examples import Pictured
 from tests.reports.examples import HOSTILE, STATISTICS
 
+HOOK = "_repr_html_"
 ELEMENTS = {
     *("div", "style", "h4", "bdi", "span", "table", "thead", "tbody", "tr", "th", "td"),
     *("details", "summary", "pre", "img"),
@@ -70,6 +71,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     )
 
 
+def html_of(value: Any) -> str:
+    """Return what notebooks get, which call this method of a value."""
+    return str(getattr(value, HOOK)())
+
+
 def values_of(run: Run) -> dict[str, Any]:
     results = run.statistics["pool:output@counted"]
     return {
@@ -90,20 +96,20 @@ def values_of(run: Run) -> dict[str, Any]:
 
 def test_every_value_has_html_and_a_short_text(run: Run) -> None:
     for what, value in values_of(run).items():
-        shown = Shown(value._repr_html_())
+        shown = Shown(html_of(value))
         assert shown.text.strip(), what
         assert len(repr(value)) < 400, what
-        assert "<i>" not in re.sub(r"<style>.*?</style>", "", value._repr_html_()), what
+        assert "<i>" not in re.sub(r"<style>.*?</style>", "", html_of(value)), what
 
 
 def test_a_run_shows_what_terminals_show(run: Run) -> None:
-    text = Shown(run._repr_html_()).text
+    text = Shown(html_of(run)).text
     for key in run:
         assert key[key.index(":") :] in text
     for fact in ("finished", "5 samples", "<i>run", "moments", "self-check"):
         assert fact in text
     view = next(view for view in run.values() if "softmax" in view.key or view.ndim == 4)
-    shown = view._repr_html_()
+    shown = html_of(view)
     assert view.key in Shown(shown).text
     assert "data:image/png" in shown
 
@@ -131,7 +137,7 @@ def test_unfinished_and_damaged_runs_are_shown(run: Run, tmp_path: Path) -> None
         assert isinstance(opened, Run)
         (copy / file).write_bytes(b"damaged")
         for value in (opened, opened["pool:output"]):
-            Shown(value._repr_html_())
+            Shown(html_of(value))
         (copy / file).unlink()
         try:
             opened = extractkit.open(copy)
@@ -140,7 +146,7 @@ def test_unfinished_and_damaged_runs_are_shown(run: Run, tmp_path: Path) -> None
         else:
             assert isinstance(opened, Run)
             for value in (opened, opened["layer_0/softmax:output"]):
-                Shown(value._repr_html_())
+                Shown(html_of(value))
         shutil.rmtree(copy)
 
 
@@ -154,15 +160,15 @@ def test_each_kind_of_run_is_shown_with_a_chart_of_each_tensor() -> None:
     for kind in kinds:
         run = extractkit.open(kind)
         assert isinstance(run, Run)
-        shown = Shown(run._repr_html_()).text
+        shown = Shown(html_of(run)).text
         assert kind.name in shown
         assert ("interrupted" in shown) == kind.name.endswith("interrupted")
         for view in run.values():
-            Shown(view._repr_html_())
+            Shown(html_of(view))
             if view.dtype.kind in "fiub":
                 assert view.plot().to_dict()["datasets"]
     sweep = extractkit.open(next(GOLDEN.parent.glob("schema-*/sweep")))
-    assert "2 jobs" in Shown(sweep._repr_html_()).text
+    assert "2 jobs" in Shown(html_of(sweep)).text
 
 
 def test_colours_are_those_of_charts_and_grey_where_nothing_is_finite() -> None:

@@ -18,6 +18,7 @@ from tests.reports.examples import HOSTILE, hostile_run
 
 pytest.importorskip("anywidget")
 
+CODE = Path(widgets.__file__).parent
 TEXTS = [*HOSTILE, "abcdef", "abcdefgh"]
 MAPS = {"maps": {"path": "layer_*/softmax:output"}}
 
@@ -82,7 +83,7 @@ def test_the_tree_has_every_tensor_of_a_run_and_of_a_catalog(run: Run) -> None:
 
 
 def test_a_widget_loads_nothing() -> None:
-    for file in Path(widgets.__file__).parent.glob("*.js"):
+    for file in CODE.glob("*.js"):
         text = file.read_text("utf-8")
         assert "import" not in text
         assert "://" not in text
@@ -114,7 +115,7 @@ def page_of(widget: Any, into: Path, style: str = "") -> Path:
     values = {name: value for name, value in values.items() if name != "tooltip"}
     if "maps" in values:
         values["maps"] = base64.b64encode(values["maps"]).decode()
-    code = str(widget._esm).replace("export default", "const made =")
+    code = (CODE / f"{into.stem}.js").read_text("utf-8").replace("export default", "const made =")
     into.write_text(PAGE % (style, json.dumps(values).replace("<", "\\u003c"), code), "utf-8")
     return into
 
