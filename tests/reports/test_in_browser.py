@@ -1,5 +1,6 @@
 """The page in a real browser: nothing fails, nothing is requested, everything can be used."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,12 +18,6 @@ from tests.reports.examples import HOSTILE, STATISTICS
 from tests.reports.many import COUNT, Many
 
 pytestmark = pytest.mark.browser
-
-LONG_TASKS = """
-window.tasks = [];
-new PerformanceObserver((found) => tasks.push(...found.getEntries().map((one) => one.duration)))
-  .observe({ type: "longtask", buffered: true });
-"""
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "runs" / "schema-13"
 
@@ -61,7 +56,6 @@ def opened_page(browser: Any, report: Path, scheme: str) -> Iterator[Any]:
     width = 1280 if scheme == "light" else 390
     context = browser.new_context(color_scheme=scheme, viewport={"width": width, "height": 844})
     opened = context.new_page()
-    opened.add_init_script(LONG_TASKS)
     wrong: list[str] = []
     opened.on("console", lambda message: wrong.append(message.text))
     opened.on("pageerror", lambda error: wrong.append(str(error)))
@@ -242,12 +236,26 @@ def test_a_tree_of_tensors_is_used_by_keyboard(browser: Any, others: dict[str, P
         assert page.locator("#tensors tr.group").count() == 0
 
 
-def test_the_page_keeps_responding(browser: Any, others: dict[str, Path]) -> None:
-    """On an idle machine no task takes 200 ms. Other tests run beside this one, so it may five."""
+def test_the_page_keeps_responding(browser: Any, others: dict[str, Path], tmp_path: Path) -> None:
+    """No task takes 200 ms of its processor; other tests may keep it waiting for longer."""
+    trace = tmp_path / "trace.json"
+    browser.start_tracing(path=trace, categories=["toplevel", "devtools.timeline"])
     with opened_page(browser, others["many"], "light") as page:
         read_through(page)
         first = page.evaluate("performance.getEntriesByType('paint')[0].startTime")
-        longest = page.evaluate("Math.max(0, ...tasks)")
-    print(f"first paint after {first:.0f} ms, longest task {longest:.0f} ms")
+    browser.stop_tracing()
+    events = json.loads(trace.read_text("utf-8"))["traceEvents"]
+    threads = {
+        (one["pid"], one["tid"])
+        for one in events
+        if one["name"] == "thread_name" and one["args"]["name"] == "CrRendererMain"
+    }
+    tasks = [
+        one["tdur"] / 1000
+        for one in events
+        if (one["pid"], one["tid"]) in threads and "RunTask" in one["name"] and "tdur" in one
+    ]
+    print(f"first paint after {first:.0f} ms, longest of {len(tasks)} tasks {max(tasks):.0f} ms")
+    assert len(tasks) > 10
+    assert max(tasks) < 200
     assert first < 2000
-    assert longest < 5 * 200
