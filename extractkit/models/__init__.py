@@ -374,10 +374,12 @@ class Work:
     Attributes:
         multiplications: The number of multiplications in products and convolutions.
         returned: The number of elements that the model's tensors have before transforms.
+        convolved: The number of multiplications in convolutions alone.
     """
 
     multiplications: int
     returned: int
+    convolved: int = 0
 
 
 @runtime_checkable

@@ -223,7 +223,9 @@ class CompiledGraph:
         )
         shapes = [one.get_partial_shape() for one in model.outputs]
         known = [prod(one.to_shape()) for one in shapes if one.is_static]
-        return Work(sum(map(_multiplications, model.get_ordered_ops())), sum(known))
+        found = [(one, _multiplications(one)) for one in model.get_ordered_ops()]
+        convolved = sum(n for one, n in found if one.get_type_name() in _CONVOLUTIONS)
+        return Work(sum(n for _, n in found), sum(known), convolved)
 
 
 def _settings() -> dict[str, Any]:

@@ -127,6 +127,19 @@ def test_auto_takes_openvino_only_where_it_pays(
     assert (taken.compile, taken.declined) == ("openvino", None)
 
 
+def test_auto_asks_for_more_work_of_convolutions(monkeypatch: pytest.MonkeyPatch) -> None:
+    layers = [keras.Input((8, 8, 2)), keras.layers.Conv2D(3, 3, padding="same")]
+    model = live_model(keras.Sequential(layers), name="net")
+    x = [np.ones((8, 8, 2), np.float32)] * 64
+    asked = job_of({"kind": "model_output"}, model=model, inputs=LiveArrays(x), compile="auto")
+    monkeypatch.setattr(compilers, "WORTH", 0)
+    monkeypatch.setattr(compilers, "WORTH_EACH", 0)
+    assert prepare(asked).declined == (  # 3 × 3 × 2 for each
+        "18 multiplications for each value that is returned, mostly in convolutions, are too few "
+        "for it to pay, which it does from 20,000"
+    )
+
+
 def test_padding_of_the_first_batch_counts_as_no_work() -> None:
     """A long sample among short ones pads its batch, but no others."""
     layers = [keras.Input((None, 4)), keras.layers.Dense(8, "tanh"), keras.layers.Dense(2)]
