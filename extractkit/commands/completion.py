@@ -110,7 +110,8 @@ def answer(shell: str, given: Sequence[str]) -> str:
         words, quote = _split(line)
         found = completions(words[1:])
         # Bash replaces what follows the last of these characters, not the whole word.
-        kept = 0 if quote else 1 + max(words[-1].rfind(char) for char in breaks if char.strip())
+        places = [] if quote else [words[-1].rfind(char) for char in breaks if char.strip()]
+        kept = 1 + max(places, default=-1)
         lines = [_SPECIAL[quote].sub(r"\\\g<0>", one[kept:]) for one in found]
         if quote == "'":  # within which nothing can be escaped
             lines = [one for one in lines if quote not in one]

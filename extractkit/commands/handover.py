@@ -9,6 +9,9 @@ from extractkit.commands.arguments import RunOptions
 from extractkit.display import printable, write
 from extractkit.errors import ConfigError, choices
 
+_NEEDED = {"license": "https://creativecommons.org/licenses/by/4.0/", "author": "'Ada Lovelace'"}
+"""The options of `crate`, none of which has a default, with an example of each."""
+
 
 def export(arguments: Sequence[str]) -> bool:
     """Export a run, and print the directory as the last line on standard output."""
@@ -57,16 +60,13 @@ def crate(arguments: Sequence[str]) -> bool:
     from extractkit.exports.ro_crate import crate
 
     given = RunOptions("crate").read(arguments)
-    for name, example in (("license", "https://creativecommons.org/licenses/by/4.0/"), _AUTHOR):
+    for name, example in _NEEDED.items():
         if getattr(given, name) is None:
             raise ConfigError(f"crate: --{name} is missing. Give it: --{name} {example}")
     with waiting(sys.stderr, f"checking {given.run}"):
         path = crate(given.run, license=given.license, author=given.author, trust=given.trust)
     _write(path)
     return True
-
-
-_AUTHOR = ("author", "'Ada Lovelace'")
 
 
 def _write(path: Path) -> None:

@@ -20,47 +20,51 @@ class AddressTable:
     Args:
         headings: of the columns, that of the addresses first.
         dispensable: the headings of columns that may be omitted, that of the first to go first.
+
+    Attributes:
+        headings: of all columns.
+        rows: the cells of each row.
     """
 
     def __init__(self, *headings: str, dispensable: Sequence[str] = ()) -> None:
-        self._headings = headings
+        self.headings = headings
         self._heading = tuple(Text(one, style="bold") for one in headings)
         self._dispensable = dispensable
-        self._rows: list[tuple[Text, ...]] = []
+        self.rows: list[tuple[Text, ...]] = []
 
     def add_row(self, *cells: Text | str) -> None:
         """Add a row. If it has fewer cells than the table, the last one may be of any length."""
-        self._rows.append(tuple(Text(one) if isinstance(one, str) else one for one in cells))
+        self.rows.append(tuple(Text(one) if isinstance(one, str) else one for one in cells))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        every = list(range(len(self._headings)))
+        every = list(range(len(self.headings)))
         if self._width(every) <= options.max_width:
             widths = self._widths(every)
-            for row in (self._heading, *self._rows):
+            for row in (self._heading, *self.rows):
                 yield from _lines(row, widths, console, options.max_width)
             return
         shown, omitted = every[1:], list[str]()
         for name in self._dispensable:
             if len(_GAP) + self._width(shown) <= options.max_width:
                 break
-            shown.remove(self._headings.index(name))
+            shown.remove(self.headings.index(name))
             omitted.append(name)
         widths = [0, *self._widths(shown)]
-        for row in (self._heading, *self._rows):
+        for row in (self._heading, *self.rows):
             if row[0].plain:
                 yield Text.assemble(row[0], no_wrap=True, overflow="ignore")
             whole = len(row) == len(self._heading)
             if cells := tuple(row[at] for at in shown) if whole else row[1:]:
                 yield from _lines((Text(), *cells), widths, console, options.max_width)
         if omitted:
-            names = ", ".join(name for name in self._headings if name in omitted)
+            names = ", ".join(name for name in self.headings if name in omitted)
             yield Text(f"For more columns ({names}), use a wider terminal or --json", style="dim")
 
     def _widths(self, shown: Sequence[int]) -> list[int]:
         """Return the widths of columns. The last cell of a shorter row does not count."""
         counted = [
-            row if len(row) == len(self._headings) else row[:-1]
-            for row in (self._heading, *self._rows)
+            row if len(row) == len(self.headings) else row[:-1]
+            for row in (self._heading, *self.rows)
         ]
         return [max(cell_len(row[at].plain) for row in counted if at < len(row)) for at in shown]
 

@@ -144,10 +144,14 @@ def _measured(run: Run, comparison: Comparison | None) -> dict[str, Named]:
         if (norm := moved.from_first.relative_norm[-1]) is not None:
             found["drift"][key] = norm
     for other in comparison.tensors if comparison else ():
-        if other.result is None and (errors := other.errors) is not None:
-            found["largest error"][other.b] = errors.max_abs
-            if errors.relative_l2 is not None:
-                found["relative error"][other.b] = errors.relative_l2
+        if other.result is not None or (errors := other.errors) is None:
+            continue
+        for name, error in (
+            ("largest error", errors.max_abs),
+            ("relative error", errors.relative_l2),
+        ):
+            if error is not None:  # each checkpoint has one
+                found[name][other.b] = max(error, found[name].get(other.b, error))
     return found
 
 

@@ -292,7 +292,8 @@ def _write_projector(run: Run, directory: Path, note: Note) -> None:
         whole = np.logical_and.reduce(np.isfinite(values), axis=1)
         if not whole.all():
             lost = int((~whole).sum())
-            note(f"{view.key}: the projector does not show {counted(lost, 'sample')} with NaN")
+            what = f"{counted(lost, 'sample')} with NaN or infinite elements"
+            note(f"{view.key}: the projector does not show {what}")
         if whole.sum() < 2:
             continue
         shown = tuple(at for at, kept in zip(chosen, whole, strict=True) if kept)

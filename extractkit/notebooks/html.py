@@ -17,6 +17,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from extractkit.display import printable, safe
+from extractkit.display.address_table import AddressTable
 
 STYLE = """
 .extractkit { color: inherit; max-width: 1100px;
@@ -116,7 +117,11 @@ def folded(title: str | Element, *children: str | Element, opened: bool = False)
 
 
 def of_terminal(shown: RenderableType) -> Iterator[Element]:
-    """Yield what terminals show as elements: tables, trees, groups and lines of text."""
+    """Yield what terminals show as elements: tables, trees, groups and lines of text.
+
+    Raises:
+        TypeError: it is something else, which would be lost.
+    """
     match shown:
         case Group():
             for one in shown.renderables:
@@ -127,13 +132,20 @@ def of_terminal(shown: RenderableType) -> Iterator[Element]:
             rows = [*zip(*cells, strict=True)]
             if rows:
                 yield table(columns if any(columns) else (), rows)
+        case AddressTable():
+            if shown.rows:
+                yield table(shown.headings, [[cell.plain for cell in row] for row in shown.rows])
         case Tree():
             yield _branch(shown, opened=True)
-        case Text() if shown.plain:
+        case Text():
             kind = _KINDS.get(str(shown.style))
-            yield element("div", shown.plain, **({"class_": kind} if kind else {}))
-        case str() if shown:
-            yield element("div", shown)
+            if shown.plain:
+                yield element("div", shown.plain, **({"class_": kind} if kind else {}))
+        case str():
+            if shown:
+                yield element("div", shown)
+        case _:
+            raise TypeError(f"{type(shown).__name__} has no form in notebooks")
 
 
 def _cell(shown: RenderableType) -> str:

@@ -1,9 +1,9 @@
 """Sections about two runs: where they depart, by how much, and in which samples."""
 
+import os
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -53,12 +53,14 @@ def header(found: Comparison) -> Header:
     counts = Counter(one.verdict for one in found.tensors)
     numbers = [("samples", f"{found.samples.compared:,}"), ("tensors", f"{len(found.tensors):,}")]
     numbers += [(str(one), f"{counts[one]:,}") for one in Verdict if counts[one]]
-    tolerance = [f"--rtol={found.tolerance.rtol:g}", f"--atol={found.tolerance.atol:g}"]
+    options = [f"--rtol={found.tolerance.rtol:g}", f"--atol={found.tolerance.atol:g}"]
+    options += ["--map", "FILE"] if found.mapped else []
+    a, b = (os.path.basename(os.path.abspath(one)) for one in (found.a, found.b))  # noqa: PTH100, PTH119 - links stay as they are
     return Header(
-        f"{Path(found.b).name} against {Path(found.a).name}",
+        f"{b} against {a}",
         "they differ" if found.beyond else "within the tolerance",
         "warn" if found.beyond else "good",
-        shlex.join(["extractkit", "diff", found.a, found.b, *tolerance]),
+        shlex.join(["extractkit", "diff", found.a, found.b, *options]),
         tuple(numbers),
     )
 
@@ -275,12 +277,16 @@ def _worst_samples(apart: Departures) -> Iterator[Section]:
         ),
         caption="As a share of the tensor's largest value.",
     )
+    notes = []
+    if rest := len(shown) - len(columns):
+        notes.append(Note(f"The list below counts {counted(rest, 'tensor')} more."))
     yield Section(
         "samples",
         "Samples that depart most",
         f"{len(picked):,} of {counted(len(order), 'sample')} with an error, the furthest first.",
         (
             figure,
+            *notes,
             Listing(("sample", "tensor", "largest error", "share"), tuple(rows), numeric=(2, 3)),
         ),
     )
@@ -297,11 +303,14 @@ def _circumstances(found: Comparison) -> Iterator[Section]:
     rows = tuple(
         (one.key, _text(one.a), _text(one.b)) for one in found.circumstances[:_MOST_CIRCUMSTANCES]
     )
+    notes = []
+    if rest := len(found.circumstances) - len(rows):
+        notes.append(Note(f"{rest:,} more are in `extractkit diff --json`."))
     yield Section(
         "circumstances",
         "What else differs",
         "Models, inputs, versions, settings and machines that may explain a difference.",
-        (Listing(("what", "in A", "in B"), rows),),
+        (Listing(("what", "in A", "in B"), rows), *notes),
     )
 
 

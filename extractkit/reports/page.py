@@ -95,8 +95,6 @@ def report(
             check_place(Path(figures), directory, "figures", folder=True)
     altair()
     require("vl_convert", "report")
-    if umap:
-        require("umap", "report --umap")
     header, sections = _content(run, directories[0], trust, umap=umap)
     write_durably(path, page(header, sections).encode())
     if figures is not None:
@@ -110,6 +108,8 @@ def _content(
     of_run = not isinstance(run, Comparison) and not is_sweep(directory)
     if umap and not of_run:
         raise ConfigError("umap is for the page about one run, whose samples it maps. Leave it out")
+    if umap:
+        require("umap", "report --umap")
     if isinstance(run, Comparison):
         apart = departures(run, comparison.MOST_TENSORS, trust=trust)
         return comparison.header(run), comparison.sections_of(run, apart)

@@ -67,13 +67,15 @@ def _summary(found: Sweep, damage: Mapping[str, None]) -> Section:
         blocks.append(Note(next_steps(found.path, found.jobs), warns=True))
         rows = tuple((str(job.number), str(job.status), job.error or "") for job in wrong)
         blocks.append(Listing(("job", "status", "reason"), rows[:_MOST_JOBS], numeric=(0,)))
+        if rest := len(rows[_MOST_JOBS:]):
+            blocks.append(Note(f"{counted(rest, 'job')} more are in `extractkit show`."))
     return Section("overview", "Overview", "", (*blocks, Facts(tuple(facts))))
 
 
 def _runs(found: Sweep) -> Section:
     columns = ("job", *found.keys, "status", "samples", "tensors", "size", "time")
     rows, details = [], []
-    for job, row in zip(found.jobs[:_MOST_JOBS], found.table, strict=False):
+    for job, row in zip(found.jobs[:_MOST_JOBS], found.table[:_MOST_JOBS], strict=True):
         rows.append(
             (
                 str(job.number),
@@ -135,9 +137,11 @@ def _results(found: Sweep, room: int, damage: dict[str, None]) -> Iterator[Secti
         ("key", "tensor", "measure"),
         ("job",),
         tuple(cubes),
-        caption="Mean and standard deviation are those of features, averaged.",
+        caption="Mean and standard deviation are averages over features and checkpoints.",
     )
     notes = []
+    if rest := len(found.runs) - len([*found.runs][:_MOST_JOBS]):
+        notes.append(Note(f"{counted(rest, 'run')} more are not shown."))
     if rest := len(tensors) - len(shown):
         notes.append(Note(f"{counted(rest, 'tensor')} more are not shown."))
     yield Section(

@@ -208,6 +208,11 @@ def test_bash_gets_what_follows_the_last_character_that_divides(
     assert answer("bash", [line, _BREAKS]).splitlines() == expected
 
 
+def test_bash_gets_whole_words_if_nothing_divides_them() -> None:
+    (found,) = answer("bash", ["extractkit runtime.compile=o", " \t\n"]).splitlines()
+    assert found == "runtime.compile=openvino"
+
+
 def test_completion_needs_neither_numpy_nor_rich(listed: Path) -> None:
     code = (
         "import sys; from extractkit.__main__ import main\n"

@@ -157,7 +157,9 @@ def test_numbers_that_are_not_finite_are_counted_and_kept_off_the_projector(
     assert events.values("pool:output/not finite") == {0: 4}
     assert events.values("pool:output")[0][:, 2].sum() == 8
     assert np.isnan(events.values("pool:output/mean")[0])
-    assert "pool:output: the projector does not show 1 sample with NaN" in remarks
+    assert (
+        "pool:output: the projector does not show 1 sample with NaN or infinite elements" in remarks
+    )
 
 
 def test_statistics_are_shown_as_the_run_has_them(tmp_path: Path) -> None:

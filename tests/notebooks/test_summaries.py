@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Group
+from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
@@ -23,6 +24,7 @@ from extractkit.runs.reader import Run
 from tests.notebooks.examples import Pictured
 from tests.reports.examples import HOSTILE, STATISTICS
 
+GOLDEN = Path(__file__).parents[1] / "golden" / "runs" / "schema-13"
 HOOK = "_repr_html_"
 ELEMENTS = {
     *("div", "style", "h4", "bdi", "span", "table", "thead", "tbody", "tr", "th", "td"),
@@ -114,6 +116,25 @@ def test_a_run_shows_what_terminals_show(run: Run) -> None:
     assert "data:image/png" in shown
 
 
+def test_tables_of_terminals_are_tables_with_every_tensor(run: Run) -> None:
+    """Those whose addresses stay whole in narrow terminals, too."""
+    values = values_of(run)
+    for what in ("comparison", "plan"):
+        html = html_of(values[what])
+        assert "<table" in html
+        text = Shown(html).text
+        assert [key for key in run if key.partition("@")[0] not in text] == [], what
+    for what, wanted in (("similarity", "most similar"), ("statistics", "over all samples")):
+        assert wanted in Shown(html_of(values[what])).text
+    drift = extractkit.open(GOLDEN / "trajectory")
+    assert "last against first" in Shown(html_of(drift)).text
+
+
+def test_what_has_no_form_in_notebooks_is_not_lost() -> None:
+    with pytest.raises(TypeError, match="Rule has no form in notebooks"):
+        [*of_terminal(Group(Text("above"), Rule()))]
+
+
 @given(st.lists(st.text(max_size=20), min_size=1, max_size=4))
 def test_any_text_stays_text(texts: list[str]) -> None:
     rows = Table(*texts)
@@ -148,9 +169,6 @@ def test_unfinished_and_damaged_runs_are_shown(run: Run, tmp_path: Path) -> None
             for value in (opened, opened["layer_0/softmax:output"]):
                 Shown(html_of(value))
         shutil.rmtree(copy)
-
-
-GOLDEN = Path(__file__).parents[1] / "golden" / "runs" / "schema-13"
 
 
 def test_each_kind_of_run_is_shown_with_a_chart_of_each_tensor() -> None:

@@ -16,6 +16,7 @@ from extractkit.core.spec import TensorSpec
 from extractkit.core.values import Array
 from extractkit.errors import ConfigError
 from extractkit.reports.budget import decoded
+from extractkit.reports.comparison import header
 from extractkit.runs.comparing.overview import departures
 from extractkit.runs.comparing.result import Comparison
 from extractkit.runs.reader import Run
@@ -75,7 +76,6 @@ def test_errors_are_counted_by_size_and_by_sample(runs: tuple[Run, Run], found: 
     known = errors[np.isfinite(errors)]
     wanted = Counter(int(np.floor(4 * np.log10(error))) for error in known if error)
     assert one.counts == wanted
-    assert one.equal == int((known == 0).sum())
     assert one.largest == np.abs(a[np.isfinite(b)]).max()
     assert one.by_sample is not None
     np.testing.assert_array_equal(
@@ -142,6 +142,16 @@ def test_options_of_a_comparison_need_two_runs(runs: tuple[Run, Run], option: st
         f"report: {flag} is for two runs, and only {run} is given. Name the other: "
         f"extractkit report {run} OTHER {option}"
     )
+
+
+def test_the_head_of_the_page_names_runs_by_their_folders(
+    found: Comparison, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(found.a)
+    shown = header(replace(found, a=".", mapped=True))
+    assert shown.name == "<i>b against a"
+    assert shown.job.startswith("extractkit diff . ")
+    assert shown.job.endswith(" --map FILE")
 
 
 def test_a_page_inside_either_run_is_refused(found: Comparison) -> None:

@@ -113,7 +113,6 @@ class Departure:
 
     Attributes:
         tensor: its comparison.
-        equal: number of elements without an error.
         counts: number of finite errors |a − b| by bin: bin n begins at 10 ** (n / BINS_PER_DECADE).
         largest: the largest finite |a|.
         by_sample: float64 (pairs of samples,), the largest error of each; infinite for a lone NaN
@@ -121,7 +120,6 @@ class Departure:
     """
 
     tensor: TensorComparison
-    equal: int
     counts: Mapping[int, int]
     largest: float
     by_sample: npt.NDArray[np.float64] | None
@@ -179,18 +177,16 @@ def _departure(
     ours, theirs = sides(a, one.a, b, one.b)
     pairs = None if ours.constant else aligned
     counts: Counter[int] = Counter()
-    equal, largest = 0, 0.0
+    largest = 0.0
     by_sample = np.zeros(1 if pairs is None else len(pairs))
     for block in blocks(ours, theirs, pairs):
         errors, rows, size = _errors(block, tolerance)
-        apart = errors[errors > 0]
-        equal += errors.size - apart.size
-        bins, times = np.unique(_bin(apart), return_counts=True)
+        bins, times = np.unique(_bin(errors[errors > 0]), return_counts=True)
         counts.update(dict(zip(bins.tolist(), times.tolist(), strict=True)))
         largest = max(largest, size)
         np.maximum.at(by_sample, block.pairs, rows)
     return Departure(
-        one, equal, dict(sorted(counts.items())), largest, None if pairs is None else by_sample
+        one, dict(sorted(counts.items())), largest, None if pairs is None else by_sample
     )
 
 
