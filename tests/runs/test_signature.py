@@ -113,6 +113,26 @@ def test_a_changed_signature_is_not_valid(run: Path, keys: Path) -> None:
     assert check.findings[0].message.endswith("what is in it is not what the key signed")
 
 
+@pytest.mark.parametrize("part", ["dsseEnvelope", "mediaType", "signatures"])
+def test_a_signature_that_lacks_a_part_says_nothing_about_the_run(
+    run: Path, keys: Path, part: str
+) -> None:
+    signature = extractkit.sign(run, keys / "own.pem")
+    bundle = json.loads(signature.read_text("utf-8"))
+    if part == "signatures":
+        bundle["dsseEnvelope"][part] = []
+    else:
+        del bundle[part]
+    signature.write_text(json.dumps(bundle), "utf-8")
+    if part == "mediaType":
+        (finding,) = extractkit.verify(run, key=keys / "own.pub").checks[0].findings
+        assert finding.file == str(signature)
+        assert finding.message.startswith(f"{signature} does not hold for {run}: ")
+        return
+    with pytest.raises(ConfigError, match=r"run.sig' is not a signature of OpenSSF model signing"):
+        extractkit.verify(run, key=keys / "own.pub")
+
+
 def test_changed_and_unfinished_runs_are_not_signed(run: Path, keys: Path) -> None:
     finished = manifest.read(run)
     manifest.write(run, replace(finished, status=Status.INTERRUPTED, actual=None))
