@@ -357,6 +357,7 @@ def verify(
     Raises:
         ConfigError: `recompute` or `seed` is not a whole number of 0 or more, or the signature is
             not by the key.
+        MissingExtraError: a key is given, and model-signing is not installed.
         RunDirectoryError: no run.
     """
     _check_whole("recompute", recompute)

@@ -11,9 +11,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from extractkit.advice import command
 from extractkit.errors import ConfigError
 from extractkit.runs import JOURNAL, LOG, MANIFEST, RO_CRATE, SAMPLES, SHARDS
-from extractkit.runs.checking.signature import check_whole
+from extractkit.runs.checking.signature import check_whole, signature_file
 from extractkit.runs.manifest import Manifest
 from extractkit.runs.manifest import read as read_manifest
 from extractkit.store.local import write_durably
@@ -59,7 +60,7 @@ def crate(
         The file.
 
     Raises:
-        ConfigError: the licence is not an address, or there is no author.
+        ConfigError: the licence is not an address, there is no author, or the run is signed.
         RunDirectoryError: there is no run, it is unfinished, or it has changed.
         JobError: the file could not be written.
     """
@@ -74,8 +75,16 @@ def crate(
     check_whole(directory, trust, "described as a crate")
     graph = [*_entities(directory, read_manifest(directory), license, author)]
     document = {"@context": f"{_CRATE}/context", "@graph": graph}
-    path = directory / RO_CRATE
-    write_durably(path, f"{json.dumps(document, indent=1, ensure_ascii=False)}\n".encode())
+    content = f"{json.dumps(document, indent=1, ensure_ascii=False)}\n".encode()
+    path, signature = directory / RO_CRATE, signature_file(directory)
+    if path.is_file() and path.read_bytes() == content:
+        return path
+    if signature.exists():
+        raise ConfigError(
+            f"{signature} signs all files of the run, and would not hold with {RO_CRATE}. Remove "
+            f"it, describe the run, and sign it again: {command('sign', run, '--key', 'key.pem')}"
+        )
+    write_durably(path, content)
     return path
 
 

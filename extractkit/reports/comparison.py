@@ -12,7 +12,7 @@ from extractkit.errors import counted
 from extractkit.reports import Block, Cube, Facts, Figure, Header, Listing, Note, Picker, Section
 from extractkit.reports.budget import single
 from extractkit.reports.charts import bars, heatmap, profile
-from extractkit.reports.material import sample_label
+from extractkit.reports.material import more, sample_label
 from extractkit.reports.tensors import number
 from extractkit.runs.comparing.overview import (
     BINS_PER_DECADE,
@@ -34,6 +34,8 @@ _MOST_CIRCUMSTANCES = 200
 _MOST_SAMPLES = 24
 _MOST_ACROSS = 40
 _LONGEST = 200
+
+_LISTED = "in `extractkit diff --json`"
 
 _MEASURES = (
     "error relative to A",
@@ -120,9 +122,7 @@ def _layers(found: Comparison) -> Iterator[Section]:
         cubes,
         caption="Tensors without any error have no point.",
     )
-    notes: list[Note] = []
-    if rest := len(every) - len(shown):
-        notes.append(Note(f"The first {len(shown):,}; {counted(rest, 'tensor')} more are below."))
+    notes = more(len(every) - len(shown), "tensor", "in the table below")
     yield Section(
         "layers",
         "Layer by layer",
@@ -160,9 +160,7 @@ def _tensors(found: Comparison) -> Iterator[Section]:
         numeric=(2, 3, 4, 5, 6),
         tree=True,
     )
-    notes = []
-    if rest := len(found.tensors) - len(shown):
-        notes.append(Note(f"{counted(rest, 'tensor')} more are in `extractkit diff --json`."))
+    notes = more(len(found.tensors) - len(shown), "tensor", _LISTED)
     yield Section(
         "tensors",
         "Tensors",
@@ -219,9 +217,7 @@ def _errors(apart: Departures) -> Iterator[Section]:
         tuple(map(_histogram, shown)),
         caption="Elements without an error are not drawn. Each bar begins at the number below it.",
     )
-    notes = []
-    if rest := apart.of - len(apart.tensors):
-        notes.append(Note(f"{counted(rest, 'tensor')} more differ, and are not shown here."))
+    notes = more(apart.of - len(apart.tensors), "tensor", "different, and not shown here")
     yield Section(
         "errors",
         "Distribution of errors",
@@ -277,9 +273,7 @@ def _worst_samples(apart: Departures) -> Iterator[Section]:
         ),
         caption="As a share of the tensor's largest value.",
     )
-    notes = []
-    if rest := len(shown) - len(columns):
-        notes.append(Note(f"The list below counts {counted(rest, 'tensor')} more."))
+    notes = more(len(shown) - len(columns), "tensor", "considered in the list below")
     yield Section(
         "samples",
         "Samples that depart most",
@@ -303,9 +297,7 @@ def _circumstances(found: Comparison) -> Iterator[Section]:
     rows = tuple(
         (one.key, _text(one.a), _text(one.b)) for one in found.circumstances[:_MOST_CIRCUMSTANCES]
     )
-    notes = []
-    if rest := len(found.circumstances) - len(rows):
-        notes.append(Note(f"{rest:,} more are in `extractkit diff --json`."))
+    notes = more(len(found.circumstances) - len(rows), "difference", _LISTED)
     yield Section(
         "circumstances",
         "What else differs",

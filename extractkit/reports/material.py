@@ -222,6 +222,16 @@ def not_all(shown: int, of: int, one: str, several: str = "") -> list[Note]:
     return [Note(f"{shown:,} of {every} are shown, so that the page stays small.")]
 
 
+def more(rest: int, one: str, where: str) -> list[Note]:
+    """Return a note on how many more there are, and where to find them, if there are any.
+
+    Args:
+        one: what they are, as `counted` takes it.
+    """
+    are = "is" if rest == 1 else "are"
+    return [Note(f"{counted(rest, one)} more {are} {where}.")] if rest > 0 else []
+
+
 def cut_short(rows: Iterable[Row], tokens: int) -> list[Note]:
     """Return a note on how many samples have more tokens than are shown, if some have."""
     longer = 0

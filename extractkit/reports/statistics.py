@@ -7,10 +7,10 @@ import numpy as np
 from extractkit.core.statistics import Array
 from extractkit.core.statistics.results import Results
 from extractkit.errors import RunDirectoryError, counted
-from extractkit.reports import Cube, Figure, Listing, Note, Picker, Section
+from extractkit.reports import Cube, Figure, Listing, Picker, Section
 from extractkit.reports.budget import single
 from extractkit.reports.charts import bars, heatmap, lines
-from extractkit.reports.material import Material
+from extractkit.reports.material import Material, more
 from extractkit.reports.tensors import number
 from extractkit.runs.drift import Drift, Series, TensorDrift
 
@@ -36,11 +36,7 @@ def distributions(material: Material, room: int) -> Iterator[Section]:
     if not every:
         return
     shown = every[:most]
-    notes = []
-    if rest := len(every) - len(shown):
-        notes.append(
-            Note(f"{counted(rest, 'histogram')} more are not shown, so that the page stays small.")
-        )
+    notes = more(len(every) - len(shown), "histogram", "not shown, so that the page stays small")
     figure = Figure(
         "distribution",
         "Histogram",
@@ -110,9 +106,7 @@ def statistics(material: Material, room: int) -> Iterator[Section]:
         if size > room:
             break
         shown += 1
-    notes = []
-    if rest := len(rows) - shown:
-        notes.append(Note(f"{counted(rest, 'row')} more are in `run.statistics`."))
+    notes = more(len(rows) - shown, "row", "in `run.statistics`")
     columns = ("tensor", "of", "statistic", "over all samples")
     yield Section(
         "statistics",
@@ -140,9 +134,7 @@ def drift(material: Material, room: int) -> Iterator[Section]:
     most = max(1, min(_MOST_LINES, room // (60 * max(1, len(found.checkpoints)))))
     every = [key for key in found.tensors if material.shows(key)]
     keys = every[:most]
-    notes = []
-    if rest := len(every) - len(keys):
-        notes.append(Note(f"{counted(rest, 'tensor')} more are in `run.drift`."))
+    notes = more(len(every) - len(keys), "tensor", "in `run.drift`")
     labels = tuple(keys), found.checkpoints
     overall = Figure(
         "drift-map",
@@ -206,9 +198,7 @@ def moments(material: Material, room: int) -> Iterator[Section]:
         mean, variance = every[key]["mean"], every[key]["variance"]
         each = [one.reshape(len(labels), -1).mean(1) for one in (mean, np.sqrt(variance))]
         cubes.append(Cube(single(np.array(each)), (measures, labels)))
-    notes = []
-    if rest := len(every) - len(shown):
-        notes.append(Note(f"{counted(rest, 'tensor')} more are in `run.statistics`."))
+    notes = more(len(every) - len(shown), "tensor", "in `run.statistics`")
     figure = Figure(
         "moments",
         "Mean and standard deviation",

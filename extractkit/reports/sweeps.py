@@ -7,10 +7,11 @@ import numpy as np
 from extractkit.core.statistics.results import TensorStatistics
 from extractkit.core.values import Array
 from extractkit.display import duration_text
-from extractkit.errors import RunDirectoryError, counted
+from extractkit.errors import RunDirectoryError
 from extractkit.reports import Block, Cube, Facts, Figure, Header, Listing, Note, Picker, Section
 from extractkit.reports.budget import ENCODED, SINGLE, single
 from extractkit.reports.charts import by_setting
+from extractkit.reports.material import more
 from extractkit.reports.summary import started_text, tone_of
 from extractkit.runs.directory import human_bytes
 from extractkit.runs.overview import Fact
@@ -21,6 +22,7 @@ from extractkit.runs.sweeps.reader import Sweep
 _MOST_JOBS = 500
 _MOST_TENSORS = 60
 _MOST_LINES = 8
+_LISTED = "in `extractkit show`"
 
 _MEASURES = ("largest", "smallest", "NaN or infinite", "mean", "standard deviation")
 """What is shown of a tensor's values. The last two need the statistic `moments`."""
@@ -67,8 +69,7 @@ def _summary(found: Sweep, damage: Mapping[str, None]) -> Section:
         blocks.append(Note(next_steps(found.path, found.jobs), warns=True))
         rows = tuple((str(job.number), str(job.status), job.error or "") for job in wrong)
         blocks.append(Listing(("job", "status", "reason"), rows[:_MOST_JOBS], numeric=(0,)))
-        if rest := len(rows[_MOST_JOBS:]):
-            blocks.append(Note(f"{counted(rest, 'job')} more are in `extractkit show`."))
+        blocks += more(len(rows) - _MOST_JOBS, "job", _LISTED)
     return Section("overview", "Overview", "", (*blocks, Facts(tuple(facts))))
 
 
@@ -91,9 +92,7 @@ def _runs(found: Sweep) -> Section:
         details.append({"run": str(row["run"]), "job": " ".join(job.overrides), **timings})
     keys = len(found.keys)
     listing = Listing(columns, tuple(rows), tuple(details), numeric=(keys + 2, keys + 3))
-    notes = []
-    if rest := len(found.jobs) - len(rows):
-        notes.append(Note(f"{counted(rest, 'job')} more are in `extractkit show`."))
+    notes = more(len(found.jobs) - len(rows), "job", _LISTED)
     return Section(
         "runs",
         "Runs",
@@ -139,11 +138,8 @@ def _results(found: Sweep, room: int, damage: dict[str, None]) -> Iterator[Secti
         tuple(cubes),
         caption="Mean and standard deviation are averages over features and checkpoints.",
     )
-    notes = []
-    if rest := len(found.runs) - len([*found.runs][:_MOST_JOBS]):
-        notes.append(Note(f"{counted(rest, 'run')} more are not shown."))
-    if rest := len(tensors) - len(shown):
-        notes.append(Note(f"{counted(rest, 'tensor')} more are not shown."))
+    notes = more(len(found.runs) - _MOST_JOBS, "run", "not shown")
+    notes += more(len(tensors) - len(shown), "tensor", "not shown")
     yield Section(
         "results",
         "Results",

@@ -59,6 +59,18 @@ def test_it_describes_the_run_and_nothing_else_changes(run: Run) -> None:
     assert path.read_bytes() == content
 
 
+def test_a_signature_beside_the_run_keeps_holding(run: Run) -> None:
+    signature = run.path.with_name("run.sig")
+    signature.touch()
+    with pytest.raises(ConfigError, match=r"run\.sig signs all .* extractkit sign .*run --key"):
+        extractkit.crate(run.path, license=LICENCE, author=ORCID)
+    assert not (run.path / "ro-crate-metadata.json").exists()
+    signature.unlink()
+    path = extractkit.crate(run.path, license=LICENCE, author=ORCID)
+    signature.touch()
+    assert extractkit.crate(run.path, license=LICENCE, author=ORCID) == path
+
+
 def _references(value: object) -> list[dict[str, Any]]:
     if isinstance(value, dict):
         own = [value] if set(value) == {"@id"} else []

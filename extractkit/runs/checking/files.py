@@ -27,6 +27,8 @@ from extractkit.runs.shards import check_names, check_state
 from extractkit.store.local import TEMPORARY, check_directory
 
 UNRECORDED = "runs of schema 1 record no digest of it"
+GIVEN_FILES = "given files"
+"""The name of the check of files outside the run, which may change while the run is whole."""
 
 Entries = Mapping[Shard, Entry]
 
@@ -141,7 +143,7 @@ def _note(name: str, planned: Container[str], other: str) -> str:
 
 def given_files(manifest: Manifest) -> Check:
     """Check the files that the configuration names: weights, inputs, tokenizers."""
-    name = "given files"
+    name = GIVEN_FILES
     if manifest.plan is None:
         return Check.not_made(name, "they are not recorded before the plan")
     found: list[Finding] = []

@@ -20,6 +20,7 @@ from extractkit.core.component import require
 from extractkit.core.trust import Trust
 from extractkit.errors import ConfigError, RunDirectoryError
 from extractkit.runs.checking import Check, Finding
+from extractkit.runs.checking.files import GIVEN_FILES
 from extractkit.runs.checking.verification import verify
 from extractkit.runs.directory import check_place
 from extractkit.runs.manifest import Status
@@ -27,7 +28,6 @@ from extractkit.runs.reader import sink_of
 from extractkit.store.local import write_durably
 
 _NAME = "signature"
-_ELSEWHERE = "given files"
 _OF_FILES = ("files", "sha256")
 _KIND = "of an elliptic curve (P-256, P-384 or P-521), as PEM"
 _MAKE = "openssl ecparam -name prime256v1 -genkey -noout -out key.pem"
@@ -88,7 +88,7 @@ def check_whole(directory: Path, trust: Sequence[str], done: str) -> None:
         RunDirectoryError: it is not.
     """
     found = verify(directory, reader=partial(sink_of, trust=Trust(tuple(trust))))
-    own = [one for check in found.checks if check.name != _ELSEWHERE for one in check.findings]
+    own = [one for check in found.checks if check.name != GIVEN_FILES for one in check.findings]
     if own:
         raise RunDirectoryError(
             f"{directory} is not as it was written, so it is not {done}: {own[0].message}. List "
