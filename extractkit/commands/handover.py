@@ -1,12 +1,11 @@
 """Verbs that hand a run over to other tools and to other people: export, sign, crate."""
 
-import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from extractkit.commands.arguments import RunOptions
-from extractkit.display import printable, write
+from extractkit.commands.jobs import write_path
+from extractkit.display import printable
 from extractkit.errors import ConfigError, choices
 
 _NEEDED = {"license": "https://creativecommons.org/licenses/by/4.0/", "author": "'Ada Lovelace'"}
@@ -36,7 +35,7 @@ def export(arguments: Sequence[str]) -> bool:
             note=remarks.append,
         )
     sys.stderr.write("".join(printable(f"{one}\n") for one in remarks))
-    _write(path)
+    write_path(path)
     return True
 
 
@@ -50,7 +49,7 @@ def sign(arguments: Sequence[str]) -> bool:
         raise ConfigError("sign: --key is missing. Give the file of a private key: --key key.pem")
     with waiting(sys.stderr, f"signing {given.run}"):
         path = sign(given.run, given.key, given.output, trust=given.trust)
-    _write(path)
+    write_path(path)
     return True
 
 
@@ -65,10 +64,5 @@ def crate(arguments: Sequence[str]) -> bool:
             raise ConfigError(f"crate: --{name} is missing. Give it: --{name} {example}")
     with waiting(sys.stderr, f"checking {given.run}"):
         path = crate(given.run, license=given.license, author=given.author, trust=given.trust)
-    _write(path)
+    write_path(path)
     return True
-
-
-def _write(path: Path) -> None:
-    """Print a path: absolute, without `..`."""
-    write(f"{os.path.abspath(path)}\n")  # noqa: PTH100 - links stay as they are

@@ -3,6 +3,7 @@
 A job that stops early is followed by the command that completes its run.
 """
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
@@ -66,7 +67,7 @@ def run(
         *(arguments, extract, report),
         dry=False,
         trusted=trusted,
-        ran=write_run,
+        ran=write_path,
         swept=ended,
         fail_fast=fail_fast,
     )
@@ -245,9 +246,9 @@ def trust_needed(job: "Job") -> list[str]:
     return list(dict.fromkeys(named))
 
 
-def write_run(directory: Path) -> None:
-    """Print the directory of a run."""
-    write(f"{directory}\n")
+def write_path(path: Path) -> None:
+    """Print the path of what was made: absolute, without `..`."""
+    write(f"{os.path.abspath(path)}\n")  # noqa: PTH100 - links stay as they are
 
 
 def ended(directory: Path, record: "SweepRecord", trust: "Trust") -> None:
@@ -262,7 +263,7 @@ def ended(directory: Path, record: "SweepRecord", trust: "Trust") -> None:
         options = [word for one in sweep_trust_needed(trust) for word in (TRUST.flag, one)]
         sys.stderr.write(printable(f"{next_steps(directory, record.jobs, options)}\n"))
     if record.status is not Status.INTERRUPTED:
-        write(f"{directory}\n")
+        write_path(directory)
 
 
 def sweep_trust_needed(trust: "Trust") -> list[str]:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 from extractkit.advice import command
 from extractkit.commands.arguments import RunOptions
-from extractkit.commands.jobs import ended, write_run
+from extractkit.commands.jobs import ended, write_path
 from extractkit.commands.verbs import COMPARING
 from extractkit.config import RUN_DIR, with_run_dir
-from extractkit.display import write, write_json, write_rendered
+from extractkit.display import write_json, write_rendered
 from extractkit.errors import ConfigError, RunDirectoryError
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def report(arguments: Sequence[str]) -> bool:
         subject = given.run if given.other is None else _compared(given, given.run, given.other)
         chosen = {"figures": given.figures, "umap": given.umap, "trust": given.trust}
         path = report(subject, given.output, **chosen)
-    write(f"{_directory(str(path))}\n")
+    write_path(path)
     return True
 
 
@@ -157,7 +157,7 @@ def resume(arguments: Sequence[str], report: Report) -> list[int]:
         listening(sys.stderr) as listener,
     ):
         resume(directory, overrides=given.overrides, trust=given.trust, listener=listener)
-    write(f"{directory}\n")
+    write_path(directory)
     return []
 
 
@@ -178,7 +178,7 @@ def join(arguments: Sequence[str]) -> bool:
     reader = partial(sink_of, trust=Trust(tuple(given.trust)))
     with waiting(sys.stderr, "joining the parts"):
         join(directory, reader=reader, note=note)
-    write(f"{directory}\n")
+    write_path(directory)
     return True
 
 
@@ -210,7 +210,7 @@ def rerun(arguments: Sequence[str]) -> bool:
         listening(sys.stderr) as listener,
     ):
         made = rerun(directory, into, overrides=overrides, trust=given.trust, listener=listener)
-    write(f"{made.path}\n")
+    write_path(made.path)
     return True
 
 
@@ -349,7 +349,7 @@ def resume_sweep(
     found = read(directory)
     if _is_whole(directory, found):
         sys.stderr.write(f"{directory} is finished, and nothing of it is damaged\n")
-        write(f"{directory}\n")
+        write_path(directory)
         return []
     return launch(
         list(_arguments(directory, found)),
@@ -357,7 +357,7 @@ def resume_sweep(
         report,
         dry=False,
         trusted=trusted,
-        ran=write_run,
+        ran=write_path,
         swept=ended,
         resumed=directory,
     )

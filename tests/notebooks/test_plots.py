@@ -171,7 +171,9 @@ def test_drift_over_checkpoints_is_that_of_the_run() -> None:
 def test_saliency_is_the_length_of_gradients() -> None:
     run = extractkit.open(GOLDEN / "gradients")
     assert isinstance(run, Run)
-    for key in (key for key, view in run.items() if is_saliency(view)):
+    keys = [key for key, view in run.items() if is_saliency(view)]
+    assert keys
+    for key in keys:
         value = run[key].sample(1)
         wanted = np.linalg.norm(value, axis=-1) if value.ndim > 1 else value
         np.testing.assert_allclose(drawn(run.plot.saliency(1, key), -1), wanted, rtol=1e-5)
