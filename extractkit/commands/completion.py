@@ -105,6 +105,8 @@ def answer(shell: str, given: Sequence[str]) -> str:
         given: for bash the line up to the cursor, and the characters at which bash divides words;
             for others the words after the program, the last one up to the cursor.
     """
+    if len(given) < (2 if shell == "bash" else 1):
+        return ""  # no shell asks for that
     if shell == "bash":
         line, breaks = given
         words, quote = _split(line)

@@ -213,6 +213,11 @@ def test_bash_gets_whole_words_if_nothing_divides_them() -> None:
     assert found == "runtime.compile=openvino"
 
 
+def test_nothing_is_offered_where_nothing_is_asked() -> None:
+    assert [answer(shell, []) for shell in ("bash", "zsh", "fish")] == [""] * 3
+    assert answer("bash", ["extractkit "]) == ""
+
+
 def test_completion_needs_neither_numpy_nor_rich(listed: Path) -> None:
     code = (
         "import sys; from extractkit.__main__ import main\n"
