@@ -91,6 +91,31 @@ _OTHER_SHAPE = re.compile(r"extractkit_steps(?s:.*)Incompatible shapes during me
 
 _NO_LIMIT = re.compile(r"XLA compilation requires a fixed tensor list size(?s:.*)extractkit_steps")
 """What XLA reports of a list of a loop's values whose length it does not know."""
+_NO_KERNEL = re.compile(r"No registered '([^']+)' OpKernel for XLA_")
+"""What XLA reports of an operation that it cannot compile, or not for these types."""
+_NO_CONSTANT = re.compile(r"with op (\w+) must be a compile-time constant")
+"""What XLA reports of an operation with an argument that decides a shape or an axis."""
+
+
+def why_not_by_xla(error: Exception) -> str | None:
+    """Return why XLA cannot compile a program, as a clause, or None if it is not to blame."""
+    text = str(error)
+    if _NO_LIMIT.search(text):
+        return (
+            "XLA needs the number of steps of a loop with a selected value inside it, and it does "
+            "not follow from the shapes of the inputs"
+        )
+    if missing := list(dict.fromkeys(_NO_KERNEL.findall(text))):
+        named = ", ".join(map(repr, missing[:_MOST_OPERATIONS]))
+        more = ", …" if len(missing) > _MOST_OPERATIONS else ""
+        several = "s" if len(missing) > 1 else ""
+        return f"XLA does not compile its operation{several} {named}{more}"
+    if found := _NO_CONSTANT.search(text):
+        return f"an argument of its operation {found[1]!r} is computed, and XLA needs a constant"
+    return None
+
+
+_MOST_OPERATIONS = 3
 
 
 def batch_failure(model: str, error: Exception) -> JobError:
@@ -122,13 +147,7 @@ def batch_failure(model: str, error: Exception) -> JobError:
         reason = "inside a loop in a loop, which runs no step at some steps of the outer one"
         text = f"a selected value is {reason}. Select other values"
         return OtherShapeError(f"model {model!r} failed on a batch: {text}", reason)
-    elif _NO_LIMIT.search(str(error)):
-        blamed = False
-        text = (
-            "XLA needs the number of steps of a loop with a selected value inside it, and it does "
-            "not follow from the shapes of the inputs. Use runtime.compile=graph"
-        )
-    elif found := _OTHER_SHAPE.search(str(error)):
+    if found := _OTHER_SHAPE.search(str(error)):
         reason = f"inside a loop, and has another shape at another step: {found[1]}"
         text = f"a selected value is {reason}. Select values that have one shape at all steps"
         return OtherShapeError(f"model {model!r} failed on a batch: {text}", reason)

@@ -27,7 +27,7 @@ from extractkit.models import (
     OwnCall,
     Program,
 )
-from extractkit.models.failures import batch_failure, own_call_failure
+from extractkit.models.failures import batch_failure, own_call_failure, why_not_by_xla
 from extractkit.models.functions.eager_calls import restored
 from extractkit.models.functions.function_graph import (
     captured_contents,
@@ -274,6 +274,9 @@ class FunctionModel(GraphModel, ConvertsArguments, HasOwnCall, Differentiates):
                     [tensors[name] for name in inputs], [sizes[axis] for axis in axes]
                 )
             except tf.errors.OpError as error:
+                by_xla = compilation.compile == XLA
+                if by_xla and (reason := why_not_by_xla(error)) is not None:
+                    raise NotCompiledError(self.name, XLA, reason) from error
                 raise batch_failure(self.name, error) from error
             return [to_numpy(tensor) for tensor in returned]
 

@@ -326,11 +326,18 @@ class GraphModel(HasCheckpoints, ChecksSizes, DecidesTogether):
         return transformed(tensor, fetch, samples, lengths)
 
     def check_for_xla(self, fetches: Sequence[Fetch]) -> None:
-        """Check that all lengths of the fetches' tensors follow from the shapes of the inputs.
+        """Check that no tensor has strings, and that all lengths follow from the inputs' shapes.
 
         Raises:
-            NotCompiledError: Values decide a length, or a branch inside a loop does.
+            NotCompiledError: An input or a fetch's tensor has strings, or values decide a length,
+                or a branch inside a loop does.
         """
+        named = {f"input {spec.name!r}": spec.dtype for spec in self.signature.specs}
+        for fetch in fetches:
+            named[f"tensor {fetch.address!r}"] = tf.as_dtype(self._values[fetch.address].dtype).name
+        if of_strings := [name for name, dtype in named.items() if dtype == "string"]:
+            reason = f"its {of_strings[0]} has strings, and XLA compiles numbers alone"
+            raise NotCompiledError(self.name, XLA, reason)
         decisions = self._records.decisions
         for fetch in fetches:
             value = self._values[fetch.address]

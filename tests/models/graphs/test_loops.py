@@ -12,7 +12,7 @@ import tensorflow as tf
 import extractkit
 from extractkit.core.requests import Value
 from extractkit.core.values import Array
-from extractkit.errors import JobError, SelectionError
+from extractkit.errors import SelectionError
 from extractkit.models import Compilation, Fetch, Model, NotCompiledError
 from extractkit.models.frozen_graph import load as load_frozen
 from extractkit.models.functions import inputs_of, outputs_of
@@ -226,8 +226,34 @@ def test_xla_needs_a_limit_of_steps() -> None:
         return tf.while_loop(lambda at, y: at * at < 9, body, (0, x))[1]
 
     model = model_of(limited, tf.TensorSpec([None, 1], tf.float32, name="x"))
-    with pytest.raises(JobError, match=r"number of steps.*Use runtime\.compile=graph"):
+    with pytest.raises(NotCompiledError, match=r"number of steps.*Use runtime\.compile=graph"):
         values(model, "/half:0", mode="xla", x=np.full((2, 1), 9, np.float32))
+
+
+@pytest.mark.parametrize(
+    ("function", "dtype", "reason"),
+    [
+        (tf.strings.length, tf.string, "its input 'x' has strings, and XLA compiles numbers alone"),
+        (
+            lambda x: tf.strings.length(tf.strings.as_string(x)),
+            tf.float32,
+            "XLA does not compile its operations? ('StringLength', )?'AsString'(, 'StringLength')?",
+        ),
+        (
+            lambda x: tf.fill([tf.cast(x[0, 0] + tf.random.uniform([]), tf.int32), 1], 1.0),
+            tf.float32,
+            "an argument of its operation 'Fill' is computed, and XLA needs a constant",
+        ),
+    ],
+    ids=["input", "operation", "shape"],
+)
+def test_xla_refuses_what_it_does_not_compile(function: Any, dtype: Any, reason: str) -> None:
+    model = model_of(
+        lambda x: tf.identity(function(x), name="sought"), tf.TensorSpec([None, 1], dtype, name="x")
+    )
+    given = np.full((2, 1), "ab" if dtype == tf.string else 1, dtype.as_numpy_dtype)
+    with pytest.raises(NotCompiledError, match=reason + r"\. Use runtime\.compile=graph"):
+        values(model, "sought:0", mode="xla", x=given)
 
 
 def growing(x: tf.Tensor) -> tf.Tensor:
