@@ -1,5 +1,6 @@
 """Charts that sections share, and their style on light and on dark ground."""
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -15,6 +16,12 @@ _PICTURE = 200
 
 _LABEL = "slice(datum.label, indexof(datum.label, ' ') + 1)"
 """The label behind the number that keeps equal labels apart."""
+
+_MARKUP = re.compile(r"<(?=/?script|!--)", re.IGNORECASE)
+"""Beginnings of what changes how a browser reads the rest of a script."""
+
+_JOINER = "\u2060"
+"""A character that no font draws, and at which no line breaks."""
 
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', 'DejaVu Sans', sans-serif"
 _LIGHT = {
@@ -48,7 +55,8 @@ def with_values(figure: Figure, options: Sequence[int] = (), title: Sequence[str
     """Return the chart of a figure with the values of some options of its pickers in it.
 
     Its style is that of the active theme of Altair. `alt.theme.enable("extractkit")` is that of
-    reports.
+    reports. Altair writes texts into the script of an HTML file as they are, so an invisible
+    character follows the "<" of those that would end the script: see `harmless`.
 
     Args:
         options: the number of the option of each picker; the first by default.
@@ -56,15 +64,26 @@ def with_values(figure: Figure, options: Sequence[int] = (), title: Sequence[str
     """
     alt = altair()
     _register()
-    data = alt.InlineData(values=figure.rows(options))  # without a name, so that charts combine
-    chart = figure.chart.copy().properties(data=data)
+    plain = figure.chart.to_dict(validate=False, context={"top_level": False})  # without a theme
+    # Data without a name, so that charts combine.
+    data = alt.InlineData(values=harmless(figure.rows(options)))
+    chart = alt.Chart.from_dict(harmless(plain)).properties(data=data)
     axis = chart.encoding.x["axis"]
     if axis is not None and isinstance(chart.width, alt.Step) and axis["labelAngle"]:
         axis["labelOverlap"] = False  # at an angle, each label has room in its step
     if not title:
         return chart
-    first, *rest = title
+    first, *rest = harmless(list(title))
     return chart.properties(title=alt.TitleParams(first, subtitle=rest, anchor="start"))
+
+
+def harmless(data: Any) -> Any:
+    """Return plain data that look the same, and cannot end or begin a script in an HTML file."""
+    if isinstance(data, str):
+        return _MARKUP.sub(f"<{_JOINER}", data)
+    if isinstance(data, Mapping):
+        return {harmless(name): harmless(value) for name, value in data.items()}
+    return [harmless(one) for one in data] if isinstance(data, list) else data
 
 
 @cache

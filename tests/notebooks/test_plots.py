@@ -9,7 +9,9 @@ import pytest
 import extractkit
 from extractkit.errors import MissingExtraError, RunDirectoryError, UnknownTensorError
 from extractkit.notebooks.plots import run_of
+from extractkit.reports import Cube, Figure
 from extractkit.reports.attention import habits, is_map
+from extractkit.reports.charts import points, with_values
 from extractkit.reports.steps import is_saliency
 from extractkit.runs.reader import Run
 from tests.notebooks.examples import CHANNELS, Pictured
@@ -64,7 +66,22 @@ def test_attention_is_that_of_the_sample_layer_and_head(run: Run) -> None:
         alone.plot(7, head=1)
     title = run.plot.attention(0, key, 1).to_dict()["title"]
     assert "head 1" in title["text"]
-    assert "</script>" in title["subtitle"][0]
+    assert title["subtitle"][0].replace("\u2060", "") == f"0: {HOSTILE[0]}"
+
+
+def test_no_text_ends_the_script_of_a_saved_chart(run: Run) -> None:
+    alt = pytest.importorskip("altair")
+    name = "<SCRIPT><!--</Script>"  # as a column of the samples may be called
+    cube = Cube(np.zeros((1, 2), np.float32), (("",),), {"sample": (name,), "class": ("</s>",)})
+    plain = points("a", "b", name, nominal=True)
+    figure = Figure("samples", "", plain, (), ("n",), (cube,), fields=("a", "b"))
+    hostile, other = run.plot.attention(0), with_values(figure, title=[name])
+    charts = [hostile, other, hostile | other, alt.layer(hostile, hostile), other.facet("class:N")]
+    for chart in charts:
+        shown, saved = chart._repr_mimebundle_()["text/html"].lower(), chart.to_html().lower()
+        assert [shown.count(one) for one in ("<script", "</script", "<!--")] == [1, 1, 0]
+        assert [saved.count(one) for one in ("<script", "</script", "<!--")] == [4, 4, 0]
+    assert rows(other)[0]["class"] == "</s>"  # a token of many models, which ends nothing
 
 
 def test_heads_are_compared_by_a_measure(run: Run) -> None:
