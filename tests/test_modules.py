@@ -8,7 +8,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "extractkit"
 FILES = sorted(PACKAGE.rglob("*.py"))
-MOST = 243
+MOST = 246
 FEWEST_LINES = 40
 GROWING = ("core/transforms/", "core/statistics/", "reports/", "testing/")
 """Folders with one file a family or a contract, which do not count."""

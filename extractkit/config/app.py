@@ -86,13 +86,17 @@ def launch(
     trust = trust_of(arguments if resumed is None else (), trusted)
     with _scratch() as scratch, guarded(trust):
         application = Application(function, report, ran or _unheard, trust, Path(scratch))
-        launching = _Launching(application, arguments, dry, fail_fast)
+        launching = Launching(application, arguments, dry, fail_fast)
         main = hydra.main(str(config_directory()), ROOT, VERSION_BASE)(application)
-        with launching.current(), _command_line(with_added_keys(arguments)), translated(arguments):
+        with (
+            launching.registered(),
+            _command_line(with_added_keys(arguments)),
+            translated(arguments),
+        ):
             try:
                 with launching.sweep(resumed):
                     main()
-            except _Refused as refused:
+            except Refused as refused:
                 raise refused.error from refused.error.__cause__
             except SystemExit as stop:
                 # Hydra has printed its help, or reported a mistake.
@@ -108,7 +112,7 @@ def _unheard(_: Path) -> None:
     """Do nothing."""
 
 
-class _Refused(BaseException):
+class Refused(BaseException):
     """Ends Hydra from a callback, in which Hydra turns other exceptions into warnings."""
 
     def __init__(self, error: ExtractkitError) -> None:
@@ -144,8 +148,8 @@ def _scratch() -> Iterator[str]:
         yield scratch
 
 
-class _Launching:
-    """Hooks before the first job and after the last."""
+class Launching:
+    """Hooks before the first job and after the last, for Hydra's callbacks (`current`)."""
 
     def __init__(
         self, application: Application, arguments: Sequence[str], dry: bool, fail_fast: bool
@@ -181,7 +185,7 @@ class _Launching:
                 for job in planned_jobs(config):
                     sweep.write(job)
             except ExtractkitError as error:
-                raise _Refused(error) from error
+                raise Refused(error) from error
         with read_write(config.hydra):
             config.hydra.sweep.dir = str(made)
             if self._dry:
@@ -190,6 +194,20 @@ class _Launching:
                 )
             # Jobs are composed again from the overrides, and may run in another directory.
             config.hydra.overrides.hydra.append(f"hydra.sweep.dir={hydra_quoted(str(made))}")
+
+    @property
+    def swept(self) -> Path | None:
+        """The directory of the sweep that stores something, if there is one."""
+        return None if self._application.sweep is None else self._application.sweep.directory
+
+    @property
+    def trust(self) -> Trust:
+        """What the user trusts."""
+        return self._application.trust
+
+    def failed(self, error: ExtractkitError) -> None:
+        """Report a failure after a job, which stays as it is."""
+        self._application.failures.append(self._application.report(error))
 
     @contextmanager
     def sweep(self, resumed: Path | None) -> Iterator[None]:
@@ -234,13 +252,13 @@ class _Launching:
                 directory.rmdir()
 
     @contextmanager
-    def current(self) -> Iterator[None]:
-        """Register this object with the callback."""
-        token = _current.set(self)
+    def registered(self) -> Iterator[None]:
+        """Register this object with the callbacks."""
+        token = current.set(self)
         try:
             yield
         finally:
-            _current.reset(token)
+            current.reset(token)
 
     def _started(self) -> SweepRecord:
         """Return the record of a sweep that is about to begin."""
@@ -261,7 +279,8 @@ class _Launching:
             self._absent = [path for path in (directory, *directory.parents) if not path.exists()]
 
 
-_current: ContextVar[_Launching] = ContextVar("launching")
+current: ContextVar[Launching] = ContextVar("launching")
+"""What is being launched, if Hydra runs for extractkit."""
 
 
 class KeepOff(Callback):
@@ -269,12 +288,12 @@ class KeepOff(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Prepare a single job."""
-        if launching := _current.get(None):
+        if launching := current.get(None):
             launching.run_starts(config)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Prepare a sweep."""
-        if launching := _current.get(None):
+        if launching := current.get(None):
             launching.sweep_starts(config)
 
 

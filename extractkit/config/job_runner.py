@@ -59,21 +59,26 @@ class Application:
     seen: set[int] = field(default_factory=set)
     process: tuple[str, int] = field(default_factory=lambda: (platform.node(), os.getpid()))
 
-    def __call__(self, cfg: DictConfig) -> None:
-        """Run the job of a composed configuration. Errors are reported, not raised."""
+    def __call__(self, cfg: DictConfig) -> str | None:
+        """Run the job of a composed configuration. Errors are reported, not raised.
+
+        Returns:
+            The run directory of a single job, for callbacks of Hydra; None if it left none.
+        """
         config = _hydra()
         directory = self._directory(config)
         swept = config.mode == RunMode.MULTIRUN
         with kept() if swept else nullcontext():
             if swept and self.sweep is not None:
                 self._swept(cfg, self._begun(config, directory), directory, self.sweep)
-                return
+                return None
             try:
                 made = self._done(cfg, directory)
             except Exception as error:  # noqa: BLE001 - other jobs continue after any error
                 self._failed(error, directory)
-            else:
-                self._report_directory(made)
+                return None
+            self._report_directory(made)
+            return None if made is None else str(made)
 
     @property
     def _at_home(self) -> bool:

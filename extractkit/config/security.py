@@ -25,6 +25,11 @@ from extractkit.core.trust import Trust
 from extractkit.errors import ConfigError
 
 _CALLBACKS = ("extractkit.config.app.KeepOff", "hydra.experimental.callbacks.LogJobReturnCallback")
+# What sends data away, or writes it elsewhere: only for those who ask for it by name.
+_TRACKERS = {
+    "mlflow": "extractkit.config.trackers.LogToMLflow",
+    "wandb": "extractkit.config.trackers.LogToWandB",
+}
 _LOGGING = (
     "logging.FileHandler",
     "logging.Formatter",
@@ -45,6 +50,8 @@ _LAUNCHERS = (
 )
 _LAUNCHER = "hydra.launcher"
 _CHOICE = "hydra/launcher"
+_CALLBACK = "hydra.callbacks"
+_TRACKER = "hydra/callbacks"
 _TARGET = "_target_"
 _INTERPOLATION = "${"
 
@@ -110,10 +117,23 @@ def _targets(launcher: str) -> Iterator[str]:
 
 
 def _chosen(at: str, value: str, trust: Trust) -> bool:
-    """Return whether it is the launcher that the user chose by name."""
-    typed = (setting.partition("=") for setting in trust.settings)
+    """Return whether it is the launcher, or a tracker, that the user chose by name."""
+    typed = [setting.partition("=") for setting in trust.settings]
     names = [name for key, _, name in typed if key == _CHOICE]
-    return at == f"{_LAUNCHER}.{_TARGET}" and any(value in _targets(name) for name in names)
+    if at == f"{_LAUNCHER}.{_TARGET}":
+        return any(value in _targets(name) for name in names)
+    return (
+        value in tracking(trust) and re.fullmatch(rf"{_CALLBACK}\.\w+\.{_TARGET}", at) is not None
+    )
+
+
+def tracking(trust: Trust) -> list[str]:
+    """Return the callbacks for trackers that the user chose by name."""
+    typed = [setting.partition("=") for setting in trust.settings]
+    names = {
+        name for key, _, names in typed if key == _TRACKER for name in re.findall(r"\w+", names)
+    }
+    return [target for name, target in _TRACKERS.items() if name in names]
 
 
 def _check_typed(at: str, value: str, trust: Trust) -> None:
@@ -152,8 +172,8 @@ def _no_target(keys: _Keys, value: str) -> bool:
 
 
 def _callback(keys: _Keys, value: str) -> bool:
-    """Accept only callbacks of Hydra and extractkit, with fixed arguments."""
-    return value in _CALLBACKS if name(keys) == _TARGET else _INTERPOLATION not in value
+    """Accept only callbacks that stay in the process, and no text for one, such as an address."""
+    return name(keys) == _TARGET and value in _CALLBACKS
 
 
 def _plugin(keys: _Keys, value: str) -> bool:

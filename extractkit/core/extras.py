@@ -96,6 +96,7 @@ CORE = tuple(
 """What every installation has."""
 
 _BERT = ("keras-hub>=0.32,<0.33", "safetensors>=0.6", "tokenizers>=0.21")
+_REPORT = ("altair>=6", "jinja2>=3.1", "vl-convert-python>=1.9")
 _KERAS_2 = "tf-keras>=2.21,<2.22"
 
 EXTRAS = (
@@ -118,11 +119,7 @@ EXTRAS = (
     _extra("xarray", ("xarray>=2025.1",), "to_xarray", "to_pandas"),
     _extra("openvino", ("openvino>=2026.4,<2027",), "runtime.compile=openvino"),
     _extra("plot", ("matplotlib>=3.10",), "show --figure"),
-    _extra(
-        "report",
-        ("altair>=6", "jinja2>=3.1", "vl-convert-python>=1.9"),
-        *("report", "report --figures"),
-    ),
+    _extra("report", _REPORT, "report", "report --figures"),
     _extra("umap", ("umap-learn>=0.5.12",), "report --umap"),
     _extra("tensorboard", ("tensorboard>=2.20",), "export --to tensorboard"),
     _extra(
@@ -136,6 +133,12 @@ EXTRAS = (
         "export --to model-explorer of a TensorFlow graph",
     ),
     _extra("sign", ("model-signing>=1.1,<2", "pyopenssl>=24"), "sign", "verify --key"),
+    _extra(
+        "mlflow",
+        ("mlflow-skinny>=3.7", "sqlalchemy>=2", "alembic>=1.14", *_REPORT),
+        "hydra/callbacks=mlflow",
+    ),
+    _extra("wandb", ("wandb>=0.22", *_REPORT), "hydra/callbacks=wandb"),
     _extra("ray", ("ray>=2.50",), "runtime.engine=ray"),
     _extra(
         "launchers",

@@ -22,6 +22,7 @@ from extractkit.core.statistics.results import Statistics
 from extractkit.core.values import Array, Dense
 from extractkit.errors import RunDirectoryError, counted
 from extractkit.exports import Note
+from extractkit.exports.numbers import of_drift, of_moments, statistics_at, steps
 from extractkit.reports.attention import is_map
 from extractkit.reports.material import spread
 from extractkit.runs import overview
@@ -80,14 +81,15 @@ class TensorBoard:
 
 def _events(run: Run, note: Note) -> Iterator[tuple[int, list[Any]]]:
     """Yield the summaries of each step, the text about the run first."""
-    steps = _steps(run)
-    first = next(iter(steps))
-    yield first, [_text("run", _described(run))]
-    with_images = {*spread([*steps], _MOST_STEPS)}
-    for at, (step, one) in enumerate(steps.items()):
+    checkpoints = steps(run)
+    first = next(iter(checkpoints))
+    yield first, [_text("run", described(run))]
+    with_images = {*spread([*checkpoints], _MOST_STEPS)}
+    for at, (step, label) in enumerate(checkpoints.items()):
+        one = run if label is None else run.at(label)
         found = [value for view in one.values() for value in _of_tensor(view, one.missing)]
-        found += _of_statistics(_at(run, at))
-        found += _of_drift(run, at)
+        found += _of_statistics(statistics_at(run, at))
+        found += [_number(f"{key}/{name}", number) for key, name, number in of_drift(run, at)]
         if step in with_images:
             found += _attention(one, note if step == first else _silent)
         yield step, found
@@ -95,21 +97,6 @@ def _events(run: Run, note: Note) -> Iterator[tuple[int, list[Any]]]:
 
 def _silent(remark: str) -> None:
     """Receive a remark that was made before."""
-
-
-def _steps(run: Run) -> Mapping[int, Run]:
-    """Return the run at each step: at each checkpoint, or the run itself at step 0."""
-    if not run.checkpoints:
-        return {0: run}
-    axis = run.manifest.outer_axes[0]
-    steps = [at if step is None else step for at, step in enumerate(axis.steps)]
-    if len({*steps}) < len(steps) or None in axis.steps:
-        steps = [*range(len(steps))]
-    return {step: run.at(label) for step, label in zip(steps, axis.labels, strict=True)}
-
-
-def _at(run: Run, position: int) -> Statistics:
-    return run.statistics.at(position) if run.checkpoints else run.statistics
 
 
 def _of_tensor(view: TensorView, missing: Mapping[int, str]) -> Iterator[Any]:
@@ -148,25 +135,8 @@ def _of_statistics(found: Statistics) -> Iterator[Any]:
 def _summaries(key: str, histogram: Arrays | None, moments: Arrays | None) -> Iterator[Any]:
     if histogram is not None and len(rows := buckets(histogram)):
         yield _value("histograms", key, rows)
-    if moments is not None and moments["count"]:
-        mean, variance = (np.asarray(moments[name], np.float64) for name in ("mean", "variance"))
-        # Each feature has equally many elements.
-        spread_of_all = np.sqrt(variance.mean() + mean.var())
-        yield _number(f"{key}/mean", mean.mean())
-        yield _number(f"{key}/standard deviation", spread_of_all)
-        yield _number(f"{key}/min", np.min(moments["min"]))
-        yield _number(f"{key}/max", np.max(moments["max"]))
-
-
-def _of_drift(run: Run, at: int) -> Iterator[Any]:
-    """Yield how far each tensor has moved, where the measure is defined."""
-    if run.drift is None:
-        return
-    for key, one in run.drift.tensors.items():
-        for moved, since in ((one.from_first, "first"), (one.from_previous, "previous")):
-            for measure, series in vars(moved).items():
-                if series[at] is not None:
-                    yield _number(f"{key}/{measure} from {since}", series[at])
+    if moments is not None:
+        yield from (_number(f"{key}/{name}", number) for name, number in of_moments(moments))
 
 
 def _attention(run: Run, note: Note) -> Iterator[Any]:
@@ -206,7 +176,7 @@ def _png(pixels: Array) -> bytes:
     return file.getvalue()
 
 
-def _described(run: Run) -> str:
+def described(run: Run) -> str:
     """Return what is notable about the run, as a table in Markdown."""
     rows = [(one.label, one.text) for one in overview.read(run.path).facts]
     return "\n".join(f"| {_cell(a)} | {_cell(b)} |" for a, b in [("", ""), ("---", "---"), *rows])

@@ -144,7 +144,9 @@ def test_every_extra_is_among_all_unless_it_is_large_or_late() -> None:
     optional = extras["optional-dependencies"]
     (everything,) = optional["all"]
     listed = set(everything.partition("[")[2].removesuffix("]").split(","))
-    assert set(optional) - listed == {"all", "hugging-face", "model-explorer", "umap"}
+    assert set(optional) - listed == {
+        *("all", "hugging-face", "mlflow", "model-explorer", "umap", "wandb"),
+    }
 
 
 @pytest.mark.parametrize(
