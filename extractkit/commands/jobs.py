@@ -268,7 +268,7 @@ def ended(directory: Path, record: "SweepRecord", trust: "Trust") -> None:
 
 def sweep_trust_needed(trust: "Trust") -> list[str]:
     """Return the modules for `--trust` to resume the sweep, whose records are not trusted."""
-    from extractkit.config.security import launcher_needs_trust
+    from extractkit.config.security import callbacks_need_trust, launcher_needs_trust
     from extractkit.core.trust import RAY_ADDRESS, SAFE_MODE, meant_for_files, module_of
 
     named = [*trust.modules, *(module_of(t) for t in trust.targets if not meant_for_files(t))]
@@ -276,4 +276,6 @@ def sweep_trust_needed(trust: "Trust") -> list[str]:
     named += [key for key in keys if key == RAY_ADDRESS or key.rpartition(".")[2] == SAFE_MODE]
     if launcher_needs_trust(trust):
         named.append("hydra.launcher")
+    if callbacks_need_trust(trust):
+        named.append("hydra.callbacks")
     return list(dict.fromkeys(named))

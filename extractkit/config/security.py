@@ -24,7 +24,10 @@ from extractkit.core.component import import_from_here
 from extractkit.core.trust import Trust
 from extractkit.errors import ConfigError
 
-_CALLBACKS = ("extractkit.config.app.KeepOff", "hydra.experimental.callbacks.LogJobReturnCallback")
+_OWN_CALLBACKS = (
+    "extractkit.config.app.KeepOff",
+    "hydra.experimental.callbacks.LogJobReturnCallback",
+)
 # What sends data away, or writes it elsewhere: only for those who ask for it by name.
 _TRACKERS = {
     "mlflow": "extractkit.config.trackers.LogToMLflow",
@@ -50,7 +53,7 @@ _LAUNCHERS = (
 )
 _LAUNCHER = "hydra.launcher"
 _CHOICE = "hydra/launcher"
-_CALLBACK = "hydra.callbacks"
+_CALLBACKS = "hydra.callbacks"
 _TRACKER = "hydra/callbacks"
 _TARGET = "_target_"
 _INTERPOLATION = "${"
@@ -123,16 +126,20 @@ def _chosen(at: str, value: str, trust: Trust) -> bool:
     if at == f"{_LAUNCHER}.{_TARGET}":
         return any(value in _targets(name) for name in names)
     return (
-        value in tracking(trust) and re.fullmatch(rf"{_CALLBACK}\.\w+\.{_TARGET}", at) is not None
+        value in _tracking(trust) and re.fullmatch(rf"{_CALLBACKS}\.\w+\.{_TARGET}", at) is not None
     )
 
 
-def tracking(trust: Trust) -> list[str]:
-    """Return the callbacks for trackers that the user chose by name."""
+def callbacks_need_trust(trust: Trust) -> bool:
+    """Return whether a typed tracker, or a setting of one, would need `--trust` in a file."""
+    keys = [setting.partition("=")[0] for setting in trust.settings]
+    return bool(_tracking(trust)) or any(key.startswith(f"{_CALLBACKS}.") for key in keys)
+
+
+def _tracking(trust: Trust) -> list[str]:
+    """Return the callbacks for trackers that the user chose by name, alone or in a list."""
     typed = [setting.partition("=") for setting in trust.settings]
-    names = {
-        name for key, _, names in typed if key == _TRACKER for name in re.findall(r"\w+", names)
-    }
+    names = {name for key, _, name in typed if key.partition(".")[0] == _TRACKER}
     return [target for name, target in _TRACKERS.items() if name in names]
 
 
@@ -173,7 +180,7 @@ def _no_target(keys: _Keys, value: str) -> bool:
 
 def _callback(keys: _Keys, value: str) -> bool:
     """Accept only callbacks that stay in the process, and no text for one, such as an address."""
-    return name(keys) == _TARGET and value in _CALLBACKS
+    return name(keys) == _TARGET and value in _OWN_CALLBACKS
 
 
 def _plugin(keys: _Keys, value: str) -> bool:

@@ -77,11 +77,11 @@ class _Log(Callback):
         name = self._tracker.name
         reason = " ".join(str(error).split())
         given = manifest.read(directory).job_given
-        again = ["extractkit", *given, f"run_dir={directory}", f"hydra/callbacks={name}"]
+        again = ["extractkit", *given, f"runtime.reuse_from={directory.parent}"]
         return (
             f"hydra/callbacks={name}: {directory} is finished and whole, but was not logged to "
             f"{self._tracker.title}: {type(error).__name__}: {reason}. To log it, repeat the job, "
-            f"which computes nothing again: {shlex.join(again)}"
+            f"which computes nothing again: {shlex.join([*again, f'hydra/callbacks={name}'])}"
         )
 
 

@@ -154,9 +154,12 @@ def _of_drift(run: Run, position: int) -> dict[str, float]:
 
 def _totals(recorded: Manifest) -> dict[str, float]:
     """Return sizes and times of the whole run, and what the checks of its values found."""
-    found = {"run/tensors": float(len(recorded.tensors))}
+    found = {
+        "run/tensors": float(len(recorded.tensors)),
+        "run/samples": float(recorded.samples),
+    }
     if (actual := recorded.actual) is not None:
-        sizes = {name: getattr(actual, name) for name in ("samples", "missing", "shards", "bytes")}
+        sizes = {name: getattr(actual, name) for name in ("missing", "shards", "bytes")}
         found |= {f"run/{name}": float(size) for name, size in sizes.items()}
     timings = recorded.volatile.timings
     found |= {f"run/{stage} seconds": float(seconds) for stage, seconds in timings.items()}
@@ -233,8 +236,11 @@ _UNFIT = re.compile(r"[^A-Za-z0-9_. :/-]")
 
 
 def _mlflow(module: str) -> Any:
-    # MLflow reports its use otherwise.
+    # Otherwise MLflow reports its use to its makers, reports each table that it makes to the
+    # terminal, and asks for a server that does not answer for four minutes.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
     return require(module, "hydra/callbacks=mlflow")
 
 
