@@ -23,7 +23,10 @@ sys.path.insert(0, str(DOCS / "_ext"))
 
 from declared import SCHEMA_FILE, entries, schema_text  # noqa: E402
 
-FILES = sorted(config_directory().rglob("*.yaml"))
+# What is for Hydra is no part of a job.
+FILES = sorted(
+    file for file in config_directory().rglob("*.yaml") if file.parent.parent.name != "hydra"
+)
 GROUPS = ("model", "inputs", "selectors", "sinks", "runtime")
 
 

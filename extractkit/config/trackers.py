@@ -108,7 +108,7 @@ class LogToWandB(_Log):
         project: str | None = None,
         entity: str | None = None,
         folder: str | None = None,
-        online: bool = False,
+        mode: str | None = None,
         report: bool = True,
     ) -> None:
-        super().__init__(WandB(project, entity, folder, online=online), report=report)
+        super().__init__(WandB(project, entity, folder, mode), report=report)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from extractkit.core.component import require
+from extractkit.errors import ConfigError, choices
 from extractkit.exports.numbers import of_drift, of_statistics, statistics_at, steps
 from extractkit.exports.tensorboard import described
 from extractkit.reports.page import report
@@ -35,7 +36,7 @@ class Tracked:
 
     Attributes:
         name: the name of its directory.
-        key: what tells it from every other run, in 16 letters and digits. A run that is handed over
+        key: 16 letters and digits that no other run has. A run that is handed over
             again has the same.
         parameters: the resolved configuration, a text for each key.
         numbers: metrics by name at each step, in the order of the steps.
@@ -68,10 +69,11 @@ class Tracker(Protocol):
     title: ClassVar[str]
 
     def check(self) -> None:
-        """Check that its package is installed.
+        """Check that its package is installed, and its settings.
 
         Raises:
             MissingExtraError: it is not.
+            ConfigError: a setting has no such value.
         """
         ...
 
@@ -82,7 +84,7 @@ class Tracker(Protocol):
             sweep: the directory of the sweep that the run belongs to.
 
         Raises:
-            Exception: whatever the package raises.
+            Exception: the package may raise any.
         """
         ...
 
@@ -245,7 +247,7 @@ def _mlflow(module: str) -> Any:
 
 
 def _parent(client: Any, experiment: str, sweep: Path, run: Tracked) -> str:
-    """Return the run that stands for a sweep, which is made for its first job."""
+    """Return the run of a sweep itself, which is made for its first job."""
     key = _key(sweep)
     for found in _with_key(client, experiment, key):
         return str(found.info.run_id)
@@ -308,7 +310,7 @@ class WandB:
         project: the name of the project.
         entity: who it belongs to; None: the person who is logged in.
         folder: where its files are; None: `wandb` here.
-        online: whether runs are sent at once. Otherwise `wandb sync` sends them.
+        mode: `online` to send runs at once; None or `offline`: `wandb sync` sends them.
     """
 
     name: ClassVar[str] = "wandb"
@@ -319,16 +321,20 @@ class WandB:
         project: str | None = None,
         entity: str | None = None,
         folder: str | None = None,
-        *,
-        online: bool = False,
+        mode: str | None = None,
     ) -> None:
         self._project = project or PROJECT
         self._entity = entity
         self._folder = folder
-        self._online = online
+        self._mode = _MODES[0] if mode is None else mode
 
     def check(self) -> None:
-        """Check that the package is installed."""
+        """Check that the package is installed, and that there is such a mode."""
+        if self._mode not in _MODES:
+            raise ConfigError(
+                f"hydra.callbacks.wandb.mode={self._mode!r} is not a mode. "
+                f"{choices(str(self._mode), _MODES)}"
+            )
         _wandb()
 
     def log(self, run: Tracked, sweep: Path | None) -> None:
@@ -343,7 +349,7 @@ class WandB:
             group=None if sweep is None else sweep.name,
             config={**run.parameters, **run.tags},
             notes=run.description,
-            mode="online" if self._online else "offline",
+            mode=self._mode,
             reinit="create_new",
             settings=wandb.Settings(
                 silent=True,
@@ -363,6 +369,9 @@ class WandB:
             failed = False
         finally:
             made.finish(exit_code=int(failed))
+
+
+_MODES = ("offline", "online")
 
 
 def _wandb() -> Any:

@@ -218,19 +218,30 @@ def test_wandb_gets_a_run_offline(place: Path, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize(
     ("setting", "typed"),
-    [("", []), ("tracking_uri: http://elsewhere", ["hydra/callbacks=mlflow"])],
-    ids=["tracker", "address"],
+    [
+        ("", []),
+        ("mlflow: {tracking_uri: http://elsewhere}", ["hydra/callbacks=mlflow"]),
+        ("wandb: {mode: online}", ["hydra/callbacks=wandb"]),
+    ],
+    ids=["tracker", "address", "mode"],
 )
 def test_a_file_chooses_no_tracker_and_no_address(
     place: Path, setting: str, typed: list[str]
 ) -> None:
     (place / "my" / "experiment").mkdir()
-    inside = f"{{{setting}}}" if setting else "{_target_: extractkit.config.trackers.LogToMLflow}"
-    text = f"# @package _global_\nhydra: {{callbacks: {{mlflow: {inside}}}}}\n"
+    inside = setting or "mlflow: {_target_: extractkit.config.trackers.LogToMLflow}"
+    text = f"# @package _global_\nhydra: {{callbacks: {{{inside}}}}}\n"
     (place / "my" / "experiment" / "sly.yaml").write_text(text, encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"^hydra\.callbacks\.mlflow\.\w+='.*' is refused"):
+    with pytest.raises(ConfigError, match=r"^hydra\.callbacks\.\w+\.\w+='.*' is refused"):
         job("selectors=outputs", "hydra.run.dir=run", "experiment=sly", *typed)
     assert not (place / "run").exists()
+
+
+def test_a_mode_that_does_not_exist_is_refused(place: Path) -> None:
+    chosen = ("hydra/callbacks=wandb", "hydra.callbacks.wandb.mode=onlin")
+    message = r"^hydra\.callbacks\.wandb\.mode='onlin' is not a mode\. Available: 'offline', 'online'\.$"
+    with pytest.raises(ConfigError, match=message):
+        job("selectors=outputs", "hydra.run.dir=run", *chosen)
 
 
 def test_a_sweep_is_resumed_with_what_its_tracker_needs() -> None:
