@@ -290,6 +290,9 @@ class Execution:
             check_repeats(self.repeats, manifests.read(self.repeats), now)
         if not self.resumed:
             self._look_for_finished(now)
+        part = self.job.runtime.part
+        parts = 1 if part is None else part.count
+        prepared.opened.check_space(self.directory, len(self.job.sinks), parts)
         found = self._surveyed(prepared, recorder)
         inputs = now.inputs and replace(now.inputs, truncated=self.truncated)
         planned = replace(now, inputs=inputs, plan=self._plan(prepared, found, recorder))

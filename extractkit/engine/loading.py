@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -28,7 +29,7 @@ from extractkit.engine.gradients import (
 )
 from extractkit.engine.measure import Measured, lacks_value, measure_axes
 from extractkit.engine.model_cache import forget, model_of
-from extractkit.engine.samples import Record, Surveyor
+from extractkit.engine.samples import Record, Surveyor, check_memory
 from extractkit.errors import ConfigError, InputError, SampleError, SelectionError
 from extractkit.inputs import Inputs, Scanning, Source
 from extractkit.inputs.in_memory import NoSamples
@@ -43,6 +44,7 @@ from extractkit.models import (
 )
 from extractkit.models.axes import of_single_calls
 from extractkit.models.process import without_collections
+from extractkit.runs.directory import check_space
 
 _HALF = ("float16", "bfloat16")
 
@@ -154,6 +156,24 @@ class Opened:
         """Return how many bytes these sizes take on disk: partial results are written once."""
         times = {one.key: sinks for one in self.tensors if not one.statistics}
         return sum((size or 0) * times.get(key, 1) for key, size in stored.items())
+
+    def check_space(self, directory: Path, sinks: int, parts: int = 1) -> None:
+        """Check that the values fit on a disk, as far as that is known before samples are read.
+
+        Args:
+            directory: the run directory.
+            sinks: the number of formats that the values are stored in.
+            parts: the number of parts that the job is divided into.
+
+        Raises:
+            DiskSpaceError: they do not fit.
+        """
+        if self.model.signature.free_axes or self.bad_samples != "fail":
+            return
+        stored = [one for one in self.varying if not one.statistics and not one.per_call]
+        sizes = [one.bytes_per_sample(SampleLengths(1, {})) for one in stored]
+        each = sum(int(size[0]) for size in sizes if size is not None)
+        check_space(directory, each * len(self.source) * self.sets_of_weights * sinks // parts)
 
     def tried(
         self, attempt: Callable[[Source], Result], tensors: Sequence[PlannedTensor] = ()
@@ -279,6 +299,7 @@ def open_job(
         _check_renamed(source, job.inputs.target)
         if not len(source):
             raise InputError("inputs holds no sample. Give at least one")
+        check_memory(len(source))
         tensors = with_baseline_samples(model, source, tensors)
         if carried is not None:
             check_count(len(source), carried)

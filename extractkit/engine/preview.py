@@ -138,6 +138,7 @@ def preview(job: Job, directory: Path, *, exact: bool = False) -> Preview:
     unmeasured = open_job(job, (lambda rows: None) if exact else None)
     measured = {tensor.key for tensor in unmeasured.tensors if tensor.layout is None}
     opened = unmeasured.measured()
+    opened.check_space(directory, len(job.sinks))
     varying = bool(opened.varying)
     shared = sharing_of(opened) if varying else None
     declined = None

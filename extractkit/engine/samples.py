@@ -12,9 +12,11 @@ import numpy as np
 
 from extractkit.core.plan import PlannedTensor, SampleLengths
 from extractkit.engine.batches import encode
-from extractkit.errors import InputError, RunDirectoryError
+from extractkit.errors import InputError, RunDirectoryError, counted
 from extractkit.inputs import Identity, Sample, Signature, Source, Unreadable, identity
 from extractkit.models import CarriesState, Encoded, Model
+from extractkit.models.process import free_memory
+from extractkit.runs.directory import human_bytes
 from extractkit.runs.samples import MISSING, RESERVED, Row, why_missing
 
 WAY_OUT = "To leave such samples out: runtime.bad_samples=skip"
@@ -195,6 +197,32 @@ def check_first(model: Model, source: Source) -> None:
     """
     first = _read(source, 0, min(_CHUNK, len(source)))
     _Examiner(model, encode=True, skip=False).examined(first)
+
+
+_BYTES_OF_SAMPLE = 32
+"""Memory that a plan takes for each sample, at least: its bytes in a shard, and of each tensor."""
+_MUCH = 10**8
+"""Bytes below which it is not asked how much memory is free."""
+
+
+def check_memory(samples: int) -> None:
+    """Check that there is memory for a plan, which has numbers for each sample.
+
+    Raises:
+        InputError: there are too many samples.
+    """
+    needed = samples * _BYTES_OF_SAMPLE
+    if needed < _MUCH:
+        return
+    try:
+        free = free_memory()
+    except OSError:  # the system does not report it
+        return
+    if needed > free:
+        raise InputError(
+            f"inputs holds {counted(samples, 'sample')}, whose plan needs {human_bytes(needed)} of "
+            f"memory, and {human_bytes(free)} are free. Take fewer: inputs.limit=…"
+        )
 
 
 def longest(model: Model, source: Source) -> SampleLengths | None:

@@ -2,14 +2,17 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
+import extractkit
 from extractkit.engine.preview import preview
-from extractkit.errors import ConfigError, DiskSpaceError, InputError, SelectionError
+from extractkit.errors import ConfigError, DiskSpaceError, InputError, SelectionError, UserError
 from extractkit.runs.directory import human_bytes
 from tests.engine.examples import EVERYTHING, MODEL, TEXTS, executed, job, tokens
 from tests.engine.test_measure import described
@@ -113,6 +116,28 @@ def test_a_disk_without_room_is_refused_by_plan_and_run_alike(
     assert str(caught.value) == message
     with pytest.raises(DiskSpaceError):
         executed(tmp_path / "run", job(POOLED, sinks=sinks))
+    assert not any(tmp_path.iterdir())
+
+
+def test_too_many_samples_are_refused_before_they_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    doubled = tf.function(lambda x: x * 2, input_signature=[tf.TensorSpec([None, 9], tf.float32)])
+
+    def refused(ask: Callable[..., object], samples: int) -> str:
+        words = ["inputs=random", f"inputs.samples={samples}", "selectors=outputs"]
+        with pytest.raises(UserError) as caught:
+            ask(words, model=doubled, run_dir=tmp_path / "run")
+        return str(caught.value)
+
+    for ask in (extractkit.plan, extractkit.extract):
+        assert refused(ask, 10**12).startswith(
+            "inputs holds 1,000,000,000,000 samples, whose plan needs 32.0 TB of memory, and "
+        )
+    room(monkeypatch, 10**6)
+    for ask in (extractkit.plan, extractkit.extract):
+        needed = refused(ask, 10**6)
+        assert needed.startswith(f"The run needs 36.0 MB, but {tmp_path}")
     assert not any(tmp_path.iterdir())
 
 
