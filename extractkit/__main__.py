@@ -19,6 +19,7 @@ _SECONDS_TO_TIDY = 5.0
 def main() -> None:
     """Run the program with the process's arguments, and exit."""
     interruption = _Interruption()
+    _open_streams()
     # A terminal without "├" gets an escape instead of an exception.
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -39,6 +40,16 @@ def main() -> None:
     # second time finds it all. The first takes half a second once TensorFlow is imported.
     gc.disable()
     sys.exit(code)
+
+
+def _open_streams() -> None:
+    """Replace standard streams that were closed from the start (`>&-`) by the null device.
+
+    Otherwise, the next file to be opened would take its place, and get what is written to it.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: PTH123, SIM115 - lasts to the end
 
 
 class _Interruption:

@@ -18,6 +18,7 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.segment import Segment
 
 from extractkit.core.catalog import Kind
+from extractkit.errors import JobError
 
 _PLURALS = {
     Kind.MODEL_INPUT: ("model input", "model inputs"),
@@ -113,12 +114,19 @@ class Printable:
 
 
 def write(text: str) -> None:
-    """Write a result. If the reader has gone (`| head`), drop it and all further output."""
+    """Write a result. If the reader has gone (`| head`), drop it and all further output.
+
+    Raises:
+        JobError: the result cannot be written, such as for want of space.
+    """
     try:
         sys.stdout.write(text)
         sys.stdout.flush()
     except BrokenPipeError:
         drop_output()
+    except OSError as error:
+        drop_output()  # Python would write the rest at its end, and fail again
+        raise JobError(f"standard output cannot be written: {error.strerror}") from error
 
 
 def drop_output() -> None:

@@ -69,6 +69,24 @@ def test_garbage_is_collected_once_as_the_program_ends(place: Path) -> None:
     assert done.stdout.endswith("\nFalse\n")
 
 
+@pytest.mark.parametrize(
+    ("streams", "code", "words"),
+    [
+        (">/dev/full", cli.FAILED, "standard output cannot be written: No space left on device"),
+        (">&-", cli.DONE, ""),
+        ("<&- >&- 2>&-", cli.DONE, ""),
+        ("2>/dev/full", cli.DONE, ""),
+    ],
+)
+def test_output_that_goes_nowhere(place: Path, streams: str, code: int, words: str) -> None:
+    called = f"{shlex.join(command('completion', 'bash'))} {streams}"
+    done = subprocess.run(
+        ["sh", "-c", called], cwd=place, env=variables(), check=False, text=True,
+        stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (code, words and f"extractkit: {words}\n")
+
+
 def test_version(program: Program) -> None:
     assert program("--version").stdout.startswith("extractkit ")
 
