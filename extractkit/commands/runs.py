@@ -118,6 +118,7 @@ def report(arguments: Sequence[str]) -> bool:
 
 def _draw(found: "Manifest", drift: "Drift | None", directory: Path, figure: Path) -> None:
     from extractkit.display.run import draw
+    from extractkit.runs.directory import check_place
 
     if drift is None:
         what = "is not finished" if found.checkpoints else "has no checkpoints"
@@ -125,6 +126,7 @@ def _draw(found: "Manifest", drift: "Drift | None", directory: Path, figure: Pat
             f"{directory} {what}, so there is nothing to draw. A figure shows how tensors move "
             f"over checkpoints. Give the job several: model.checkpoints='FOLDER/*.h5'"
         )
+    check_place(figure, directory, "--figure")
     draw(drift, figure, tuple(one.step for one in found.checkpoints))
 
 

@@ -3,7 +3,7 @@
 import base64
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache
@@ -26,7 +26,7 @@ from extractkit.reports.tensors import tensors
 from extractkit.runs import manifest
 from extractkit.runs.comparing.overview import departures
 from extractkit.runs.comparing.result import Comparison
-from extractkit.runs.directory import check_place
+from extractkit.runs.directory import Mark, check_place
 from extractkit.runs.overview import Overview
 from extractkit.runs.reader import open_run
 from extractkit.runs.sweeps import is_sweep
@@ -55,7 +55,11 @@ FAMILIES: Sequence[tuple[Family, int]] = (
 
 _ROOM_OF_SWEEP = 2_000_000
 
+_ENDINGS = (".svg", ".png")
+
 _HERE = Path(__file__).parent
+
+_MARK = Mark("a report", b'<meta name="generator" content="extractkit">')
 
 
 def report(
@@ -71,8 +75,9 @@ def report(
     Args:
         run: the directory of a run or of a sweep, or what `diff` found about two runs.
         output: the file; None: the directory's name with the ending `.html`, beside it, and for two
-            runs `A-B.html` beside the first.
-        figures: a directory for each chart as SVG and PNG, made if needed; None: no files.
+            runs `A-B.html` beside the first. Of files that exist, only reports are replaced.
+        figures: a directory for each chart as SVG and PNG, made if needed; None: no files. No file
+            in it is replaced.
         umap: also draw the map of a run's samples by UMAP, which takes a while.
         trust: modules whose callables the runs' configurations may name.
 
@@ -82,23 +87,25 @@ def report(
     Raises:
         MissingExtraError: Altair, vl-convert or Jinja2 is not installed.
         RunDirectoryError: there is no run, or its manifest is damaged.
-        ConfigError: a file or directory cannot be written there.
-        JobError: a file could not be written.
+        ConfigError: a file or directory cannot be written there. Nothing is left behind.
     """
     given = (run.a, run.b) if isinstance(run, Comparison) else (run,)
     directories = [Path(os.path.abspath(one)) for one in given]  # noqa: PTH100 - links stay as they are
     name = "-".join(one.name for one in directories)
     path = directories[0].with_name(f"{name}.html") if output is None else Path(output)
     for directory in directories:
-        check_place(path, directory, "output")
+        check_place(path, directory, "output", mark=_MARK)
         if figures is not None:
             check_place(Path(figures), directory, "figures", folder=True)
     altair()
     require("vl_convert", "report")
     header, sections = _content(run, directories[0], trust, umap=umap)
-    write_durably(path, page(header, sections).encode())
-    if figures is not None:
-        save_figures(sections, Path(figures))
+    content = page(header, sections).encode()
+    drawn = {} if figures is None else drawn_figures(sections, Path(figures))
+    try:
+        _write({**drawn, path: content}, None if figures is None else Path(figures))
+    except JobError as error:
+        raise ConfigError(f"{error}. Choose another place") from error
     return path
 
 
@@ -283,23 +290,59 @@ def _block(block: Any) -> dict[str, object]:
     }
 
 
-def save_figures(sections: Sequence[Section], directory: Path) -> list[Path]:
-    """Save each chart of a report as SVG and PNG, with the first option of each picker.
+def drawn_figures(sections: Sequence[Section], directory: Path) -> dict[Path, bytes]:
+    """Return each chart of a report as SVG and PNG, with the first option of each picker.
+
+    Args:
+        directory: where the files are to be.
+
+    Raises:
+        ConfigError: one of them exists.
+    """
+    convert = require("vl_convert", "report --figures")
+    figures = [block for one in sections for block in one.blocks if isinstance(block, Figure)]
+    for path in (directory / f"{one.name}{ending}" for one in figures for ending in _ENDINGS):
+        if path.exists() or path.is_symlink():
+            raise ConfigError(
+                f"figures={str(directory)!r}: {path.name} exists there. Choose another directory, "
+                f"or remove it first"
+            )
+    found = {}
+    config = {**styles()["light"], "background": "white"}
+    for figure in figures:
+        chart = with_values(figure).to_dict(validate=False)
+        drawn = (
+            convert.vegalite_to_svg(chart, config=config).encode(),
+            convert.vegalite_to_png(chart, config=config, scale=2),
+        )
+        for ending, content in zip(_ENDINGS, drawn, strict=True):
+            found[directory / f"{figure.name}{ending}"] = content
+    return found
+
+
+def _write(files: Mapping[Path, bytes], directory: Path | None) -> None:
+    """Write all files, or none.
+
+    Args:
+        files: their content, the last of which alone may replace a file.
+        directory: a directory to make first, unless it exists.
 
     Raises:
         JobError: a file could not be written.
     """
-    make_directory(directory)
-    convert = require("vl_convert", "report --figures")
-    found = []
-    for figure in (block for one in sections for block in one.blocks if isinstance(block, Figure)):
-        specification = with_values(figure).to_dict(validate=False)
-        config = {**styles()["light"], "background": "white"}
-        path = directory / f"{figure.name}.svg"
-        drawn = convert.vegalite_to_svg(specification, config=config)
-        write_durably(path, drawn.encode())
-        write_durably(
-            path.with_suffix(".png"), convert.vegalite_to_png(specification, config=config, scale=2)
-        )
-        found += [path, path.with_suffix(".png")]
-    return found
+    made = directory is not None and not directory.exists()
+    written = list[Path]()
+    try:
+        if directory is not None:
+            make_directory(directory)
+        for path, content in files.items():
+            write_durably(path, content)
+            written.append(path)
+    except BaseException:
+        for path in written:
+            with suppress(OSError):
+                path.unlink()
+        if directory is not None and made:
+            with suppress(OSError):
+                directory.rmdir()
+        raise

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from io import TextIOWrapper
 from pathlib import Path
 
@@ -23,6 +24,22 @@ from extractkit.runs import ELSEWHERE, HYDRA, LOCK, LOG, MANIFEST, PARTS, RUN_KE
 from extractkit.runs import manifest as manifests
 from extractkit.runs.manifest import Status
 from extractkit.store.local import TEMPORARY, make_durable, opened, opened_to_append, writing
+
+
+@dataclass(frozen=True)
+class Mark:
+    """How files of one kind are recognised.
+
+    Attributes:
+        what: the kind, with its article.
+        text: bytes that such a file has near its beginning, and no other.
+    """
+
+    what: str
+    text: bytes
+
+
+_HEAD = 4096
 
 
 @contextmanager
@@ -102,12 +119,15 @@ def unused(path: Path) -> bool:
     return not names or (LOCK in names and not rest)
 
 
-def check_place(path: Path, run: Path, at: str, *, folder: bool = False) -> None:
+def check_place(
+    path: Path, run: Path, at: str, *, folder: bool = False, mark: Mark | None = None
+) -> None:
     """Check that what is made of a run can be written at a path. Changes nothing.
 
     Args:
         at: the argument that names the path, for messages.
         folder: whether it is a directory, which may exist.
+        mark: that of files which may be replaced; None: no file may.
 
     Raises:
         ConfigError: it cannot, or it would be inside the run.
@@ -119,9 +139,26 @@ def check_place(path: Path, run: Path, at: str, *, folder: bool = False) -> None
         )
     if not path.parent.is_dir():
         raise ConfigError(f"{at}={str(path)!r}: {path.parent} is not a directory. Make it first")
-    if path.is_dir() != folder and path.exists():
-        what = "a file" if path.is_file() else "a directory"
+    if folder:
+        if path.exists() and not path.is_dir():
+            raise ConfigError(f"{at}={str(path)!r} is a file. Choose another name")
+        return
+    if path.is_dir():
+        raise ConfigError(f"{at}={str(path)!r} is a directory. Choose another name")
+    if path.is_symlink() or path.exists():
+        _check_replaceable(path, at, mark)
+
+
+def _check_replaceable(path: Path, at: str, mark: Mark | None) -> None:
+    if path.is_symlink() or not path.is_file():
+        what = "a link" if path.is_symlink() else "not a regular file"
         raise ConfigError(f"{at}={str(path)!r} is {what}. Choose another name")
+    if mark is not None:
+        with suppress(OSError), path.open("rb") as file:
+            if mark.text in file.read(_HEAD):
+                return
+    other = "" if mark is None else f" and is not {mark.what}, which alone is replaced"
+    raise ConfigError(f"{at}={str(path)!r} exists{other}. Choose another name, or remove it first")
 
 
 def existing_parent(path: Path) -> Path:

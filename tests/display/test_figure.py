@@ -57,6 +57,10 @@ def test_a_figure_of_a_run_is_written_in_the_format_of_its_ending(
     assert "start, middle, end" in capsys.readouterr().out
     if ending == ".svg":
         ET.parse(path)
+    with pytest.raises(
+        ConfigError, match=r"^--figure='.*' exists\. Choose another name, or remove "
+    ):
+        cli.execute(["show", str(run), "--figure", str(path)])
 
 
 def test_every_line_is_a_series_of_the_drift(matplotlib: ModuleType) -> None:

@@ -12,10 +12,11 @@ import pytest
 
 import extractkit
 from extractkit import cli
-from extractkit.errors import ConfigError, RunDirectoryError
+from extractkit.errors import ConfigError, JobError, RunDirectoryError
 from extractkit.reports.budget import decoded, embedded
 from extractkit.runs import manifest
 from extractkit.runs.reader import Run
+from extractkit.store.local import write_durably
 from extractkit.testing.reference import ReferenceModel
 from tests.reports.examples import HOSTILE, STATISTICS, hostile_run
 from tests.reports.parsed import Page
@@ -190,6 +191,47 @@ def test_a_place_that_cannot_be_written_is_refused(
     with pytest.raises(ConfigError, match=re.escape(message.format(**known))):
         extractkit.report(run.path, **given)  # type: ignore[arg-type]
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_of_files_that_exist_only_reports_are_replaced(run: Run, tmp_path: Path) -> None:
+    page, mine, link, figures = (tmp_path / name for name in ("p.html", "mine.html", "link", "f"))
+    mine.write_text("<html>mine", "utf-8")
+    link.symlink_to(mine)
+    figures.mkdir()
+    (figures / "attention-map.png").write_bytes(b"mine")
+    other = "Choose another name"
+    for output, message in (
+        (mine, f"exists and is not a report, which alone is replaced. {other}, or remove it first"),
+        (link, f"is a link. {other}"),
+        (Path(os.devnull), f"is not a regular file. {other}"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            extractkit.report(run.path, output)
+        assert str(caught.value) == f"output={str(output)!r} {message}"
+    with pytest.raises(ConfigError, match=r"figures='.*f': attention-map\.png exists there\. "):
+        extractkit.report(run.path, page, figures=figures)
+    assert not page.exists()
+    assert mine.read_text("utf-8") == "<html>mine"
+    assert [one.read_bytes() for one in figures.iterdir()] == [b"mine"]
+    page.write_bytes(extractkit.report(run.path).read_bytes()[:3000])
+    extractkit.report(run.path, page)
+    assert page.read_bytes() == extractkit.report(run.path).read_bytes()
+
+
+@pytest.mark.parametrize("failing", ["attention-map.png", "page.html"])
+def test_what_cannot_be_written_leaves_nothing(
+    run: Run, tmp_path: Path, failing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(path: Path, *content: bytes) -> None:
+        if path.name == failing:
+            raise JobError(f"{path} could not be written: Read-only file system")
+        write_durably(path, *content)
+
+    monkeypatch.setattr("extractkit.reports.page.write_durably", refused)
+    why = rf"{failing} could not be written: Read-only file system\. Choose another place"
+    with pytest.raises(ConfigError, match=why):
+        extractkit.report(run.path, tmp_path / "page.html", figures=tmp_path / "figures")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_embedded_data_cannot_end_its_element() -> None:

@@ -16,7 +16,7 @@ from extractkit.reports.attention import attention, habits
 from extractkit.reports.budget import compact, decoded, encoded
 from extractkit.reports.images import reduced
 from extractkit.reports.material import fitting, short_names, spread
-from extractkit.reports.page import material_of, page, report, save_figures, sections_of
+from extractkit.reports.page import drawn_figures, material_of, page, report, sections_of
 from extractkit.reports.samples import colours, components
 from extractkit.testing.reference import ReferenceModel
 from tests.reports.examples import EVERYTHING
@@ -243,12 +243,12 @@ def test_rows_of_a_figure_are_those_of_the_chosen_options() -> None:
 def test_each_chart_is_saved_for_papers(many: Path, tmp_path: Path) -> None:
     sections = sections_of(material_of(many))
     charts = [one for section in sections for one in section.blocks if isinstance(one, Figure)]
-    saved = save_figures(sections, tmp_path / "figures")
+    drawn = drawn_figures(sections, tmp_path)
     assert (
-        {path.stem for path in saved} == {one.name for one in charts} == {"samples", "distribution"}
+        {path.stem for path in drawn} == {one.name for one in charts} == {"samples", "distribution"}
     )
-    for path in saved:
-        start = path.read_bytes()[:8]
+    for path, content in drawn.items():
+        start = content[:8]
         assert start.startswith(b"<svg" if path.suffix == ".svg" else b"\x89PNG")
 
 

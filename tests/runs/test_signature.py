@@ -71,6 +71,15 @@ def test_a_signature_holds_wherever_the_run_is(run: Path, keys: Path) -> None:
     assert not extractkit.verify(moved, key=keys / "own.pub", signature=signature).failed
 
 
+def test_of_files_that_exist_only_signatures_are_replaced(run: Path, keys: Path) -> None:
+    first = extractkit.sign(run, keys / "own.pem").read_bytes()
+    assert extractkit.sign(run, keys / "other.pem").read_bytes() != first
+    key = (keys / "own.pem").read_bytes()
+    with pytest.raises(ConfigError, match=r"own\.pem' exists and is not a signature, which alone "):
+        extractkit.sign(run, keys / "own.pem", keys / "own.pem")
+    assert (keys / "own.pem").read_bytes() == key
+
+
 def test_another_key_is_refused_with_the_reason(run: Path, keys: Path) -> None:
     extractkit.sign(run, keys / "own.pem")
     with pytest.raises(ConfigError, match=r"^key='.*other.pub' is not the key that signed: .* SHA"):

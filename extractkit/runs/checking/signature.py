@@ -22,12 +22,13 @@ from extractkit.errors import ConfigError, RunDirectoryError
 from extractkit.runs.checking import Check, Finding
 from extractkit.runs.checking.files import GIVEN_FILES
 from extractkit.runs.checking.verification import verify
-from extractkit.runs.directory import check_place
+from extractkit.runs.directory import Mark, check_place
 from extractkit.runs.manifest import Status
 from extractkit.runs.reader import sink_of
 from extractkit.store.local import write_durably
 
 _NAME = "signature"
+_MARK = Mark("a signature", b"application/vnd.dev.sigstore.bundle")
 _OF_FILES = ("files", "sha256")
 _KIND = "of an elliptic curve (P-256, P-384 or P-521), as PEM"
 _MAKE = "openssl ecparam -name prime256v1 -genkey -noout -out key.pem"
@@ -48,7 +49,7 @@ def sign(
         key: a file with a private key of an elliptic curve (P-256, P-384 or P-521), as PEM without
             a password.
         output: the file for the signature; None: the run directory's name with the ending `.sig`,
-            beside it.
+            beside it. Of files that exist, only signatures are replaced.
         trust: modules whose callables the run's configuration may name.
 
     Returns:
@@ -62,7 +63,7 @@ def sign(
     """
     directory = Path(os.path.abspath(run))  # noqa: PTH100 - links stay as they are
     path = signature_file(directory) if output is None else Path(output)
-    check_place(path, directory, "output")
+    check_place(path, directory, "output", mark=_MARK)
     with _loading(f"key={str(key)!r} is not a private key {_KIND} without a password", _MAKE):
         config = require("model_signing.signing", "sign").Config()
         config.use_elliptic_key_signer(private_key=Path(key))
