@@ -21,6 +21,7 @@ from extractkit.engine.stream import fetches
 from extractkit.errors import counted
 from extractkit.inputs import Source
 from extractkit.models import Compilation, EstimatesWork, NotCompiledError, Program
+from extractkit.models.process import quiet_start
 from extractkit.runs.comparing.measures import TOLERATED, compare_values
 
 COMPILE = "compile"
@@ -76,7 +77,8 @@ def check_installed(runtime: Runtime, settings: Mapping[str, object] | None = No
         MissingExtraError: OpenVINO is asked for, or was recorded, and is not installed.
     """
     if _wanted(runtime, settings) == OPENVINO:
-        from extractkit.models import openvino  # late, since it imports TensorFlow
+        with quiet_start():
+            from extractkit.models import openvino  # late, since it imports TensorFlow
 
         openvino.require()
 
@@ -137,7 +139,8 @@ class Choice:
 
     def check_worthwhile(self) -> None:
         """Refuse what cannot pay, before OpenVINO is loaded."""
-        from extractkit.models import openvino  # late, since it imports TensorFlow
+        with quiet_start():
+            from extractkit.models import openvino  # late, since it imports TensorFlow
 
         if not openvino.installed():
             raise self._refusal("OpenVINO is not installed (extra openvino)")

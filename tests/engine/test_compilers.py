@@ -1,5 +1,7 @@
 """The compiler of a job: asked for, chosen by the work, compared with TensorFlow, and recorded."""
 
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -259,3 +261,16 @@ def test_outputs_that_openvino_cannot_compute_are_checked_by_tensorflow(tmp_path
     (check,) = run.manifest.volatile.self_check
     assert check.outputs == (":output",)
     assert run.manifest.settings["compile"] == "openvino"
+
+
+def test_the_check_that_it_is_installed_keeps_quiet_about_tensorflow() -> None:
+    probe = (
+        "import sys; from extractkit.core.job import Runtime; "
+        "from extractkit.engine.compilers import check_installed; "
+        "check_installed(Runtime(compile='openvino')); "
+        "assert 'tensorflow' in sys.modules"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", probe], check=False, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
