@@ -1,18 +1,21 @@
 """Charts of a run and of its tensors, which a person can change: those of reports, as Altair's."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
+from inspect import signature
+from numbers import Integral
 from typing import Any
 
 from extractkit.core.component import require
 from extractkit.core.requests import request_text
-from extractkit.errors import RunDirectoryError, UnknownTensorError, choices
+from extractkit.errors import ConfigError, RunDirectoryError, UnknownTensorError, choices
 from extractkit.reports import Chart, Figure, Note, Section, images, samples, statistics, steps
 from extractkit.reports import attention as attentions
 from extractkit.reports.charts import with_values
 from extractkit.reports.material import Material, short_names
 from extractkit.runs.reader import Run, open_run
+from extractkit.runs.samples import position_of
 from extractkit.runs.views import Committed, TensorView
 
 _ROOM = 10**12
@@ -62,7 +65,8 @@ class Plots:
     with checkpoints, the charts show the last one: `run.at(checkpoint).plot`.
 
     Each raises UnknownTensorError if the run has no tensors for the chart, or no such tensor, layer
-    or head; IndexError if there is no such sample; and RunDirectoryError if values are damaged.
+    or head; IndexError if there is no such sample; ConfigError if a number of tokens or samples is
+    not 1 or more; and RunDirectoryError if values are damaged.
     """
 
     def __init__(self, run: Run) -> None:
@@ -85,6 +89,7 @@ class Plots:
             head: the number of the head; None: the mean of all.
             tokens: the most tokens, the first of the sample.
         """
+        _check_most(tokens=tokens)
         key = self._at(layer, self._keys(attentions.is_map, "attention maps"), "layer")
         section = self._section(attentions.attention, [key], sample, tokens)
         several = any(one.name == "head" for one in section.pickers)
@@ -113,6 +118,7 @@ class Plots:
             key: the tensor with attributions over tokens, or its number among those.
             tokens: the most tokens, the first of the sample.
         """
+        _check_most(tokens=tokens)
         key = self._at(key, self._keys(steps.is_saliency, "attributions over tokens"), "key")
         section = self._section(steps.saliency, [key], sample, tokens)
         return _chart(section, "saliency", {}, request_text(self._material.views[key].request))
@@ -152,6 +158,7 @@ class Plots:
         Raises:
             MissingExtraError: umap-learn is not installed.
         """
+        _check_most(most=most)
         if umap:
             require("umap", "report --umap")
         key = self._at(
@@ -200,7 +207,7 @@ class Plots:
                 return given
             if (key := self._run[given].key) in keys:
                 return key
-        elif not isinstance(given, bool) and -len(keys) <= given < len(keys):
+        elif is_whole(given) and -len(keys) <= given < len(keys):
             return keys[int(given)]
         raise UnknownTensorError(
             f"{argument}={given!r} is not among the tensors that this chart shows. "
@@ -256,6 +263,7 @@ def attention_section(plots: Plots, sample: int, tokens: int) -> Section:
         sample: the index of the sample.
         tokens: the most tokens, the first of the sample.
     """
+    _check_most(tokens=tokens)
     keys = plots._keys(attentions.is_map, "attention maps")
     views = plots._material.views
     with_heads = [key for key in keys if len(views[key].dims) == _HEADED]
@@ -279,21 +287,22 @@ class TensorPlots:
         Raises:
             TypeError: the chart has no such argument.
         """
-        key = self._view.key
-        plots = self._plots
+        key, plots = self._view.key, self._plots
         view = plots._material.views.get(key, self._view)
-        if attentions.is_map(view):
-            return plots.attention(sample, key, **more)
-        for kind, chart in (
+        charts: Sequence[tuple[Kinds, Callable[..., Chart]]] = (
+            (attentions.is_map, plots.attention),
             (images.is_map, plots.image),
             (steps.has_steps, plots.steps),
             (steps.is_saliency, plots.saliency),
-        ):
+        )
+        for kind, chart in charts:
             if kind(view):
+                _check_takes(chart, more, key)
                 return chart(sample, key, **more)
-        if samples.is_vector(view) and len(plots._material.at_hand) > _FEW:
-            return plots.map(key, **more)
-        return plots.histogram(key, **more)
+        several = samples.is_vector(view) and len(plots._material.at_hand) > _FEW
+        chart = plots.map if several else plots.histogram
+        _check_takes(chart, more, key)
+        return chart(key, **more)
 
     def histogram(self) -> Chart:
         """Return a histogram of the tensor's values; see `Plots.histogram`."""
@@ -302,6 +311,24 @@ class TensorPlots:
     def __repr__(self) -> str:
         return f"<Charts of {self._view.key!r}: call it, or {', '.join(_public(self))}>"
 
+
+def _check_takes(chart: Callable[..., Chart], given: Iterable[str], key: str) -> None:
+    """Check that a chart has some arguments, besides the sample and the tensor.
+
+    Raises:
+        TypeError: it has no such argument.
+    """
+    known = [name for name in signature(chart).parameters if name not in _CHOSEN]
+    for name in given:
+        if name not in known:
+            takes = f"takes {', '.join(known)}" if known else "takes no more"
+            raise TypeError(
+                f"{name} is not an argument of {chart.__name__}, the chart that suits {key!r}: "
+                f"besides the sample, it {takes}"
+            )
+
+
+_CHOSEN = ("sample", "layer", "key")
 
 _FEW = 2
 """Samples of which principal components show nothing."""
@@ -315,17 +342,31 @@ def _is_numeric(view: TensorView) -> bool:
     return view.dtype.kind in "fiub"
 
 
+def is_whole(value: object) -> bool:
+    """Return whether an argument is a whole number, of Python or of NumPy."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _check_most(**given: int) -> None:
+    """Check the most tokens or samples that a chart shows, by the name of the argument.
+
+    Raises:
+        ConfigError: it is not a whole number of 1 or more.
+    """
+    for name, value in given.items():
+        if not is_whole(value) or value < 1:
+            raise ConfigError(f"{name}={value!r} is not a whole number of 1 or more")
+
+
 def _present(run: Run, sample: int) -> int:
     """Return the index of a sample that has values.
 
     Raises:
         IndexError: there is no such sample.
+        TypeError: it is not a whole number.
         UnknownTensorError: it has no values.
     """
-    count = run.manifest.samples
-    if not -count <= sample < count:
-        raise IndexError(f"sample={sample}: {run.path} has {count:,} samples, from 0 on")
-    index = sample % count
+    index = position_of(sample, run.manifest.samples, run.path)
     if (reason := run.missing.get(index)) is not None:
         raise UnknownTensorError(f"sample {sample} of {run.path} has no values: {reason}")
     return index
@@ -359,7 +400,8 @@ def _chart(
     for name, wanted in chosen.items():
         if wanted not in pickers.get(name, ()):
             raise UnknownTensorError(
-                f"{wanted!r} is not a choice of {name!r}. {choices(wanted, pickers.get(name, ()))}"
+                f"{wanted!r} is not a choice of {name!r}. "
+                f"{choices(str(wanted), pickers.get(name, ()))}"
             )
     for name in figure.pickers:
         known = pickers[name]

@@ -15,7 +15,7 @@ from extractkit.core.catalog import Catalog
 from extractkit.core.component import require
 from extractkit.display import safe
 from extractkit.errors import UnknownTensorError, UserError
-from extractkit.notebooks.plots import Plots, attention_section, notes_of
+from extractkit.notebooks.plots import Plots, attention_section, is_whole, notes_of
 from extractkit.reports import Figure
 from extractkit.reports.charts import styles
 from extractkit.runs.overview import Overview, shape_text, size_text
@@ -78,6 +78,7 @@ class RunWidgets(TensorWidgets):
             UnknownTensorError: the run has no attention maps, or no such layer or head; the sample
                 has no values.
             IndexError: there is no such sample.
+            ConfigError: `tokens` is not 1 or more.
             RunDirectoryError: its values are damaged.
         """
         plots = Plots(self._run)
@@ -88,7 +89,7 @@ class RunWidgets(TensorWidgets):
             ("layer", layer, made.shape[0]),
             ("head", 0 if head is None else head, made.shape[1] - mean),
         ):
-            if not 0 <= given < count:
+            if not is_whole(given) or not 0 <= given < count:
                 raise UnknownTensorError(f"{name}={given!r}: there are {count}, from 0 on")
         made.layer = int(layer)
         made.head = 0 if head is None else int(head) + mean

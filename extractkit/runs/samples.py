@@ -1,6 +1,7 @@
 """`samples.jsonl`: one row for each sample, in order, appended on writing and read at random."""
 
 import json
+import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -36,6 +37,27 @@ def why_missing(row: Row) -> str | None:
     """Return why a sample has no values; None if it has some, or if the failure came later."""
     reason = row.get(MISSING)
     return None if reason is None else str(reason)
+
+
+def position_of(sample: object, count: int, directory: Path) -> int:
+    """Return the position of a sample, of which negative ones count from the end.
+
+    Args:
+        count: the number of samples in the run.
+        directory: the run directory, for messages.
+
+    Raises:
+        IndexError: there is no such sample.
+        TypeError: it is not a whole number.
+    """
+    try:
+        number = operator.index(sample)  # type: ignore[arg-type]
+    except TypeError as error:
+        raise TypeError(f"sample={sample!r} is not a whole number") from error
+    if not -count <= number < count:
+        has = f"{counted(count, 'sample')}, from 0 on" if count else "no samples"
+        raise IndexError(f"sample={number}: {directory} has {has}")
+    return number % count
 
 
 class SamplesWriter:
@@ -105,7 +127,7 @@ class Samples(Sequence[Row]):
     def __getitem__(self, index: int | slice) -> Row | list[Row]:
         if isinstance(index, slice):
             return [self[position] for position in range(*index.indices(len(self)))]
-        position = range(len(self))[index]
+        position = position_of(index, len(self), self._path.parent)
         start = int(self._ends[position - 1]) if position else 0
         with reading(self._path) as file:
             file.seek(start)

@@ -23,6 +23,7 @@ from extractkit.errors import RunDirectoryError
 from extractkit.runs.files import reading
 from extractkit.runs.journal import Entry, Listed
 from extractkit.runs.manifest import RunTensor, Status
+from extractkit.runs.samples import position_of
 from extractkit.sinks import Located, LocatesValues, Sink, check_range
 
 Positions = npt.NDArray[np.int64]
@@ -304,8 +305,9 @@ class TensorView(WithPlots):
 
         Raises:
             IndexError: there is no such sample, or the tensor is constant.
+            TypeError: the index is not a whole number.
         """
-        row = range(len(self))[index]
+        row = position_of(index, len(self), self._committed.directory)
         values = self._committed.one(self.key, row)
         return from_stored(values, self._stored.spec.dtype).sample(0)
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import extractkit
-from extractkit.errors import MissingExtraError, RunDirectoryError, UnknownTensorError
+from extractkit.errors import ConfigError, MissingExtraError, RunDirectoryError, UnknownTensorError
 from extractkit.notebooks.plots import run_of
 from extractkit.reports import Cube, Figure
 from extractkit.reports.attention import habits, is_map
@@ -141,8 +141,27 @@ def test_mistakes_are_named(run: Run) -> None:
         plot.saliency()
     with pytest.raises(UnknownTensorError, match="has no drift"):
         plot.drift()
-    with pytest.raises(TypeError, match="channel"):
+    with pytest.raises(TypeError, match=r"^channel is not .* of attention, .* takes head, tokens$"):
         run[key].plot(0, channel=1)
+    with pytest.raises(TypeError, match=r"^bins is not .* of histogram, .* takes no more$"):
+        run["embedding:output"].plot(bins=3)
+    with pytest.raises(UnknownTensorError, match=r"layer=0\.5 is not among the tensors that this "):
+        plot.attention(layer=0.5)  # type: ignore[arg-type]
+    with pytest.raises(UnknownTensorError, match=r"^5 is not a choice of 'heads by'\. "):
+        plot.heads(by=5)  # type: ignore[arg-type]
+    for chart in (plot.attention, plot.saliency, plot.heads, run[key].plot):
+        for tokens in (0, -5, "a", 2.5, True):
+            with pytest.raises(
+                ConfigError, match=rf"^tokens={tokens!r} is not a whole number of 1"
+            ):
+                chart(0, tokens=tokens)
+    with pytest.raises(ConfigError, match=r"^most=0 is not a whole number of 1 or more$"):
+        plot.map(most=0)
+    for wrong in (plot.attention, plot.heads, run[key].sample, run.samples.__getitem__):
+        with pytest.raises(TypeError, match=r"^sample='x' is not a whole number$"):
+            wrong("x")
+        with pytest.raises(IndexError, match=r"^sample=-14: .* has 13 samples, from 0 on$"):
+            wrong(-14)
 
 
 def test_damaged_values_are_no_chart(run: Run, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import extractkit
-from extractkit.errors import MissingExtraError, UnknownTensorError
+from extractkit.errors import ConfigError, MissingExtraError, UnknownTensorError
 from extractkit.notebooks import widgets
 from extractkit.runs.reader import Run
 from tests.notebooks.examples import HEADS, LAYERS, Pictured
@@ -67,6 +67,10 @@ def test_maps_without_heads_are_shown(tmp_path: Path) -> None:
 def test_mistakes_are_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UnknownTensorError, match=f"layer=9: there are {LAYERS}, from 0 on"):
         run.widget.attention(5, layer=9)
+    with pytest.raises(UnknownTensorError, match=f"layer='a': there are {LAYERS}, from 0 on"):
+        run.widget.attention(5, layer="a")
+    with pytest.raises(ConfigError, match="tokens=0 is not a whole number of 1 or more"):
+        run.widget.attention(5, tokens=0)
     with pytest.raises(UnknownTensorError, match=f"head=3: there are {HEADS}, from 0 on"):
         run.widget.attention(5, head=3)
     monkeypatch.setitem(sys.modules, "anywidget", None)
