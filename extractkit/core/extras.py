@@ -120,7 +120,7 @@ EXTRAS = (
     _extra("openvino", ("openvino>=2026.4,<2027",), "runtime.compile=openvino"),
     _extra("plot", ("matplotlib>=3.10",), "show --figure"),
     _extra("report", _REPORT, "report", "report --figures"),
-    _extra("umap", ("umap-learn>=0.5.12",), "report --umap"),
+    _extra("umap", ("umap-learn>=0.5.12",), "report --umap", "run.plot.map(umap=True)"),
     _extra("tensorboard", ("tensorboard>=2.20",), "export --to tensorboard"),
     _extra(
         "notebook",

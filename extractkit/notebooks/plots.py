@@ -160,7 +160,7 @@ class Plots:
         """
         _check_most(most=most)
         if umap:
-            require("umap", "report --umap")
+            require("umap", "run.plot.map(umap=True)")
         key = self._at(
             key, self._keys(samples.is_vector, "tensors with one vector per sample"), "key"
         )
