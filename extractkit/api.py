@@ -38,7 +38,7 @@ from extractkit.runs.checking import Check, Verification
 from extractkit.runs.checking.signature import signature_of
 from extractkit.runs.checking.verification import IntactRun, digests_by
 from extractkit.runs.checking.verification import verify as verify_run
-from extractkit.runs.directory import check_unused
+from extractkit.runs.directory import check_unused, path_of
 from extractkit.runs.journal import read as read_journal
 from extractkit.runs.parts import join as join_parts
 from extractkit.runs.parts import part_directory
@@ -92,7 +92,7 @@ def extract(
         JobError: the job failed; committed shards stay readable.
     """
     composed = _composed(overrides, model, inputs, selectors, runtime, sinks, trust, run_dir)
-    directory = composed.directory if run_dir is None else Path(run_dir).absolute()
+    directory = composed.directory if run_dir is None else path_of(run_dir, "run_dir").absolute()
     made = execute(
         composed.job,
         directory,
@@ -157,7 +157,7 @@ def plan(
         UserError: a mistake in the arguments.
     """
     composed = _composed(overrides, model, inputs, selectors, runtime, sinks, trust, run_dir)
-    directory = composed.directory if run_dir is None else Path(run_dir).absolute()
+    directory = composed.directory if run_dir is None else path_of(run_dir, "run_dir").absolute()
     check_unused(part_directory(directory, composed.job.runtime.part))
     return preview(composed.job, directory, exact=exact)
 
@@ -221,7 +221,7 @@ def resume(
     """
     Trust(tuple(trust))  # an invalid name is reported even if it is not needed
     where = _where("resume", overrides)
-    directory = Path(run).absolute()
+    directory = path_of(run, "run").absolute()
     recorded = manifest.read(directory)
     if not is_whole(directory, recorded):
         check_versions(directory, recorded)
@@ -248,7 +248,7 @@ def join(run: str | Path, *, trust: Sequence[str] = (), listener: Listener | Non
             lists all.
         JobError: the disk refuses.
     """
-    directory = Path(run).absolute()
+    directory = path_of(run, "run").absolute()
     reader = partial(sink_of, trust=Trust(tuple(trust)))
     join_parts(directory, reader=reader, note=(listener or Silent()).note)
     return open_run(directory, trust=trust)
@@ -279,18 +279,19 @@ def rerun(
         JobError: the job failed.
     """
     where = _where("rerun", overrides)
-    recorded = manifest.read(Path(run))
+    source = path_of(run, "run")
+    recorded = manifest.read(source)
     listener = listener or Silent()
-    original = _digests(Path(run), listener.note)
+    original = _digests(source, listener.note)
     impose(recorded.environment)
-    job = recorded_job(Path(run), recorded, trust, _live(model, inputs), where)
-    directory = new_run_directory() if run_dir is None else Path(run_dir).absolute()
+    job = recorded_job(source, recorded, trust, _live(model, inputs), where)
+    directory = new_run_directory() if run_dir is None else path_of(run_dir, "run_dir").absolute()
     made = execute(
         replace(job, runtime=replace(job.runtime, reuse_from=None)),
         directory,
-        hydra_files=hydra_files(Path(run), recorded, listener.note),
+        hydra_files=hydra_files(source, recorded, listener.note),
         listener=listener,
-        repeats=Path(run),
+        repeats=source,
     )
     repeated = open_run(made, trust=trust)
     sink = sink_of(repeated.manifest, next(iter(repeated.manifest.sinks)), Trust(tuple(trust)))
@@ -298,11 +299,11 @@ def rerun(
     own = repeated.manifest.digests
     if others := {one.algorithm for one in original.values()} - {own}:
         listener.note(
-            f"the values are read once more, to compare them: {Path(run)} has digests by "
+            f"the values are read once more, to compare them: {source} has digests by "
             f"{' and '.join(sorted(one.label for one in others))}, {made} by {own.label}"
         )
     found = digests_by(made, repeated.manifest, entries, sink, original)
-    listener.note(_likeness(Path(run), original, made, found))
+    listener.note(_likeness(source, original, made, found))
     return repeated
 
 
@@ -360,6 +361,7 @@ def verify(
         MissingExtraError: a key is given, and model-signing is not installed.
         RunDirectoryError: no run.
     """
+    directory = path_of(run, "run")
     _check_whole("recompute", recompute)
     if seed is not None:
         _check_whole("seed", seed)
@@ -376,11 +378,11 @@ def verify(
                 f"extractkit.verify(…, recompute={recompute}, {arguments})"
             )
         impose(sound.manifest.environment)
-        job = recorded_job(Path(run), sound.manifest, trust, live, {"engine": "local"})
+        job = recorded_job(directory, sound.manifest, trust, live, {"engine": "local"})
         return recompute_shards(job, sound, recompute, seed)
 
     return verify_run(
-        Path(run),
+        directory,
         reader=reader,
         recompute=again if recompute else None,
         signed=signature_of(key, signature),

@@ -16,6 +16,7 @@ from extractkit.engine.recording import HistogramWriter, Recording, TrainingStep
 from extractkit.errors import ConfigError, JobError, RunDirectoryError
 from extractkit.models.keras_models.training import TrainingCallback
 from extractkit.runs import ELSEWHERE, RUN_KEY
+from extractkit.runs.directory import path_of
 from extractkit.runs.reader import Run, open_run
 
 _MODEL = "extractkit.models.in_memory.trained_model"
@@ -80,7 +81,7 @@ class Callback(TrainingCallback):
         if on_error not in ("raise", "warn"):
             raise ConfigError(f"on_error={on_error!r} is neither 'raise' nor 'warn'")
         super().__init__(every)
-        self.run_dir = Path(run_dir).absolute()
+        self.run_dir = path_of(run_dir, "run_dir").absolute()
         self.on_error = on_error
         arguments = {"model": None, "steps": TrainingSteps(), **example_among(inputs)}
         live = {

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -482,3 +483,22 @@ def test_what_hydra_composed_cannot_be_made_again(tmp_path: Path) -> None:
     assert f"{HYDRA}/config.yaml" in str(caught.value)
     assert cli.report(caught.value) == cli.FAILED == 1
     assert_equal(hidden(extractkit.open(run)), expected(TEXTS))
+
+
+@pytest.mark.parametrize(
+    ("called", "argument"),
+    [
+        (lambda: extractkit.open(3), "path=3"),  # type: ignore[arg-type]
+        (lambda: extractkit.diff(4, 5), "path=4"),  # type: ignore[arg-type]
+        (lambda: extractkit.report("run", 5), "output=5"),  # type: ignore[arg-type]
+        (lambda: extractkit.report("run", figures=5), "figures=5"),  # type: ignore[arg-type]
+        (lambda: extractkit.verify(3), "run=3"),  # type: ignore[arg-type]
+        (lambda: extractkit.resume(4), "run=4"),  # type: ignore[arg-type]
+        (lambda: extractkit.rerun(None), "run=None"),  # type: ignore[arg-type]
+        (lambda: extractkit.sign(b"run", "key"), "run=b'run'"),  # type: ignore[arg-type]
+    ],
+)
+def test_what_is_no_path_is_refused(called: Callable[[], object], argument: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        called()
+    assert str(caught.value) == f"{argument} is not a path. Give a text or a pathlib.Path"

@@ -15,6 +15,7 @@ from extractkit.advice import command
 from extractkit.errors import ConfigError
 from extractkit.runs import JOURNAL, LOG, MANIFEST, RO_CRATE, SAMPLES, SHARDS
 from extractkit.runs.checking.signature import check_whole, signature_file
+from extractkit.runs.directory import path_of
 from extractkit.runs.manifest import Manifest
 from extractkit.runs.manifest import read as read_manifest
 from extractkit.store.local import write_durably
@@ -71,7 +72,7 @@ def crate(
         )
     if not author.strip():
         raise ConfigError("author is empty. Give a name, or an ORCID: https://orcid.org/0000-…")
-    directory = Path(os.path.abspath(run))  # noqa: PTH100 - links stay as they are
+    directory = Path(os.path.abspath(path_of(run, "run")))  # noqa: PTH100 - links stay as they are
     check_whole(directory, trust, "described as a crate")
     graph = [*_entities(directory, read_manifest(directory), license, author)]
     document = {"@context": f"{_CRATE}/context", "@graph": graph}

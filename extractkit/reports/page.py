@@ -26,7 +26,7 @@ from extractkit.reports.tensors import tensors
 from extractkit.runs import manifest
 from extractkit.runs.comparing.overview import departures
 from extractkit.runs.comparing.result import Comparison
-from extractkit.runs.directory import Mark, check_place
+from extractkit.runs.directory import Mark, check_place, path_of
 from extractkit.runs.overview import Overview
 from extractkit.runs.reader import open_run
 from extractkit.runs.sweeps import is_sweep
@@ -90,20 +90,21 @@ def report(
         ConfigError: a file or directory cannot be written there. Nothing is left behind.
     """
     given = (run.a, run.b) if isinstance(run, Comparison) else (run,)
-    directories = [Path(os.path.abspath(one)) for one in given]  # noqa: PTH100 - links stay as they are
+    directories = [Path(os.path.abspath(path_of(one, "run"))) for one in given]  # noqa: PTH100 - links stay as they are
     name = "-".join(one.name for one in directories)
-    path = directories[0].with_name(f"{name}.html") if output is None else Path(output)
+    path = directories[0].with_name(f"{name}.html") if output is None else path_of(output, "output")
+    folder = None if figures is None else path_of(figures, "figures")
     for directory in directories:
         check_place(path, directory, "output", mark=_MARK)
-        if figures is not None:
-            check_place(Path(figures), directory, "figures", folder=True)
+        if folder is not None:
+            check_place(folder, directory, "figures", folder=True)
     altair()
     require("vl_convert", "report")
     header, sections = _content(run, directories[0], trust, umap=umap)
     content = page(header, sections).encode()
-    drawn = {} if figures is None else drawn_figures(sections, Path(figures))
+    drawn = {} if folder is None else drawn_figures(sections, folder)
     try:
-        _write({**drawn, path: content}, None if figures is None else Path(figures))
+        _write({**drawn, path: content}, folder)
     except JobError as error:
         raise ConfigError(f"{error}. Choose another place") from error
     return path

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import TextIOWrapper
+from os import PathLike
 from pathlib import Path
 
 from extractkit.advice import command
@@ -24,6 +25,20 @@ from extractkit.runs import ELSEWHERE, HYDRA, LOCK, LOG, MANIFEST, PARTS, RUN_KE
 from extractkit.runs import manifest as manifests
 from extractkit.runs.manifest import Status
 from extractkit.store.local import TEMPORARY, make_durable, opened, opened_to_append, writing
+
+
+def path_of(given: object, at: str) -> Path:
+    """Return the path that an argument of a function gives.
+
+    Args:
+        at: the name of the argument, for messages.
+
+    Raises:
+        ConfigError: it is neither a text nor a path.
+    """
+    if not isinstance(given, str | PathLike):
+        raise ConfigError(f"{at}={given!r} is not a path. Give a text or a pathlib.Path")
+    return Path(given)
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from extractkit.errors import (
     counted,
 )
 from extractkit.runs import JOURNAL, SAMPLES, journal, manifest
+from extractkit.runs.directory import path_of
 from extractkit.runs.drift import Drift, read_drift
 from extractkit.runs.journal import Journal, Listed
 from extractkit.runs.manifest import Manifest, Status
@@ -361,7 +362,7 @@ def open_run(
     Raises:
         RunDirectoryError: it is not a run, is damaged, or is finished but lacks shards.
     """
-    directory = Path(path)
+    directory = path_of(path, "path")
     found = manifest.read(directory)
     planned, places = found.shards, journal.places(directory / JOURNAL)
     # A step of a training that is being recorded is in the journal, but not planned yet.

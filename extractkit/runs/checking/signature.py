@@ -22,7 +22,7 @@ from extractkit.errors import ConfigError, RunDirectoryError
 from extractkit.runs.checking import Check, Finding
 from extractkit.runs.checking.files import GIVEN_FILES
 from extractkit.runs.checking.verification import verify
-from extractkit.runs.directory import Mark, check_place
+from extractkit.runs.directory import Mark, check_place, path_of
 from extractkit.runs.manifest import Status
 from extractkit.runs.reader import sink_of
 from extractkit.store.local import write_durably
@@ -61,12 +61,13 @@ def sign(
         RunDirectoryError: there is no run, it is unfinished, or it has changed.
         JobError: the file could not be written.
     """
-    directory = Path(os.path.abspath(run))  # noqa: PTH100 - links stay as they are
-    path = signature_file(directory) if output is None else Path(output)
+    directory = Path(os.path.abspath(path_of(run, "run")))  # noqa: PTH100 - links stay as they are
+    path = signature_file(directory) if output is None else path_of(output, "output")
     check_place(path, directory, "output", mark=_MARK)
+    own = path_of(key, "key")
     with _loading(f"key={str(key)!r} is not a private key {_KIND} without a password", _MAKE):
         config = require("model_signing.signing", "sign").Config()
-        config.use_elliptic_key_signer(private_key=Path(key))
+        config.use_elliptic_key_signer(private_key=own)
     check_whole(directory, trust, "signed")
     with TemporaryDirectory() as folder:
         made = Path(folder) / path.name
@@ -120,11 +121,12 @@ def check_signature(run: Path, key: str | Path, signature: str | Path | None = N
         ConfigError: there is no signature, it is not one by a key, or it is by another key.
     """
     directory = Path(os.path.abspath(run))  # noqa: PTH100
-    path = signature_file(directory) if signature is None else Path(signature)
+    path = signature_file(directory) if signature is None else path_of(signature, "signature")
+    public = path_of(key, "key")
     with _loading(f"key={str(key)!r} is not a public key {_KIND}", _PUBLIC):
         verifier = require("model_signing.verifying", "verify --key").Config()
-        verifier.use_elliptic_key_verifier(public_key=Path(key))
-        own = _digest_of(Path(key))
+        verifier.use_elliptic_key_verifier(public_key=public)
+        own = _digest_of(public)
     signer = _signer(path, directory)
     if signer != own:
         raise ConfigError(

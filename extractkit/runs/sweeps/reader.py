@@ -23,6 +23,7 @@ from extractkit.errors import (
     counted,
 )
 from extractkit.runs import MANIFEST
+from extractkit.runs.directory import path_of
 from extractkit.runs.reader import Run, open_run
 from extractkit.runs.samples import MISSING
 from extractkit.runs.sweeps import (
@@ -237,7 +238,7 @@ def open_path(
         ConfigError: `sink` or `check` is given for a sweep.
         RunDirectoryError: it is neither, is damaged, or is a finished run that lacks shards.
     """
-    directory = Path(path)
+    directory = path_of(path, "path")
     if not is_sweep(directory):
         return open_run(directory, sink, check=check, trust=trust)
     if sink is not None or not check:
@@ -258,7 +259,7 @@ def open_sweep(path: str | Path, *, trust: Sequence[str] = ()) -> Sweep:
     Raises:
         RunDirectoryError: it is not a sweep, or is damaged.
     """
-    directory = Path(path)
+    directory = path_of(path, "path")
     return Sweep(directory, read(directory), trust)
 
 
