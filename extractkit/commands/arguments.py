@@ -4,6 +4,7 @@ import argparse
 import os
 import re
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import NoReturn
 
@@ -219,6 +220,12 @@ class RunOptions(argparse.ArgumentParser):
             ConfigError: they are invalid.
         """
         self._given = arguments
+        for before, word in pairwise(["", *arguments]):
+            flag, equals, value = word.partition("=")
+            if not word or (word.startswith("--") and equals and not value):
+                # `Path` would take it for the working directory.
+                named = flag or (before if before.startswith("--") else "a word")
+                self.error(f"{named} is empty")
         return self.parse_intermixed_args(arguments)
 
     def error(self, message: str) -> NoReturn:

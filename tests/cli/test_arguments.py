@@ -69,6 +69,19 @@ def test_a_file_that_does_not_exist_is_named_with_its_neighbours(
         )
 
 
+@pytest.mark.parametrize(
+    ("verb", "words", "name"),
+    [
+        ("report", [""], "a word"),
+        ("report", ["a", "--output", ""], "--output"),
+        ("verify", ["a", "--key="], "--key"),
+    ],
+)
+def test_an_empty_word_is_not_the_working_directory(verb: str, words: list[str], name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^{verb}: {name} is empty\. Usage: extractkit {verb} "):
+        RunOptions(verb).read(words)
+
+
 @pytest.mark.parametrize("verb", [name for name, verb in VERBS.items() if verb.operands])
 def test_the_help_of_a_verb_lists_every_option_that_its_parser_takes(verb: str) -> None:
     usage = RunOptions(verb).format_usage()
