@@ -99,10 +99,11 @@ def _ended() -> int:
     """Return the exit code."""
     if sys.argv[1:2] == ["completion"] and sys.argv[3:4] == ["--"]:
         # A shell waits at each press of Tab, so nothing that only other verbs need is imported.
-        from extractkit.commands.completion import answer
+        from extractkit.commands.completion import SHELLS, answer
 
-        sys.stdout.write(answer(sys.argv[2], sys.argv[4:]))
-        return 0
+        if sys.argv[2] in SHELLS:
+            sys.stdout.write(answer(sys.argv[2], sys.argv[4:]))
+            return 0
     # Imported here, so that an interruption while modules are imported ends like any other.
     from extractkit import cli
     from extractkit.display import drop_output

@@ -64,7 +64,8 @@ function __extractkit_complete
 end
 complete -c extractkit -f -a '(__extractkit_complete)'
 """
-_SHELLS = {"bash": _BASH, "fish": _FISH, "zsh": _ZSH}
+SHELLS = {"bash": _BASH, "fish": _FISH, "zsh": _ZSH}
+"""The code for each shell."""
 
 # Characters that bash does not take as they are, by the quote around them.
 _SPECIAL = {
@@ -91,9 +92,9 @@ def completion(arguments: Sequence[str]) -> bool:
     from extractkit.display import write
 
     shell = RunOptions("completion").read(arguments).shell
-    if shell not in _SHELLS:
-        raise ConfigError(f"completion: {shell!r} is not a known shell. {choices(shell, _SHELLS)}")
-    write(_SHELLS[shell])
+    if shell not in SHELLS:
+        raise ConfigError(f"completion: {shell!r} is not a known shell. {choices(shell, SHELLS)}")
+    write(SHELLS[shell])
     return True
 
 
@@ -211,7 +212,7 @@ class _Line:
             case "model":
                 yield from _files(current)
             case "shell":
-                yield from ((shell, "") for shell in _SHELLS)
+                yield from ((shell, "") for shell in SHELLS)
 
     def _overrides(self, current: str, groups: Sequence[str] = GROUPS) -> Iterator[tuple[str, str]]:
         sign = current[: len(current) - len(current.lstrip("+~"))]

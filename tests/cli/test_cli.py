@@ -87,6 +87,12 @@ def test_output_that_goes_nowhere(place: Path, streams: str, code: int, words: s
     assert (done.returncode, done.stderr) == (code, words and f"extractkit: {words}\n")
 
 
+def test_no_words_are_completed_for_an_unknown_shell(program: Program) -> None:
+    done = program("completion", "zhs", "--", "ver")
+    assert (done.returncode, done.stdout) == (cli.MISTAKEN, "")
+    assert done.stderr.startswith("extractkit: completion: ")
+
+
 def test_version(program: Program) -> None:
     assert program("--version").stdout.startswith("extractkit ")
 
