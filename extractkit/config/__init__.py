@@ -11,7 +11,7 @@ from datetime import datetime
 from functools import cache
 from pathlib import Path
 
-from extractkit.advice import hydra_override, override
+from extractkit.advice import command, hydra_override
 from extractkit.errors import ConfigError, choices
 
 ROOT = "config"
@@ -189,7 +189,8 @@ def _one(path: str) -> ModelFile | None:
             return None
         raise ConfigError(
             f"model={path} exists, but its format is not recognized. "
-            f"{choices('', options('model'))} Name the format: model=NAME {override(_PATH, path)}"
+            f"{choices('', options('model'))} Name the format: "
+            f"{command('tensors', 'model=NAME', hydra_override(_PATH, path))}"
         )
     if found.model is None:
         raise ConfigError(f"model={path} is {found.what}. {found.advice}")

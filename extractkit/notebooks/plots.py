@@ -218,8 +218,7 @@ class Plots:
         found = [key for key, view in self._material.views.items() if kind(view)]
         if not found and what:
             raise UnknownTensorError(
-                f"{self._material.overview.path} has no {what}. "
-                f"What it has: {choices('', self._material.views)}"
+                f"{self._material.overview.path} has no {what}. {choices('', self._material.views)}"
             )
         return found
 

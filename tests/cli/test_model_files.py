@@ -97,7 +97,7 @@ def test_a_folder_is_named_for_what_it_holds(files: Path) -> None:
 def test_a_path_ends_the_sentence_without_a_full_stop(files: Path, place: str) -> None:
     with pytest.raises(ConfigError) as refused:
         spell_out([place])
-    advice = str(refused.value).partition("Name the format: model=NAME ")[2]
+    advice = str(refused.value).partition("Name the format: extractkit tensors model=NAME ")[2]
     assert parse_override(*shlex.split(advice)).value() == place
 
 
