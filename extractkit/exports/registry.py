@@ -58,7 +58,8 @@ def export(
         JobError: a file could not be written. Nothing is left behind.
     """
     if to not in EXPORTERS:
-        raise ConfigError(f"to={to!r} is not a format of export. {choices(to, EXPORTERS)}")
+        crate = f" For an RO-Crate: {command('crate', run)}" if "crate" in to.lower() else ""
+        raise ConfigError(f"to={to!r} is not a format of export. {choices(to, EXPORTERS)}{crate}")
     exporter = EXPORTERS[to]
     if reference is not None and not exporter.compares:
         takes = [one.name for one in EXPORTERS.values() if one.compares]

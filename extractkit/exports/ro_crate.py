@@ -6,6 +6,7 @@ made. https://www.researchobject.org/workflow-run-crate/profiles/process_run_cra
 
 import json
 import os
+import re
 import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -61,17 +62,12 @@ def crate(
         The file.
 
     Raises:
-        ConfigError: the licence is not an address, there is no author, or the run is signed.
+        ConfigError: the licence is not an address, the author is neither a name nor an ORCID, or
+            the run is signed.
         RunDirectoryError: there is no run, it is unfinished, or it has changed.
         JobError: the file could not be written.
     """
-    if not license.startswith(("https://", "http://")) or any(map(str.isspace, license)):
-        raise ConfigError(
-            f"license={license!r} is not the address of a licence. Give one, as in "
-            f"https://creativecommons.org/licenses/by/4.0/"
-        )
-    if not author.strip():
-        raise ConfigError("author is empty. Give a name, or an ORCID: https://orcid.org/0000-…")
+    _check_terms(license, author)
     directory = Path(os.path.abspath(path_of(run, "run")))  # noqa: PTH100 - links stay as they are
     check_whole(directory, trust, "described as a crate")
     graph = [*_entities(directory, read_manifest(directory), license, author)]
@@ -87,6 +83,35 @@ def crate(
         )
     write_durably(path, content)
     return path
+
+
+_ADDRESS = re.compile(r"https?://[!#-;=?-\[\]_a-z~]+")
+"""An address, of the characters that one may have."""
+_BARE_ORCID = re.compile(r"(\d{4}-){3}\d{3}[\dX]")
+
+
+def _check_terms(licence: str, author: str) -> None:
+    """Check the licence and the author of a run.
+
+    Raises:
+        ConfigError: the licence is not an address, or the author neither a name nor an ORCID.
+    """
+    if not _ADDRESS.fullmatch(licence):
+        raise ConfigError(
+            f"license={licence!r} is not the address of a licence. Give one, as in "
+            f"https://creativecommons.org/licenses/by/4.0/"
+        )
+    if not author.strip():
+        raise ConfigError("author is empty. Give a name, or an ORCID: https://orcid.org/0000-…")
+    if _BARE_ORCID.fullmatch(author):
+        raise ConfigError(f"author={author!r} is not a name. Give the address: {_ORCID}{author}")
+    orcid = author.removeprefix(_ORCID)
+    if not author.isprintable() or set("<>") & set(author):
+        raise ConfigError(
+            f"author={author!r} has characters that names do not have. Give a name, or an ORCID"
+        )
+    if orcid != author and not _BARE_ORCID.fullmatch(orcid):
+        raise ConfigError(f"author={author!r} is not an ORCID, as in {_ORCID}0000-0002-1825-0097")
 
 
 def _entities(directory: Path, recorded: Manifest, licence: str, author: str) -> Iterator[Entity]:

@@ -108,6 +108,26 @@ def test_licence_and_author_are_needed(run: Run, capsys: pytest.CaptureFixture[s
         extractkit.crate(run.path, license="MIT", author=ORCID)
     with pytest.raises(ConfigError, match=r"^author is empty\. Give a name, or an ORCID: https"):
         extractkit.crate(run.path, license=LICENCE, author=" ")
+    for licence in (
+        'https://a.org/"><script>',
+        "https://a.org/a b",
+        "https://a.org/\n",
+        "https://",
+    ):
+        with pytest.raises(ConfigError, match="is not the address of a licence"):
+            extractkit.crate(run.path, license=licence, author=ORCID)
+    bare = ORCID.rpartition("/")[2]
+    for author, message in (
+        (bare, f"^author='{bare}' is not a name. Give the address: {ORCID}$"),
+        ("Ada\n<b>", r"^author='Ada\\n<b>' has characters that names do not have\. "),
+        ("<b>Ada", "has characters that names do not have"),
+        (f"{ORCID}/x", f"^author='{ORCID}/x' is not an ORCID, as in https"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            extractkit.crate(run.path, license=LICENCE, author=author)
+    assert not (run.path / "ro-crate-metadata.json").exists()
+    with pytest.raises(ConfigError, match=r"\. For an RO-Crate: extractkit crate /"):
+        extractkit.export(run.path, "ro-crate")
     with pytest.raises(ConfigError, match=r"^crate: --author is missing\. Give it: --author 'Ada"):
         cli.execute(["crate", str(run.path), "--license", LICENCE])
     given = ["crate", str(run.path), "--license", LICENCE, "--author", "Ada Lovelace"]
