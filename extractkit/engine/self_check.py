@@ -6,10 +6,11 @@ outputs of the first batch are therefore compared with those of the same artefac
 time with the standard loader of its format.
 """
 
+import gc
 import random
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import islice
@@ -37,7 +38,7 @@ from extractkit.models import (
     Program,
 )
 from extractkit.models.failures import error_summary, out_of_memory
-from extractkit.models.process import collecting, kernels_kept
+from extractkit.models.process import kernels_kept
 from extractkit.runs.comparing.measures import TOLERATED, TOLERATED_16, Deviation, compare_arrays
 from extractkit.runs.environment import SelfCheck
 
@@ -50,7 +51,8 @@ _LOADED_ONCE = (
     "process: let it leave no global state behind, and its files in place"
 )
 _SMALL = 16 << 20
-"""Bytes of weights below which a copy of the model waits for the next collection of garbage."""
+"""Bytes of weights below which a copy of the model waits for the next collection of garbage. To
+collect it at once takes longer than a small job, since every object in the process is visited."""
 
 
 @dataclass(frozen=True)
@@ -221,19 +223,20 @@ class _Comparison:
             tolerance=TOLERATED_16 if self._coarse else TOLERATED,
         )
         try:
-            with nullcontext() if self._small else collecting():
-                own_call = self._own_call(position)
-                record = replace(record, loaded_by=own_call.loaded_by)
-                own = self._own_outputs(own_call, batch)
-                carried = self._carried(own_call, batch)
-                del own_call
+            own_call = self._own_call(position)
+            record = replace(record, loaded_by=own_call.loaded_by)
+            own = self._own_outputs(own_call, batch)
+            carried = self._carried(own_call, batch)
         except OtherOutputsError as error:
             return Checked((record,), (Difference(record, self._addresses[0], str(error)),))
         except _NotLoadedAgainError as error:
             return Checked((record,), (Difference(record, None, str(error), _LOADED_ONCE),))
         except _OwnCallFailsError as error:
             return Checked((record,), (Difference(record, None, str(error)),))
+        del own_call
         catalog = self.prepared.opened.model.catalog
+        if not 0 < catalog.weights_bytes < _SMALL:  # 0: weights may be constants of a graph
+            gc.collect()  # a Keras model is a reference cycle, and its memory is needed now
         apart = [
             (
                 address,
@@ -385,11 +388,6 @@ class _Comparison:
                 reason = next(iter(outcome.failed.values()))
                 raise _NotComparableError(f"the outputs cannot be computed: {reason}")
         raise _NotComparableError("no sample can be computed")
-
-    @property
-    def _small(self) -> bool:
-        # 0: weights may be constants of a graph.
-        return 0 < self.prepared.opened.model.catalog.weights_bytes < _SMALL
 
     @property
     def _coarse(self) -> bool:

@@ -345,24 +345,6 @@ def without_collections() -> Iterator[None]:
             gc.enable()
 
 
-@contextmanager
-def collecting() -> Iterator[None]:
-    """Free the reference cycles that are made and dropped within the block, at its end.
-
-    A Keras model is such a cycle. Objects from before are not visited: there are so many, once
-    TensorFlow is imported, that a collection of all takes half a second.
-    """
-    ours = not gc.get_freeze_count()  # objects that the caller has frozen stay frozen
-    if ours:
-        gc.freeze()
-    try:
-        yield
-    finally:
-        gc.collect()
-        if ours:
-            gc.unfreeze()
-
-
 _XLA = ("XLA_FLAGS", "TF_XLA_FLAGS")
 _KERNELS = (
     *("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ONEDNN_DEFAULT_FPMATH_MODE"),

@@ -1,12 +1,11 @@
 """The heap of Python while a model is loaded."""
 
 import gc
-import weakref
 from collections.abc import Callable, Iterator
 
 import pytest
 
-from extractkit.models.process import collecting, without_collections
+from extractkit.models.process import without_collections
 
 
 class _Made:
@@ -63,33 +62,3 @@ def test_what_the_caller_froze_stays_frozen() -> None:
 
     assert gc.get_freeze_count() >= count - 10
     assert not _oldest(made)
-
-
-def _cycle() -> object:
-    made: list[object] = [_Made()]
-    made.append(made)
-    return made[0]
-
-
-@pytest.mark.usefixtures("collector")
-def test_garbage_of_a_block_is_freed_at_its_end_without_a_visit_to_older_objects() -> None:
-    gc.disable()
-    before = weakref.ref(_cycle())
-    with collecting():
-        within = weakref.ref(_cycle())
-        assert within() is not None
-    assert within() is None
-    assert before() is not None
-    assert not gc.get_freeze_count()
-    gc.collect()
-    assert before() is None
-
-
-@pytest.mark.usefixtures("collector")
-def test_a_block_frees_what_it_made_beside_objects_that_the_caller_froze() -> None:
-    gc.freeze()
-    count = gc.get_freeze_count()
-    with collecting():
-        within = weakref.ref(_cycle())
-    assert within() is None
-    assert gc.get_freeze_count() >= count - 10
