@@ -11,7 +11,7 @@ from extractkit.exports import Exporter, Note
 from extractkit.exports.model_explorer import ModelExplorer
 from extractkit.exports.tensorboard import TensorBoard
 from extractkit.runs.comparing import diff
-from extractkit.runs.directory import check_place, path_of
+from extractkit.runs.directory import check_place, path_of, run_path
 from extractkit.runs.manifest import Status
 from extractkit.runs.reader import open_run
 from extractkit.store.local import make_directory, publish, temporary_of
@@ -69,7 +69,7 @@ def export(
         )
     if mapping is not None and reference is None:
         raise ConfigError("mapping is between the reference and the run: give reference=… too")
-    directory = Path(os.path.abspath(path_of(run, "run")))  # noqa: PTH100 - links stay as they are
+    directory = run_path(run)
     beside = directory.with_name(f"{directory.name}.{to}")
     path = beside if output is None else path_of(output, "output")
     opened = open_run(directory, trust=trust)

@@ -5,7 +5,6 @@ made. https://www.researchobject.org/workflow-run-crate/profiles/process_run_cra
 """
 
 import json
-import os
 import re
 import shlex
 from collections.abc import Iterator, Sequence
@@ -16,7 +15,7 @@ from extractkit.advice import command
 from extractkit.errors import ConfigError
 from extractkit.runs import JOURNAL, LOG, MANIFEST, RO_CRATE, SAMPLES, SHARDS
 from extractkit.runs.checking.signature import check_whole, signature_file
-from extractkit.runs.directory import path_of
+from extractkit.runs.directory import run_path
 from extractkit.runs.manifest import Manifest
 from extractkit.runs.manifest import read as read_manifest
 from extractkit.store.local import write_durably
@@ -68,7 +67,7 @@ def crate(
         JobError: the file could not be written.
     """
     _check_terms(license, author)
-    directory = Path(os.path.abspath(path_of(run, "run")))  # noqa: PTH100 - links stay as they are
+    directory = run_path(run)
     check_whole(directory, trust, "described as a crate")
     graph = [*_entities(directory, read_manifest(directory), license, author)]
     document = {"@context": f"{_CRATE}/context", "@graph": graph}

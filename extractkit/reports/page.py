@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -26,7 +25,7 @@ from extractkit.reports.tensors import tensors
 from extractkit.runs import manifest
 from extractkit.runs.comparing.overview import departures
 from extractkit.runs.comparing.result import Comparison
-from extractkit.runs.directory import Mark, check_place, path_of
+from extractkit.runs.directory import Mark, check_place, path_of, run_path
 from extractkit.runs.overview import Overview
 from extractkit.runs.reader import open_run
 from extractkit.runs.sweeps import is_sweep
@@ -90,7 +89,7 @@ def report(
         ConfigError: a file or directory cannot be written there. Nothing is left behind.
     """
     given = (run.a, run.b) if isinstance(run, Comparison) else (run,)
-    directories = [Path(os.path.abspath(path_of(one, "run"))) for one in given]  # noqa: PTH100 - links stay as they are
+    directories = [run_path(one) for one in given]
     name = "-".join(one.name for one in directories)
     path = directories[0].with_name(f"{name}.html") if output is None else path_of(output, "output")
     folder = None if figures is None else path_of(figures, "figures")

@@ -41,6 +41,15 @@ def path_of(given: object, at: str) -> Path:
     return Path(given)
 
 
+def run_path(given: object) -> Path:
+    """Return the run directory that an argument `run` gives: absolute, without `..`.
+
+    Raises:
+        ConfigError: it is neither a text nor a path.
+    """
+    return Path(os.path.abspath(path_of(given, "run")))  # noqa: PTH100 - links stay as they are
+
+
 @dataclass(frozen=True)
 class Mark:
     """How files of one kind are recognised.

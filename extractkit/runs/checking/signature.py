@@ -5,7 +5,6 @@ A signature is a file beside the run, and covers every file of the run. Nothing 
 
 import hashlib
 import json
-import os
 import sys
 from base64 import b64decode
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +21,7 @@ from extractkit.errors import ConfigError, RunDirectoryError
 from extractkit.runs.checking import Check, Finding
 from extractkit.runs.checking.files import GIVEN_FILES
 from extractkit.runs.checking.verification import verify
-from extractkit.runs.directory import Mark, check_place, path_of
+from extractkit.runs.directory import Mark, check_place, path_of, run_path
 from extractkit.runs.manifest import Status
 from extractkit.runs.reader import sink_of
 from extractkit.store.local import write_durably
@@ -61,7 +60,7 @@ def sign(
         RunDirectoryError: there is no run, it is unfinished, or it has changed.
         JobError: the file could not be written.
     """
-    directory = Path(os.path.abspath(path_of(run, "run")))  # noqa: PTH100 - links stay as they are
+    directory = run_path(run)
     path = signature_file(directory) if output is None else path_of(output, "output")
     check_place(path, directory, "output", mark=_MARK)
     own = path_of(key, "key")
@@ -120,7 +119,7 @@ def check_signature(run: Path, key: str | Path, signature: str | Path | None = N
         MissingExtraError: model-signing is not installed.
         ConfigError: there is no signature, it is not one by a key, or it is by another key.
     """
-    directory = Path(os.path.abspath(run))  # noqa: PTH100
+    directory = run_path(run)
     path = signature_file(directory) if signature is None else path_of(signature, "signature")
     public = path_of(key, "key")
     with _loading(f"key={str(key)!r} is not a public key {_KIND}", _PUBLIC):
